@@ -1,0 +1,71 @@
+"""Sample a task from a checkpoint, on a video of yours or on held-out clips of its training data.
+
+    python sample.py --checkpoint=runs/video_folder_tiny --task=interpolation --input=clip.mp4 --output=out.mp4
+
+For each sample, beside OUT.mp4: OUT.gif (given | sample | truth) and OUT.png (the same as rows of frames).
+"""
+
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from vdt_jax import cli
+from vdt_jax.data import make_source
+from vdt_jax.errors import UserError
+from vdt_jax.generate import generate, load, sample_keys, task_masks
+from vdt_jax.masks import TASKS
+from vdt_jax.pages import write_comparison
+from vdt_jax.sampling import SAMPLERS
+from vdt_jax.video import OUTPUT_SUFFIXES, frame_rate, read_clip, to_float, to_uint8, write_video
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A working directory of train.py, or a converted folder.")
+_TASK = flags.DEFINE_string("task", "predict", f"One of {', '.join(TASKS)}.")
+_INPUT = flags.DEFINE_string("input", None, "A video file; without it, held-out clips of the training data.")
+_OUTPUT = flags.DEFINE_string("output", "out.mp4", f"The sample: {', '.join(OUTPUT_SUFFIXES)}.")
+_SAMPLER = flags.DEFINE_string("sampler", "ddpm", f"One of {', '.join(SAMPLERS)}.")
+_STEPS = flags.DEFINE_integer("steps", 50, "Network calls.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of noise and masks.")
+_NUM_GIVEN = flags.DEFINE_integer("num_given", None, "Frames given to predict and backward; half of them if not said.")
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Samples; numbered in their file names if more than one.")
+_START = flags.DEFINE_integer("start", 0, "First frame of --input to use.")
+_FPS = flags.DEFINE_float("fps", None, "Of the output; the input's, or 8.")
+
+
+def main(_) -> None:
+    if _CHECKPOINT.value is None:
+        raise UserError("no checkpoint was named: add --checkpoint=runs/NAME")
+    output = Path(_OUTPUT.value)
+    if output.suffix not in OUTPUT_SUFFIXES:
+        raise UserError(f"cannot write --output={output}: end its name in {', '.join(OUTPUT_SUFFIXES)}")
+    if _NUM_SAMPLES.value < 1:
+        raise UserError(f"--num_samples={_NUM_SAMPLES.value} cannot be: at least 1")
+    cli.quiet_start()
+    loaded = load(_CHECKPOINT.value)
+    model, data = loaded.model, loaded.config["data"]
+
+    numbers = range(_NUM_SAMPLES.value)
+    fps = _FPS.value or 8.0
+    if _INPUT.value is None:
+        source = make_source(data, model.video_shape, "held_out")
+        clips = [source[number % len(source)] for number in numbers]
+    else:
+        stride = data.get("stride", 1)
+        clips = [read_clip(_INPUT.value, model.video_shape, _START.value, stride)] * len(numbers)
+        fps = _FPS.value or frame_rate(_INPUT.value) / stride
+    clean = to_float(np.stack(clips))
+
+    mask = np.asarray(task_masks(_SEED.value, numbers, _TASK.value, model, _NUM_GIVEN.value))
+    keys = sample_keys(_SEED.value, numbers)
+    diffusion = loaded.diffusion(_STEPS.value)
+    samples = np.asarray(generate(model, loaded.params, diffusion, clean, mask, keys, sampler=_SAMPLER.value))
+    for number in numbers:
+        stem = output.with_name(output.stem + (f"_{number}" if len(numbers) > 1 else ""))
+        if output.suffix in (".mp4", ".npz"):
+            write_video(stem.with_suffix(output.suffix), to_uint8(samples[number]), fps)
+        write_comparison(stem, clean[number], mask[number], [samples[number]], fps)
+        print(f"{stem}: {_TASK.value}, {int(mask[number].mean() * 100)} % generated")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,13 @@
+"""Eight fake CPU devices, exact float32, no silent broadcasting between ranks, and a compilation cache that stays."""
+
+import sys
+from pathlib import Path
+
+import jax
+
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(Path(sys.prefix) / "jax-cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -1,0 +1,116 @@
+"""The official numbers: network, losses, gradients and sampler against float64 figures of the official code."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from einops import rearrange
+
+from vdt_jax.diffusion import make_diffusion
+from vdt_jax.models import VDT
+from vdt_jax.safe_pickle import load_torch
+from vdt_jax.sampling import ddpm
+from vdt_jax.torch_weights import from_torch, read_sizes, to_torch
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """(model, params) of the official tiny VDT."""
+    state_dict = load_torch(GOLDENS / "vdt_tiny.pt")
+    sizes = read_sizes(state_dict, num_heads=3)
+    model = VDT(**sizes)
+    x = jnp.zeros((1, *model.video_shape))
+    expected = jax.eval_shape(model.init, jax.random.key(0), x, jnp.zeros(1))["params"]
+    return model, from_torch(state_dict, sizes, expected)
+
+
+def relative_error(ours, official):
+    return np.abs(np.asarray(ours, np.float64) - official).max() / np.abs(official).max()
+
+
+def video(array):
+    """Torch's (B, T, C, H, W) to ours."""
+    return jnp.asarray(rearrange(array, "b f c h w -> b f h w c"), jnp.float32)
+
+
+def state(array):
+    """The official sampler's (B, C, T, H, W) to ours."""
+    return jnp.asarray(rearrange(array, "... c f h w -> ... f h w c"), jnp.float32)
+
+
+def test_sizes_are_read_off_the_shapes(tiny):
+    model, _ = tiny
+    assert (model.video_shape, model.depth, model.hidden_size, model.num_classes) == ((5, 8, 8, 4), 3, 48, 1)
+    assert model.learn_sigma
+
+
+def test_forward(tiny):
+    model, params = tiny
+    golden = np.load(GOLDENS / "vdt_tiny_forward.npz")
+    out = jax.jit(model.apply)({"params": params}, video(golden["x"]), jnp.asarray(golden["t"]))
+    assert relative_error(rearrange(out, "b f h w c -> b f c h w"), golden["out"]) < 1e-5
+
+
+def losses(model, params, respacing, prefix):
+    golden = np.load(GOLDENS / "vdt_tiny_training_losses.npz")
+    diffusion = make_diffusion(timestep_respacing=respacing)
+    return diffusion.training_losses(
+        lambda x_t, timesteps: model.apply({"params": params}, x_t, timesteps),
+        video(golden[f"{prefix}_x_start"]),
+        jnp.asarray(golden["mask"], jnp.float32)[..., None],
+        jnp.asarray(golden[f"{prefix}_t"]),
+        state(golden[f"{prefix}_noise"]),
+        loss="parity",
+    )
+
+
+@pytest.mark.parametrize(("respacing", "prefix"), [("", "full"), ("16", "respaced")])
+def test_training_losses(tiny, respacing, prefix):
+    golden = np.load(GOLDENS / "vdt_tiny_training_losses.npz")
+    model, params = tiny
+    ours = jax.jit(lambda params: losses(model, params, respacing, prefix))(params)
+    for name in ("mse", "vb", "loss"):
+        np.testing.assert_allclose(ours[name], golden[f"{prefix}_{name}"], rtol=1e-5, err_msg=name)
+
+
+def test_every_gradient_norm(tiny):
+    model, params = tiny
+    golden = np.load(GOLDENS / "vdt_tiny_grad_norms.npz")
+    grads = jax.jit(jax.grad(lambda params: losses(model, params, "", "full")["loss"].mean()))(params)
+    norms = {name: np.linalg.norm(np.float64(grad)) for name, grad in to_torch(grads, model.patch_size).items()}
+    assert norms.keys() == set(golden.files)
+    for name, norm in norms.items():
+        assert norm == pytest.approx(float(golden[name]), rel=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("name", "clip", "masked", "bound"),
+    [("sample", False, True, 1e-5), ("sample_clip", True, True, 5e-5), ("sample_unmasked", False, False, 1e-5)],
+)
+def test_sampling(tiny, name, clip, masked, bound):
+    model, params = tiny
+    golden = np.load(GOLDENS / "vdt_tiny_sampling.npz")
+    diffusion = make_diffusion(timestep_respacing="16", clip_denoised=clip)
+    np.testing.assert_array_equal(diffusion.schedule.timestep_map, golden["timestep_map"])
+    mask = golden["mask"] if masked else np.ones_like(golden["mask"])
+    mask = jnp.asarray(mask, jnp.float32)[..., None]
+    clean = video(golden["raw_x"])
+    ours = jax.jit(
+        lambda params: ddpm(
+            diffusion,
+            lambda x_t, timesteps: model.apply({"params": params}, x_t, timesteps),
+            jax.random.split(jax.random.key(0), clean.shape[0]),
+            clean,
+            mask,
+            start=state(golden["z"]),
+            noises=state(golden["noises"]),
+        )
+    )(params)
+    generated = np.broadcast_to(np.asarray(mask) > 0.5, ours.shape)
+    official = rearrange(golden[name], "b c f h w -> b f h w c")
+    assert relative_error(np.asarray(ours)[generated], official[generated]) < bound
+    np.testing.assert_array_equal(np.asarray(ours)[~generated], np.asarray(clean)[~generated])

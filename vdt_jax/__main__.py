@@ -1,0 +1,36 @@
+"""`python -m vdt_jax`: the devices that JAX sees, versions, and what is missing."""
+
+import importlib.metadata
+import platform
+from pathlib import Path
+
+import jax
+
+from vdt_jax import cli
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "einops", "numpy", "ml_collections", "grain", "av")
+
+
+def report(has_nvidia: bool, has_tpu: bool) -> str:
+    """What there is, and the command that installs what an accelerator of this machine lacks."""
+    lines = [f"python {platform.python_version()} on {platform.machine()}"]
+    for package in _PACKAGES:
+        try:
+            lines.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            lines.append(f"{package} MISSING: pip install -e .")
+    devices = jax.devices()
+    lines.append(f"{len(devices)} device(s): {devices[0].device_kind} ({devices[0].platform})")
+    if devices[0].platform == "cpu" and has_nvidia:
+        lines.append("an NVIDIA GPU is here but JAX does not see it: pip install -e '.[gpu]' -c constraints.txt")
+    elif devices[0].platform == "cpu" and has_tpu:
+        lines.append("a TPU is here but JAX does not see it: pip install -e '.[tpu]' -c constraints.txt")
+    elif devices[0].platform == "cpu":
+        lines.append("no accelerator: small models train, VDT-L/2 does not")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    cli.quiet_start()
+    has_tpu = Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists()
+    print(report(Path("/dev/nvidia0").exists(), has_tpu))

@@ -1,0 +1,120 @@
+"""Checkpoints, by Orbax: a run's state, and the model in a folder.
+
+A working directory holds `config.json` and `checkpoints/<step>/`, each in two parts: `ema_params`, which is all that
+sampling reads, and `training` (step, params, opt_state). A model on its own is a folder of `config.json` and `params/`.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+
+from vdt_jax.errors import UserError
+from vdt_jax.models import VDT
+from vdt_jax.training import TrainState
+
+Config = dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one run; a context manager that waits for the last save."""
+
+    def __init__(self, workdir: str | os.PathLike, keep: int = 3):
+        folder = Path(workdir).absolute() / "checkpoints"
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        self._manager = ocp.CheckpointManager(folder, options=options, item_names=("training", "ema_params"))
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def save(self, state: TrainState) -> None:
+        """Starts to write the state; a step that is already there is left alone."""
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        training = {"step": state.step, "params": state.params, "opt_state": state.opt_state}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                training=ocp.args.StandardSave(training), ema_params=ocp.args.StandardSave(state.ema_params)
+            ),
+        )
+
+    def restore(self, like: TrainState) -> TrainState | None:
+        """The newest state, on the devices of `like` (arrays, or shapes with shardings); None if there is none."""
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        training = {"step": like.step, "params": like.params, "opt_state": like.opt_state}
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                training=ocp.args.StandardRestore(training), ema_params=ocp.args.StandardRestore(like.ema_params)
+            ),
+        )
+        return TrainState(ema_params=restored["ema_params"], **restored["training"])
+
+
+def load_config(path: str | os.PathLike) -> Config:
+    """The config beside a checkpoint.
+
+    Raises:
+      UserError: no such folder, or none that this project wrote.
+    """
+    file = Path(path) / "config.json"
+    if not file.is_file():
+        raise UserError(f"no checkpoint in {path}: give a working directory of train.py or a converted folder")
+    return json.loads(file.read_text())
+
+
+def save_config(path: str | os.PathLike, config: Config) -> None:
+    """Writes config.json, whole or not at all."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / "config.json.tmp"
+    unfinished.write_text(json.dumps(config, indent=2) + "\n")
+    unfinished.replace(folder / "config.json")
+
+
+def save_model(path: str | os.PathLike, config: Config, params: Any) -> None:
+    """Writes a model on its own: `params/` first, `config.json` last, so that a folder with a config is complete."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(Path(path).absolute() / "params", params, force=True)
+    save_config(path, config)
+
+
+def load_model(path: str | os.PathLike) -> tuple[VDT, Any]:
+    """The model and its parameters from a working directory (the newest EMA) or a folder of `save_model`.
+
+    Returns:
+      (model, params): `model.apply({"params": params}, x, timesteps)`.
+
+    Raises:
+      UserError: no checkpoint there, or weights that are not those of its config.
+    """
+    model = VDT(**load_config(path)["model"])
+    x = jax.ShapeDtypeStruct((1, *model.video_shape), jnp.float32)
+    expected = jax.eval_shape(model.init, jax.random.key(0), x, jax.ShapeDtypeStruct((1,), jnp.float32))["params"]
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    expected = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), expected)
+    folder = Path(path).absolute() / "params"
+    if not folder.is_dir():
+        steps = sorted(int(step.name) for step in (folder.parent / "checkpoints").glob("*") if step.name.isdigit())
+        if not steps:
+            raise UserError(f"no checkpoint in {path} yet: train longer, or name another folder")
+        folder = folder.parent / "checkpoints" / str(steps[-1]) / "ema_params"
+    with ocp.StandardCheckpointer() as checkpointer:
+        try:
+            return model, checkpointer.restore(folder, expected)
+        except ValueError as error:
+            raise UserError(
+                f"{folder} does not hold the model of its config.json: {str(error).splitlines()[0]}"
+            ) from None

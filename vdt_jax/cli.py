@@ -1,0 +1,75 @@
+"""What the scripts share: flags in, one clear line out, exit codes."""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict
+
+from vdt_jax.errors import UserError
+
+USER_ERROR = 2
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """app.run, but a mistake of the user's ends in one line on stderr and exit code 2, without a traceback."""
+
+    def guarded(argv: Sequence[str]) -> None:
+        try:
+            if len(argv) > 1:
+                raise UserError(f"{argv[1]!r} is not a flag: write --name=value")
+            main(argv)
+        except UserError as error:
+            _fail(str(error))
+
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def quiet_start() -> None:
+    """Fewer start-up messages, and compiled programs kept between runs in a folder of this user's alone.
+
+    To be called before jax is used. JAX_COMPILATION_CACHE_DIR, where set, names another folder.
+    """
+    logging.set_verbosity(logging.ERROR)
+    import jax  # here, so that a mistyped flag is answered at once
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        # A cache is code that will be run: nobody else may write there.
+        folder = Path.home() / ".cache" / "vdt_jax" / "xla"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def load_config_flag(config: Any) -> ConfigDict:
+    """The value of a --config flag, or one line where there is none."""
+    if config is None:
+        raise UserError("no recipe was named: add --config=configs/moving_digits.py, or another of configs/")
+    try:
+        return ConfigDict(config)
+    except (OSError, ImportError, TypeError) as error:  # ml_collections keeps a failed file's error until it is used
+        raise UserError(f"--config cannot be loaded: {error}") from None
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    try:
+        return app.parse_flags_with_usage(list(argv)) if _asks_for_help(argv) else flags.FLAGS(list(argv))
+    except flags.Error as error:
+        _fail(str(error))
+    except (AttributeError, KeyError) as error:  # ml_collections: a key that the config does not have
+        lines = str(error).strip("'\"").replace("\\n", "\n").replace("\\'", "'").splitlines()
+        _fail(f"the config has no {lines[0]}. {' '.join(lines[1:]) or 'The keys are in configs/default.py.'}")
+    except (TypeError, ValueError) as error:
+        _fail(f"a config value does not fit: {error}")
+
+
+def _asks_for_help(argv: Sequence[str]) -> bool:
+    return any(argument.lstrip("-").startswith("help") for argument in argv)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(USER_ERROR)

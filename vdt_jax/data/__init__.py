@@ -1,0 +1,35 @@
+"""Clips by number: sources (digits, synthetic, video_folder), and the one pipeline that serves them.
+
+A source is a sequence: `len(source)` clips, `source[index] -> uint8 (F, H, W, C)`, the same for the same index always.
+It may raise `UnreadableClip`, and the pipeline puts another in its place.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vdt_jax.data.clips import Source
+from vdt_jax.data.digits import MovingDigits
+from vdt_jax.data.synthetic import Synthetic
+from vdt_jax.data.video_folder import VideoFolder
+from vdt_jax.errors import UserError
+
+SPLITS = ("train", "held_out")
+_SOURCES = {"moving_digits": MovingDigits, "synthetic": Synthetic, "video_folder": VideoFolder}
+
+
+def make_source(options: Mapping[str, Any], shape: tuple[int, int, int, int], split: str) -> Source:
+    """The source that a config's `data` section names.
+
+    Args:
+      options: `name`, and the keyword arguments of that source.
+      shape: (F, H, W, C) of a clip.
+      split: `train`, or `held_out`: clips that training never sees.
+
+    Raises:
+      UserError: an unknown name, or what the source says.
+    """
+    options = dict(options)
+    name = options.pop("name")
+    if name not in _SOURCES:
+        raise UserError(f"no data source '{name}': choose from {', '.join(_SOURCES)}")
+    return _SOURCES[name](shape, split, **options)

@@ -1,0 +1,17 @@
+"""Random numbers in the shape of video, for measuring throughput."""
+
+import numpy as np
+
+
+class Synthetic:
+    """2^20 clips of uniform noise, (F, H, W, C) uint8; a few, made once and served again and again."""
+
+    def __init__(self, shape: tuple[int, int, int, int], split: str):
+        rng = np.random.default_rng([len(split), *shape])
+        self._clips = rng.integers(0, 256, (8, *shape), np.uint8)
+
+    def __len__(self) -> int:
+        return 2**20
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._clips[index % len(self._clips)]

@@ -1,0 +1,1 @@
+"""How near samples are to the truth, and what simple baselines reach."""

@@ -1,0 +1,45 @@
+"""PSNR and SSIM on the generated positions.
+
+Videos are float (B, F, H, W, C) in [-1, 1], masks (B, F, H, W, 1) with 1 = generate; each function gives (B,).
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def _mean_of_generated(x: jax.Array, mask: jax.Array) -> jax.Array:
+    return (x * mask).sum((1, 2, 3, 4)) / jnp.maximum(mask.sum((1, 2, 3, 4)) * x.shape[-1], 1)
+
+
+@jax.jit
+def psnr(sample: jax.Array, truth: jax.Array, mask: jax.Array) -> jax.Array:
+    """Peak signal-to-noise ratio in dB, of each video's mean squared error, at most 100."""
+    square = ((sample - truth) / 2) ** 2
+    return -10 * jnp.log10(jnp.maximum(_mean_of_generated(square, mask), 1e-10))
+
+
+@jax.jit
+def ssim(sample: jax.Array, truth: jax.Array, mask: jax.Array) -> jax.Array:
+    """Structural similarity (Wang et al. 2004): 11x11 Gaussian window of sigma 1.5, per channel, borders reflected.
+
+    The map covers the whole frame, and its mean is taken over the generated positions.
+    """
+    offsets = np.arange(-5, 6)
+    window = np.exp(-(offsets**2) / (2 * 1.5**2))
+    window = jnp.asarray(window / window.sum(), jnp.float32)
+
+    def blur(x):
+        height, width = x.shape[2:4]
+        x = jnp.pad(x, ((0, 0), (0, 0), (5, 5), (5, 5), (0, 0)), mode="symmetric")
+        x = jnp.stack([window[i] * x[:, :, i : i + height] for i in range(11)]).sum(0)
+        return jnp.stack([window[i] * x[:, :, :, i : i + width] for i in range(11)]).sum(0)
+
+    x, y = (sample + 1) / 2, (truth + 1) / 2
+    mean_x, mean_y = blur(x), blur(y)
+    variance_x, variance_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    c1, c2 = 0.01**2, 0.03**2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
+    return _mean_of_generated(luminance * structure, mask)

@@ -1,0 +1,56 @@
+"""What a run says of itself: metrics.jsonl, TensorBoard, and the terminal."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+
+class RunLog:
+    """Writes metrics to a working directory, and progress to the terminal: a bar there, plain lines elsewhere.
+
+    A run that resumes at step s forgets what was logged after s, which it is about to do again.
+    """
+
+    def __init__(self, workdir: str | Path, first_step: int, total_steps: int):
+        self._path = Path(workdir) / "metrics.jsonl"
+        if self._path.is_file():
+            kept = [line for line in self._path.read_text().splitlines() if json.loads(line)["step"] <= first_step]
+            self._path.write_text("".join(line + "\n" for line in kept))
+        self._file = self._path.open("a")
+        self._events = SummaryWriter(str(workdir), purge_step=first_step + 1, write_to_disk=True)
+        self._bar = tqdm(total=total_steps, initial=first_step, unit="step") if sys.stderr.isatty() else None
+        self._total, self._last, self._time = total_steps, first_step, time.monotonic()
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._events.close()
+        self._file.close()
+
+    def say(self, message: str) -> None:
+        """One line that does not tear the bar."""
+        tqdm.write(message) if self._bar is not None else print(message, flush=True)
+
+    def metrics(self, step: int, values: dict[str, float]) -> None:
+        """Logs the metrics of a step, with steps a second since the last call and the time left."""
+        now = time.monotonic()
+        rate = (step - self._last) / max(now - self._time, 1e-9)
+        self._file.write(json.dumps({"step": step, **values, "steps_per_second": round(rate, 4)}) + "\n")
+        self._file.flush()
+        for name, value in (values | {"steps_per_second": rate}).items():
+            self._events.add_scalar(name, value, step)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        if self._bar is not None:
+            self._bar.set_postfix_str(shown)
+            self._bar.update(step - self._last)
+        else:
+            minutes = (self._total - step) / max(rate, 1e-9) / 60
+            print(f"step {step}/{self._total}  {shown}  {rate:.2f} steps/s  {minutes:.0f} min left", flush=True)
+        self._last, self._time = step, now

@@ -1,0 +1,133 @@
+"""Noise schedules and respacing, as float64 NumPy tables.
+
+A schedule is the list of betas of the forward process (Ho et al. 2020, arXiv 2006.11239)
+
+    q(x_t | x_{t-1}) = N(sqrt(1 - beta_t) x_{t-1}, beta_t I)                                        (1)
+
+and everything else follows from `alphas_cumprod[t] = prod_{s <= t} (1 - beta_s)`. Tables are made in NumPy, because
+jnp.float64 silently becomes float32, and cast once where they are used.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from vdt_jax.errors import UserError
+
+
+def linear_betas(num_diffusion_timesteps: int) -> np.ndarray:
+    """Betas (T,) from 1e-4 to 0.02 at T = 1000, scaled so that other lengths end as noisy (Ho et al. 2020, sec. 4)."""
+    scale = 1000 / num_diffusion_timesteps
+    return np.linspace(scale * 1e-4, scale * 0.02, num_diffusion_timesteps, dtype=np.float64)
+
+
+def cosine_betas(num_diffusion_timesteps: int) -> np.ndarray:
+    """Betas (T,) of the cosine schedule (Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17), capped at 0.999."""
+    u = np.arange(num_diffusion_timesteps + 1, dtype=np.float64) / num_diffusion_timesteps
+    alpha_bar = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
+    return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+
+
+NOISE_SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NoiseSchedule:
+    """Tables of one diffusion process, each (T,) float64 and indexed by timestep.
+
+    Attributes:
+      betas: variances of (1), in (0, 1].
+      timestep_map: (T,) int, the timestep of the original process that the network is told at each step.
+    """
+
+    betas: np.ndarray
+    timestep_map: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.betas)
+
+    @functools.cached_property
+    def alphas_cumprod(self) -> np.ndarray:
+        return np.cumprod(1 - self.betas)
+
+    @functools.cached_property
+    def alphas_cumprod_prev(self) -> np.ndarray:
+        return np.append(1.0, self.alphas_cumprod[:-1])
+
+    @functools.cached_property
+    def posterior_variance(self) -> np.ndarray:
+        """beta-tilde of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 7); 0 at t = 0."""
+        return self.betas * (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
+
+    @functools.cached_property
+    def posterior_log_variance_clipped(self) -> np.ndarray:
+        """log(posterior_variance) with the zero at t = 0 replaced by the value at t = 1 (beta_0 if T = 1)."""
+        floor = self.posterior_variance[1] if len(self) > 1 else self.betas[0]
+        return np.log(np.append(floor, self.posterior_variance[1:]))
+
+    @functools.cached_property
+    def posterior_mean_coef1(self) -> np.ndarray:
+        """The weight of x_start in the posterior's mean."""
+        return self.betas * np.sqrt(self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
+
+    @functools.cached_property
+    def posterior_mean_coef2(self) -> np.ndarray:
+        """The weight of x_t in the posterior's mean."""
+        return (1 - self.alphas_cumprod_prev) * np.sqrt(1 - self.betas) / (1 - self.alphas_cumprod)
+
+
+def respace_timesteps(num_diffusion_timesteps: int, timestep_respacing: str) -> np.ndarray:
+    """The timesteps to keep, (K,) int, ascending, chosen as ADM does (Dhariwal and Nichol 2021, arXiv 2105.05233).
+
+    Args:
+      num_diffusion_timesteps: T, length of the original process.
+      timestep_respacing: "" keeps all; "16" spreads 16 over the whole; "10,15,20" spreads counts over equal sections;
+        "ddim25" takes a constant integer stride that gives exactly 25.
+
+    Raises:
+      UserError: a count that cannot be had.
+    """
+    total = num_diffusion_timesteps
+    if not timestep_respacing:
+        return np.arange(total)
+    try:
+        if timestep_respacing.startswith("ddim"):
+            count = int(timestep_respacing.removeprefix("ddim"))
+            strides = (stride for stride in range(1, total + 1) if len(range(0, total, stride)) == count)
+            stride = next(strides, None)
+            if stride is None:
+                raise UserError(f"no integer stride over {total} timesteps gives {count} steps: use '{count}' instead")
+            return np.arange(0, total, stride)
+        counts = [int(count) for count in timestep_respacing.split(",")]
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"timestep_respacing '{timestep_respacing}' is not a count ('16'), a list ('10,15,20') or 'ddim25'"
+        ) from None
+    size, extra = divmod(total, len(counts))
+    kept, start = [], 0
+    for section, count in enumerate(counts):
+        length = size + (section < extra)
+        if not 1 <= count <= length:
+            raise UserError(f"{count} steps do not fit a section of {length} timesteps: choose 1 to {length}")
+        # The stride is added up, not multiplied, so that halves round as they do in the official code.
+        stride, position = (length - 1) / max(count - 1, 1), 0.0
+        for _ in range(count):
+            kept.append(start + round(position))
+            position += stride
+        start += length
+    return np.array(sorted(set(kept)))
+
+
+def make_schedule(
+    name: str = "linear", num_diffusion_timesteps: int = 1000, timestep_respacing: str = ""
+) -> NoiseSchedule:
+    """A named schedule, respaced: betas are rebuilt so that the kept steps have the original alphas_cumprod."""
+    if name not in NOISE_SCHEDULES:
+        raise UserError(f"no noise schedule '{name}': choose from {', '.join(NOISE_SCHEDULES)}")
+    alphas_cumprod = np.cumprod(1 - NOISE_SCHEDULES[name](num_diffusion_timesteps))
+    timestep_map = respace_timesteps(num_diffusion_timesteps, timestep_respacing)
+    kept = alphas_cumprod[timestep_map]
+    return NoiseSchedule(betas=1 - kept / np.append(1.0, kept[:-1]), timestep_map=timestep_map)
