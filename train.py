@@ -58,26 +58,28 @@ def main(_) -> None:
     learning_rate = make_learning_rate(total_steps=config.total_steps, **config.learning_rate)
     optimizer = make_optimizer(learning_rate, **config.optimizer)
     init_key, train_key = jax.random.split(jax.random.key(config.seed))
-    save_config(workdir, options)
+
+    init = functools.partial(init_state, model, optimizer)
+    train_step = jax.jit(
+        make_train_step(model, diffusion, optimizer, ema_decay=config.ema_decay, **config.loss),
+        in_shardings=(replicated(mesh), batch_sharding(mesh), replicated(mesh)),
+        out_shardings=replicated(mesh),
+        donate_argnums=0,
+    )
 
     # ------------------------------------------------------------------ state: fresh, or where the run was left
-    init = functools.partial(init_state, model, optimizer)
-    shapes = jax.eval_shape(init, init_key)
-    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), shapes)
+    like = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), jax.eval_shape(init, init_key)
+    )
+    batch_like = {"video": jax.ShapeDtypeStruct((config.batch_size, *model.video_shape), np.float32)}
+    jax.eval_shape(train_step, like, batch_like, train_key)  # any mistake that is left shows before a file is written
+    save_config(workdir, options)
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     state = checkpoints.restore(like)
     if state is None:
         state = jax.jit(init, out_shardings=replicated(mesh))(init_key)
     first_step = int(state.step)
     last_step = min(config.total_steps, _STOP_AFTER.value or config.total_steps)
-
-    train_step = make_train_step(model, diffusion, optimizer, ema_decay=config.ema_decay, **config.loss)
-    train_step = jax.jit(
-        train_step,
-        in_shardings=(replicated(mesh), batch_sharding(mesh), replicated(mesh)),
-        out_shardings=replicated(mesh),
-        donate_argnums=0,
-    )
     train_batches = batches(
         source,
         batch_size=config.batch_size,

@@ -100,7 +100,8 @@ def load_model(path: str | os.PathLike) -> tuple[VDT, Any]:
     Raises:
       UserError: no checkpoint there, or weights that are not those of its config.
     """
-    model = VDT(**load_config(path)["model"])
+    options = load_config(path)["model"]
+    model = VDT(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
     x = jax.ShapeDtypeStruct((1, *model.video_shape), jnp.float32)
     expected = jax.eval_shape(model.init, jax.random.key(0), x, jax.ShapeDtypeStruct((1,), jnp.float32))["params"]
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])

@@ -71,5 +71,5 @@ def _asks_for_help(argv: Sequence[str]) -> bool:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"error: {message}", file=sys.stderr)
+    print("error:", " ".join(message.split()), file=sys.stderr)
     sys.exit(USER_ERROR)

@@ -112,7 +112,7 @@ def _mask(
     )
     generate = ~given[task][:, None, None]
     block = block_mask(block_key, (grid[0], grid[1])) | (task != SPATIAL_TEMPORAL)
-    return (generate & block).astype(jnp.float32)[..., None]
+    return (generate & block[None]).astype(jnp.float32)[..., None]
 
 
 def official_mask(key: jax.Array, task: jax.Array, shape: tuple[int, int, int]) -> jax.Array:

@@ -85,8 +85,8 @@ def read_clip(path: str | os.PathLike, shape: tuple[int, int, int, int], start: 
 
 
 def as_rgb(frames: np.ndarray) -> np.ndarray:
-    """(..., H, W, 1 or 3) uint8 to (..., H, W, 3)."""
-    return np.repeat(frames, 3, axis=-1) if frames.shape[-1] == 1 else frames
+    """(..., H, W, C) uint8 to (..., H, W, 3): grey is repeated, of latents the first three channels are shown."""
+    return np.repeat(frames, 3, axis=-1) if frames.shape[-1] == 1 else frames[..., :3]
 
 
 def enlarge(frames: np.ndarray, at_least: int = 128) -> np.ndarray:

@@ -1,0 +1,37 @@
+"""A small VDT in pixel space on a folder of your own videos: to see the whole way from files to samples on a laptop.
+
+    python train.py --config=configs/video_folder_tiny.py --config.data.path=FOLDER
+
+16 frames of 32x32. It learns a few videos by heart and little else.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import default
+
+
+def get_config() -> ConfigDict:
+    config: Any = default.get_config()
+    config.batch_size = 8
+    config.total_steps = 400
+    config.log_every = 20
+    config.checkpoint_every = 100
+    config.model.update(
+        input_size=(32, 32),
+        in_channels=3,
+        patch_size=8,
+        hidden_size=128,
+        depth=4,
+        num_heads=4,
+        learn_sigma=False,
+        unroll=4,
+    )
+    config.diffusion.update(noise_schedule="cosine", prediction="x_start", loss_on="v", clip_denoised=True)
+    config.diffusion.min_snr_gamma = 5.0
+    config.data = ConfigDict(dict(name="video_folder", path="", stride=1, hop=4))
+    config.learning_rate.update(peak=1e-3, warmup_steps=50)
+    config.ema_decay = 0.99
+    config.preview.update(every=200, num_steps=25)
+    return config

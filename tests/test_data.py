@@ -1,0 +1,165 @@
+"""Sources and the pipeline: a position is a number."""
+
+import numpy as np
+import pytest
+
+from vdt_jax.data import make_source
+from vdt_jax.data.clips import UnreadableClip
+from vdt_jax.data.pipeline import batches
+from vdt_jax.errors import UserError
+from vdt_jax.video import write_video
+
+SHAPE = (16, 32, 32, 1)
+
+
+def moving_square(num_frames=20, height=48, width=64):
+    """(F, H, W, 3): a red square that moves right on blue."""
+    frames = np.zeros((num_frames, height, width, 3), np.uint8)
+    frames[..., 2] = 200
+    for f in range(num_frames):
+        frames[f, 16:32, 8 + 2 * f : 20 + 2 * f] = (220, 20, 20)
+    return frames
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("videos")
+    for i in range(3):
+        write_video(path / "deep" / f"{i}.mp4", moving_square(20 + i))
+    (path / "notes.txt").write_text("not a video")
+    return path
+
+
+def test_digits_are_the_same_for_the_same_index_and_held_out_apart():
+    train, held_out = (make_source({"name": "moving_digits"}, SHAPE, split) for split in ("train", "held_out"))
+    assert len(train) >= 1_000_000 and train[5].shape == SHAPE and train[5].dtype == np.uint8
+    np.testing.assert_array_equal(train[5], train[5])
+    assert not any(np.array_equal(train[i], held_out[j]) for i in range(5) for j in range(5))
+
+
+def test_digits_move_at_the_speed_asked_for_and_stay_inside():
+    source = make_source({"name": "moving_digits", "num_digits": 1}, (16, 64, 64, 1), "train")
+    grid = np.arange(64)
+    for index in range(20):
+        clip = source[index][..., 0].astype(float)
+        mass = clip.sum((1, 2))
+        np.testing.assert_allclose(mass, mass[0], rtol=0.03)  # anti-aliasing keeps the ink, nothing leaves the frame
+        y, x = (clip.sum(2) * grid).sum(1) / mass, (clip.sum(1) * grid).sum(1) / mass
+        speed = np.median(np.hypot(np.diff(y), np.diff(x)))
+        assert 1.4 < speed < 3.1
+        rows = np.flatnonzero(clip[0].max(1) > 40)
+        assert rows[-1] - rows[0] + 1 >= 10
+
+
+def test_digits_stand_between_pixels():
+    source = make_source({"name": "moving_digits"}, SHAPE, "train")
+    assert len(np.unique(source[0])) > 30
+
+
+def test_digits_refuse_frames_that_are_too_small():
+    with pytest.raises(UserError, match="at least 16x16"):
+        make_source({"name": "moving_digits"}, (4, 8, 8, 1), "train")
+
+
+def test_video_folder_crops_resizes_and_keeps_colours(folder):
+    source = make_source({"name": "video_folder", "path": str(folder), "hop": 1}, (16, 24, 24, 3), "train")
+    assert len(source) == 6 + 7  # videos 1 and 2, with 21 and 22 frames; video 0 is held out
+    clip = source[0]
+    assert clip.shape == (16, 24, 24, 3)
+    red, blue = clip[0, 12, 3], clip[0, 1, 1]  # the square's left part survives the crop of 48x64 to 48x48
+    assert red[0] > 150 and red[2] < 90 and blue[2] > 150 and blue[0] < 60
+    assert np.abs(clip[0].astype(int) - clip[5]).max() > 100
+    np.testing.assert_array_equal(source[1][:15], clip[1:])  # one hop later
+    assert make_source({"name": "video_folder", "path": str(folder)}, (16, 24, 24, 1), "train")[0].shape[-1] == 1
+
+
+def test_video_folder_stride_skips_frames(folder):
+    dense = make_source({"name": "video_folder", "path": str(folder)}, (7, 24, 24, 3), "held_out")
+    strided = make_source({"name": "video_folder", "path": str(folder), "stride": 3}, (3, 24, 24, 3), "held_out")
+    np.testing.assert_array_equal(strided[0], dense[0][::3])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"path": ""}, "config.data.path=FOLDER"),
+        ({"path": "/nowhere"}, "no folder /nowhere"),
+        ({"stride": 30}, "the longest has"),
+        ({"hop": 0}, "at least 1"),
+    ],
+)
+def test_video_folder_says_what_is_wrong(folder, options, message):
+    with pytest.raises(UserError, match=message):
+        make_source({"name": "video_folder", "path": str(folder)} | options, (16, 24, 24, 3), "train")
+
+
+def test_empty_folder_and_unknown_source(tmp_path):
+    with pytest.raises(UserError, match="no videos in"):
+        make_source({"name": "video_folder", "path": str(tmp_path)}, (4, 8, 8, 3), "train")
+    with pytest.raises(UserError, match="'imagenet'"):
+        make_source({"name": "imagenet"}, (4, 8, 8, 3), "train")
+
+
+def test_a_file_that_breaks_later_is_an_unreadable_clip(tmp_path):
+    for name in "ab":
+        write_video(tmp_path / f"{name}.mp4", moving_square())
+    source = make_source({"name": "video_folder", "path": str(tmp_path)}, (4, 8, 8, 3), "train")
+    (tmp_path / "b.mp4").write_bytes(b"no longer a video")
+    with pytest.raises(UnreadableClip, match=r"b\.mp4"):
+        source[0]
+
+
+class Numbers:
+    """Clip i is the number i; some cannot be read."""
+
+    def __init__(self, length, bad=()):
+        self.length, self.bad = length, set(bad)
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise UnreadableClip(f"clip {index}")
+        return np.full((1, 1, 1, 1), index, np.uint8)
+
+
+def numbers(stream, steps):
+    return np.concatenate([np.round((next(stream)["video"].ravel() + 1) * 127.5).astype(int) for _ in range(steps)])
+
+
+def test_every_epoch_is_a_new_order_of_everything():
+    order = numbers(batches(Numbers(30), batch_size=10, seed=0), 6)
+    assert sorted(order[:30]) == sorted(order[30:]) == list(range(30))
+    assert order[:30].tolist() != order[30:].tolist() and order[:30].tolist() != list(range(30))
+    assert numbers(batches(Numbers(30), batch_size=10, seed=1), 3).tolist() != order[:30].tolist()
+
+
+@pytest.mark.parametrize("num_threads", [1, 4])
+def test_a_run_goes_on_anywhere_on_any_number_of_threads(num_threads):
+    whole = numbers(batches(Numbers(30), batch_size=8, seed=0), 10)
+    resumed = numbers(batches(Numbers(30), batch_size=8, seed=0, first_step=7, num_threads=num_threads), 3)
+    np.testing.assert_array_equal(resumed, whole[56:])
+
+
+@pytest.mark.parametrize("num_hosts", [2, 4])
+def test_hosts_share_each_batch_completely(num_hosts):
+    options = dict(batch_size=8, seed=0, first_step=2)
+    whole = numbers(batches(Numbers(30), **options), 1)
+    parts = [numbers(batches(Numbers(30), **options, host=h, num_hosts=num_hosts), 1) for h in range(num_hosts)]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    with pytest.raises(UserError, match="3 hosts"):
+        batches(Numbers(30), batch_size=8, seed=0, num_hosts=3)
+
+
+def test_bad_clips_are_replaced_by_the_next_in_the_order():
+    good = numbers(batches(Numbers(20), batch_size=20, seed=0), 1)
+    bad = good[4]
+    replaced = numbers(batches(Numbers(20, [bad]), batch_size=20, seed=0), 1)
+    np.testing.assert_array_equal(np.delete(replaced, 4), np.delete(good, 4))
+    assert replaced[4] == good[5]
+
+
+def test_nothing_but_bad_clips_ends_the_run():
+    with pytest.raises(UserError, match="in a row cannot be read"):
+        next(batches(Numbers(3, range(3)), batch_size=1, seed=0))

@@ -1,0 +1,87 @@
+"""From a model to samples, and the pages that show them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from vdt_jax.diffusion import make_diffusion
+from vdt_jax.errors import UserError
+from vdt_jax.generate import generate, respaced, sample_keys, task_masks
+from vdt_jax.masks import TASKS
+from vdt_jax.models import VDT
+from vdt_jax.pages import Example, Section, table_text, write_comparison, write_page
+
+MODEL = VDT(input_size=4, num_frames=4, in_channels=1, patch_size=2, hidden_size=8, depth=1, num_heads=1, num_classes=2)
+DIFFUSION = make_diffusion(timestep_respacing="3")
+
+
+@pytest.fixture(scope="module")
+def params():
+    x = jnp.zeros((1, *MODEL.video_shape))
+    params = MODEL.init(jax.random.key(0), x, jnp.zeros(1))["params"]
+    return jax.tree.map(lambda leaf: leaf + 0.1, params)
+
+
+def clean(batch):
+    return np.random.default_rng(0).uniform(-1, 1, (batch, *MODEL.video_shape)).astype(np.float32)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_keeps_what_is_given(params, task):
+    mask = np.asarray(task_masks(0, range(2), task, MODEL))
+    out = np.asarray(generate(MODEL, params, DIFFUSION, clean(2), mask, sample_keys(0, range(2))))
+    given = np.broadcast_to(mask < 0.5, out.shape)
+    np.testing.assert_array_equal(out[given], clean(2)[given])
+    assert (out != clean(2))[~given].all() and (~given).any()
+
+
+def test_samples_are_numbered_not_batched(params):
+    everything = np.ones((3, *MODEL.video_shape[:3], 1), np.float32)
+    three = generate(MODEL, params, DIFFUSION, clean(3), everything, sample_keys(5, range(3)))
+    third = generate(MODEL, params, DIFFUSION, clean(3)[2:], everything[2:], sample_keys(5, range(2, 3)))
+    np.testing.assert_allclose(three[2:], third, rtol=1e-4)
+    np.testing.assert_array_equal(
+        task_masks(5, range(3), "single_frame", MODEL)[2:], task_masks(5, range(2, 3), "single_frame", MODEL)
+    )
+
+
+def test_labels_reach_the_network(params):
+    everything, keys = np.ones((1, *MODEL.video_shape[:3], 1), np.float32), sample_keys(0, range(1))
+    out = [generate(MODEL, params, DIFFUSION, clean(1), everything, keys, labels=jnp.array([i])) for i in (0, 1)]
+    assert np.abs(out[0] - out[1]).max() > 1e-4
+    with pytest.raises(UserError, match=r"labels \[3\]"):
+        generate(MODEL, params, DIFFUSION, clean(1), everything, keys, labels=jnp.array([3]))
+
+
+def test_names_and_numbers_that_do_not_exist(params):
+    everything, keys = np.ones((1, *MODEL.video_shape[:3], 1), np.float32), sample_keys(0, range(1))
+    with pytest.raises(UserError, match="'euler'"):
+        generate(MODEL, params, DIFFUSION, clean(1), everything, keys, sampler="euler")
+    with pytest.raises(UserError, match="0 sampling steps"):
+        respaced({}, 0, True)
+
+
+def test_comparison_has_given_sample_truth(tmp_path):
+    truth = np.full((4, 8, 8, 1), -1.0, np.float32)
+    truth[:, 0, 0, 0] = np.linspace(-1, 1, 4)  # a GIF joins frames that are equal
+    mask = np.zeros((4, 8, 8, 1), np.float32)
+    mask[2:] = 1
+    write_comparison(tmp_path / "x", truth, mask, [-truth])
+    with Image.open(tmp_path / "x.gif") as gif:
+        assert gif.n_frames == 4
+        gif.seek(3)
+        last = np.asarray(gif.convert("RGB"))
+    width = (last.shape[1] - 8) // 3
+    given, sample, shown = (last[5, i * (width + 4) + 5] for i in range(3))
+    assert given[2] > given[1] + 20 and (sample > 250).all() and (shown < 5).all()
+    assert np.asarray(Image.open(tmp_path / "x.png")).ndim == 3
+
+
+def test_table_and_page(tmp_path):
+    assert table_text(["task", "PSNR"], [["predict", "9.1"]]) == "task     PSNR\n-------  ----\npredict   9.1"
+    section = Section("a <b>", "python sample.py", [Example("x.gif", "clip 0")])
+    write_page(tmp_path / "index.html", "T", "intro", ["task"], [["predict"]], [section])
+    text = (tmp_path / "index.html").read_text()
+    assert "a &lt;b&gt;" in text and '<img src="x.gif"' in text and "<td>predict</td>" in text

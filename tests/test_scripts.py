@@ -1,0 +1,201 @@
+"""The scripts as a person runs them: each recipe, shrunk, trains and samples; mistakes get one line and exit code 2."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_data import moving_square
+
+from vdt_jax.video import read_frames, write_video
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+SHRUNK = [
+    "--config.model.hidden_size=16",
+    "--config.model.depth=1",
+    "--config.model.num_heads=2",
+    "--config.model.unroll=1",
+    "--config.batch_size=2",
+    "--config.preview.num_steps=2",
+    "--config.preview.num_clips=1",
+    "--config.log_every=1",
+    "--config.learning_rate.warmup_steps=1",
+]
+
+
+def script(name, *arguments):
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": f"{sys.prefix}/jax-cache"}
+    command = [sys.executable, str(ROOT / name), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+
+
+def succeed(name, *arguments):
+    done = script(name, *arguments)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def fail(name, *arguments):
+    """The one line that a mistake gets."""
+    done = script(name, *arguments)
+    assert done.returncode == 2, done.stdout + done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    return done.stderr.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    for name in "abc":
+        write_video(folder / f"{name}.mp4", moving_square(24))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory, videos):
+    """A run of a video recipe: trained to step 2 of 4, then to the end by the same command."""
+    workdir = tmp_path_factory.mktemp("runs") / "videos"
+    command = [
+        "train.py",
+        f"--config={ROOT}/configs/video_folder_tiny.py",
+        f"--workdir={workdir}",
+        f"--config.data.path={videos}",
+        "--config.total_steps=4",
+        *SHRUNK,
+    ]
+    assert "step 0 to 2" in succeed(*command, "--stop_after=2")
+    assert "step 2 to 4" in succeed(*command)
+    return workdir
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_trains_and_previews(recipe, tmp_path, videos):
+    data = [f"--config.data.path={videos}"] if recipe == "video_folder_tiny" else []
+    succeed(
+        "train.py",
+        f"--config={ROOT}/configs/{recipe}.py",
+        f"--workdir={tmp_path}",
+        "--config.total_steps=2",
+        *SHRUNK,
+        *data,
+    )
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2] and all(np.isfinite(line["loss"]) for line in lines)
+    assert len(list((tmp_path / "samples" / "step_0000002").glob("*.gif"))) == 7
+
+
+def test_working_directory_after_a_resumed_run(workdir):
+    lines = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert lines == [1, 2, 3, 4]
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
+    assert len(list(workdir.glob("events.*"))) == 2
+    assert json.loads((workdir / "config.json").read_text())["batch_size"] == 2
+
+
+def test_sample_a_video_file(workdir, videos, tmp_path):
+    out = tmp_path / "out.mp4"
+    succeed(
+        "sample.py",
+        f"--checkpoint={workdir}",
+        "--task=interpolation",
+        f"--input={videos}/a.mp4",
+        f"--output={out}",
+        "--steps=2",
+    )
+    sampled = np.stack(list(read_frames(out)))
+    config = json.loads((workdir / "config.json").read_text())["model"]
+    assert sampled.shape == (config["num_frames"], *config["input_size"], 3)
+    assert out.with_suffix(".gif").is_file() and out.with_suffix(".png").is_file()
+    # A given frame is the file's own, but for what mp4 loses; red stays red, on the left.
+    first = sampled[0].astype(int)
+    height, width = first.shape[:2]
+    square = first[height // 2, width // 8]
+    assert square[0] > square[2] + 80
+    assert first[1, -2, 2] > first[1, -2, 0] + 80
+
+
+def test_sample_held_out_clips_with_numbers(workdir, tmp_path):
+    arguments = [f"--checkpoint={workdir}", "--task=predict", "--num_given=3", "--num_samples=2", "--steps=2"]
+    succeed("sample.py", *arguments, f"--output={tmp_path}/out.npz")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"out_{i}.{suffix}" for i in (0, 1) for suffix in ("gif", "npz", "png")
+    ]
+
+
+def test_evaluate_writes_a_report_and_a_page(workdir, tmp_path):
+    arguments = ["--num_clips=3", "--batch_size=2", "--steps=2", "--shown=1", "--tasks=predict,unconditional"]
+    table = succeed("evaluate.py", f"--checkpoint={workdir}", f"--output={tmp_path}", *arguments)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["protocol"]["clips"] == 3 and set(report["tasks"]) == {"predict", "unconditional"}
+    assert f"{report['tasks']['predict']['model PSNR']:.2f}" in table
+    assert report["tasks"]["predict"]["copy nearest PSNR"] > 5
+    assert 'src="predict_0.gif"' in (tmp_path / "index.html").read_text()
+
+
+def test_convert_and_load(tmp_path):
+    golden = ROOT / "tests" / "goldens" / "vdt_tiny.pt"
+    printed = succeed("convert_torch_ckpt.py", f"--input={golden}", f"--output={tmp_path}/tiny", "--num_heads=3")
+    assert "67 tensors" in printed
+    assert json.loads((tmp_path / "tiny" / "config.json").read_text())["model"]["depth"] == 3
+    assert "exists" in fail("convert_torch_ckpt.py", f"--input={golden}", f"--output={tmp_path}/tiny", "--num_heads=3")
+
+
+def test_python_m_says_what_there_is():
+    done = subprocess.run(
+        [sys.executable, "-m", "vdt_jax"], capture_output=True, text=True, cwd=ROOT, timeout=120, check=True
+    )
+    assert "jax " in done.stdout and "device(s)" in done.stdout and "MISSING" not in done.stdout
+
+
+DIGITS = f"--config={ROOT}/configs/moving_digits.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/moving_digts.py"], "cannot be loaded"),
+        ([], "add --config=configs/"),
+        ([DIGITS, "--config.batchsize=3"], 'Did you mean "batch_size"'),
+        ([DIGITS, "--config.model.dept=3"], 'Did you mean "depth"'),
+        ([DIGITS, "--config.batch_size=many"], "batch_size"),
+        ([DIGITS, "--wrokdir=x"], "wrokdir"),
+        ([DIGITS, "extra"], "'extra' is not a flag"),
+        ([DIGITS, "--config.model.patch_size=5"], "patch_size=5 does not divide frames of 32x32"),
+        ([DIGITS, "--config.loss.mask_mixture=officious"], "no mask mixture 'officious'"),
+        ([DIGITS, "--config.data.name=digits"], "no data source 'digits'"),
+        ([f"--config={ROOT}/configs/video_folder_tiny.py"], "add --config.data.path=FOLDER"),
+        ([f"--config={ROOT}/configs/video_folder_tiny.py", "--config.data.path=/nowhere"], "no folder /nowhere"),
+    ],
+)
+def test_train_mistakes(arguments, message, tmp_path):
+    assert message in fail("train.py", f"--workdir={tmp_path}/run", *arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_of_another_run_is_left_alone(workdir, videos):
+    before = sorted(workdir.rglob("*"))
+    arguments = [f"--config={ROOT}/configs/video_folder_tiny.py", f"--config.data.path={videos}", *SHRUNK]
+    line = fail("train.py", f"--workdir={workdir}", *arguments, "--config.model.depth=2")
+    assert "model.depth=1 (now 2)" in line and "another --workdir" in line
+    assert sorted(workdir.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint=/nowhere"], "no checkpoint in /nowhere"),
+        (["--task=predicts"], "no task 'predicts'"),
+        (["--num_given=99"], "99 given frames of"),
+        (["--sampler=euler"], "no sampler 'euler'"),
+        (["--steps=0"], "0 sampling steps"),
+        (["--output=out.webp"], "--output=out.webp"),
+        (["--input=/nowhere.mp4"], "no file /nowhere.mp4"),
+        (["--num_samples=0"], "--num_samples=0"),
+    ],
+)
+def test_sample_mistakes(arguments, message, workdir):
+    assert message in fail("sample.py", f"--checkpoint={workdir}", *arguments)

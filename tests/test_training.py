@@ -1,0 +1,147 @@
+"""The training step: it learns, resumes exactly, and does not depend on the number of devices."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from vdt_jax.checkpoints import Checkpoints
+from vdt_jax.data import make_source
+from vdt_jax.data.pipeline import batches
+from vdt_jax.diffusion import make_diffusion
+from vdt_jax.errors import UserError
+from vdt_jax.models import FROZEN_PARAMS, VDT
+from vdt_jax.sharding import batch_sharding, check_batch_size, make_mesh, replicated, shard_batch
+from vdt_jax.training import init_state, loss_fn, make_learning_rate, make_optimizer, make_train_step
+
+MODEL = VDT(input_size=16, num_frames=4, in_channels=1, patch_size=8, hidden_size=32, depth=2, num_heads=2)
+DIFFUSION = make_diffusion()
+OPTIMIZER = make_optimizer(optax.constant_schedule(3e-3))
+KEY = jax.random.key(7)
+
+
+@functools.cache
+def compiled(num_devices):
+    mesh = make_mesh(num_devices)
+    step = make_train_step(MODEL, DIFFUSION, OPTIMIZER, ema_decay=0.9)
+    shardings = (replicated(mesh), batch_sharding(mesh), replicated(mesh))
+    return mesh, jax.jit(step, in_shardings=shardings, out_shardings=replicated(mesh))
+
+
+def data(first_step=0):
+    source = make_source({"name": "moving_digits"}, MODEL.video_shape, "train")
+    return batches(source, batch_size=8, seed=0, first_step=first_step)
+
+
+def fresh(mesh):
+    return jax.device_put(init_state(MODEL, OPTIMIZER, jax.random.key(0)), replicated(mesh))
+
+
+def run(num_steps, num_devices=1, state=None):
+    mesh, step = compiled(num_devices)
+    state = fresh(mesh) if state is None else state
+    losses, stream = [], data(int(state.step))
+    for _ in range(num_steps):
+        state, metrics = step(state, shard_batch(next(stream), mesh), KEY)
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+def test_loss_falls_and_the_ema_follows():
+    state, losses = run(60)
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
+    gap = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, state.ema_params)
+    assert 0 < max(jax.tree.leaves(gap)) < 0.1
+
+
+def test_resumed_equals_uninterrupted(tmp_path):
+    whole, losses = run(6)
+    half, first = run(3)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(half)
+    mesh, _ = compiled(1)
+    like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), fresh(mesh))
+    with Checkpoints(tmp_path) as checkpoints:
+        restored = checkpoints.restore(like)
+    assert_equal(restored, half)
+    resumed, second = run(3, state=restored)
+    assert_equal(resumed, whole)
+    assert first + second == losses
+
+
+def test_eight_devices_equal_one():
+    one, losses_of_one = run(5, 1)
+    eight, losses_of_eight = run(5, 8)
+    np.testing.assert_allclose(losses_of_eight, losses_of_one, rtol=1e-5)
+    assert len(jax.tree.leaves(eight.params)[0].sharding.device_set) == 8
+
+    def compare(path, a, b):
+        if "'qkv'" in jax.tree_util.keystr(path) and "bias" in jax.tree_util.keystr(path):
+            return  # the key third has gradient zero, of which AdamW makes full steps in the direction of rounding
+        np.testing.assert_allclose(a, b, atol=2e-5, err_msg=jax.tree_util.keystr(path))
+
+    jax.tree_util.tree_map_with_path(compare, jax.device_get(one.params), jax.device_get(eight.params))
+
+
+def test_tables_are_never_trained():
+    state, _ = run(2)
+    before = fresh(compiled(1)[0])
+    for name in FROZEN_PARAMS:
+        np.testing.assert_array_equal(state.params[name], before.params[name])
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), state.params["blocks"], before.params["blocks"])
+    assert moved["adaLN_modulation"]["kernel"]
+
+
+def test_draws_differ_from_step_to_step_and_key_to_key():
+    params = init_state(MODEL, OPTIMIZER, jax.random.key(0)).params
+    batch = next(data())
+    values = [float(loss_fn(MODEL, DIFFUSION, params, batch, jax.random.fold_in(KEY, i))[0]) for i in range(3)]
+    assert len(set(values)) == 3
+
+
+def test_labels_are_dropped_at_the_rate_asked_for():
+    seen = []
+
+    class Spy(VDT):
+        def apply(self, variables, x_t, timesteps, labels):
+            seen.append(labels)
+            return jnp.zeros((*x_t.shape[:-1], 2))
+
+    model = Spy(input_size=16, num_frames=4, in_channels=1, patch_size=8, num_classes=5)
+    batch = {"video": jnp.zeros((400, 4, 16, 16, 1)), "labels": jnp.full(400, 3)}
+    loss_fn(model, DIFFUSION, None, batch, KEY, label_dropout=0.25)
+    assert set(np.unique(seen[0])) == {3, 5}
+    assert (seen[0] == 5).mean() == pytest.approx(0.25, abs=0.07)
+
+
+def test_learning_rate_warms_up_then_stays_or_falls():
+    constant = make_learning_rate(1e-3, 10, 100, "constant")
+    cosine = make_learning_rate(1e-3, 10, 100, "cosine")
+    assert float(constant(0)) == 0 and float(constant(5)) == pytest.approx(5e-4)
+    assert float(constant(99)) == pytest.approx(1e-3)
+    assert float(cosine(10)) == pytest.approx(1e-3) and float(cosine(55)) == pytest.approx(5e-4)
+    assert float(cosine(100)) == pytest.approx(0, abs=1e-9)
+    with pytest.raises(UserError, match="'linear'"):
+        make_learning_rate(1e-3, 10, 100, "linear")
+
+
+def test_gradients_are_clipped():
+    optimizer = make_optimizer(optax.constant_schedule(1.0), clip_norm=1e-12)
+    params = {"w": jnp.ones(3), "pos_embed": jnp.ones(3)}
+    grads = {"w": jnp.array([3.0, 4.0, 0.0]), "pos_embed": jnp.full(3, 1e9)}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    # Adam's epsilon is 1e-8: a gradient of 1e-12 moves 1e-4, an unclipped one 1.
+    assert np.abs(updates["w"]).max() < 1e-3
+    np.testing.assert_array_equal(updates["pos_embed"], 0)
+
+
+def test_a_batch_that_devices_cannot_share_is_refused():
+    with pytest.raises(UserError, match="batch_size=12"):
+        check_batch_size(12, make_mesh())

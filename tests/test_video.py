@@ -1,0 +1,99 @@
+"""Reading and writing video: colours, order, sizes."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vdt_jax.errors import UserError
+from vdt_jax.video import (
+    enlarge,
+    fit_frame,
+    frame_grid,
+    frame_rate,
+    hide,
+    read_clip,
+    read_frames,
+    side_by_side,
+    to_float,
+    to_uint8,
+    write_video,
+)
+
+
+def frames(num=6, height=20, width=30):
+    """Red grows from frame to frame, green from left to right, blue from top to bottom."""
+    video = np.zeros((num, height, width, 3), np.uint8)
+    video[..., 0] = (np.arange(num) * 40)[:, None, None]
+    video[..., 1] = (np.arange(width) * 4)[None, None, :]
+    video[..., 2] = (np.arange(height) * 12)[None, :, None]
+    return video
+
+
+def test_floats_and_bytes_are_inverse():
+    every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    np.testing.assert_array_equal(to_uint8(to_float(every)), every)
+    assert to_float(every).min() == -1 and to_float(every).max() == 1
+    np.testing.assert_array_equal(to_uint8(np.array([-7.0, 7.0])), [0, 255])
+
+
+def test_mp4_comes_back_nearly_as_it_was(tmp_path):
+    write_video(tmp_path / "a.mp4", frames(), fps=12)
+    back = np.stack(list(read_frames(tmp_path / "a.mp4")))
+    assert back.shape == frames().shape and frame_rate(tmp_path / "a.mp4") == 12
+    assert np.abs(back.astype(int) - frames()).mean() < 4
+
+
+def test_odd_sizes_are_padded_for_mp4(tmp_path):
+    write_video(tmp_path / "a.mp4", frames(height=21, width=31))
+    assert next(read_frames(tmp_path / "a.mp4")).shape == (22, 32, 3)
+
+
+def test_gif_png_and_npz(tmp_path):
+    for suffix in ("gif", "png", "npz"):
+        write_video(tmp_path / f"a.{suffix}", frames(), fps=10)
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert (gif.n_frames, gif.info["duration"], gif.info["loop"]) == (6, 100, 0)
+        gif.seek(5)
+        assert abs(int(np.asarray(gif.convert("RGB"))[10, 10, 0]) - 200) < 16
+    assert np.asarray(Image.open(tmp_path / "a.png")).shape == (24, 6 * 34, 3)
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["video"], frames())
+    with pytest.raises(UserError, match=r"\.webp"):
+        write_video(tmp_path / "a.webp", frames())
+
+
+def test_fit_frame_crops_the_centre_and_keeps_axes():
+    wide = frames(1, 20, 60)[0]
+    out = fit_frame(wide, (10, 10))
+    assert out.shape == (10, 10, 3)
+    assert abs(int(out[0, 0, 1]) - 4 * 20.5) < 4 and abs(int(out[0, -1, 1]) - 4 * 38.5) < 4  # columns 20 to 40
+    assert out[-1, 0, 2] > out[0, 0, 2] + 100
+    assert fit_frame(wide, (10, 10), channels=1).shape == (10, 10, 1)
+
+
+def test_read_clip_starts_strides_and_says_how_much_is_missing(tmp_path):
+    write_video(tmp_path / "a.mp4", frames(9))
+    every = read_clip(tmp_path / "a.mp4", (9, 20, 30, 3))
+    np.testing.assert_array_equal(read_clip(tmp_path / "a.mp4", (3, 20, 30, 3), start=2, stride=3), every[2::3])
+    with pytest.raises(UserError, match="has 2 frames from frame 7 at stride 1: 4 are needed"):
+        read_clip(tmp_path / "a.mp4", (4, 20, 30, 3), start=7)
+
+
+def test_what_is_no_video_is_refused(tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"no video at all" * 100)
+    for path, message in [(tmp_path / "a.mp4", "cannot be decoded"), (tmp_path / "b.mp4", "no file")]:
+        with pytest.raises(UserError, match=message):
+            list(read_frames(path))
+
+
+def test_views_put_videos_where_they_belong():
+    video = frames(2, 4, 6)
+    hidden = hide(video, np.ones((2, 4, 6, 1)) * np.array([0, 1])[:, None, None, None])
+    np.testing.assert_array_equal(hidden[0], video[0])
+    assert (hidden[1] == hidden[1, 0, 0]).all()
+    row = side_by_side(video, hidden, gap=3)
+    assert row.shape == (2, 4, 15, 3) and (row[:, :, 6:9] == 255).all()
+    np.testing.assert_array_equal(row[:, :, 9:], hidden)
+    grid = frame_grid(video, hidden, gap=1)
+    assert grid.shape == (12, 16, 3)
+    np.testing.assert_array_equal(grid[1:5, 9:15], video[1])
+    np.testing.assert_array_equal(enlarge(video, 8)[:, ::2, ::2], video)
