@@ -42,7 +42,7 @@ def get_config() -> ConfigDict:
     config.loss = dict(loss="normalised", mask_mixture="varied", label_dropout=0.1)
 
     config.optimizer = dict(weight_decay=0.0, clip_norm=1.0, b2=0.999)
-    config.learning_rate = dict(peak=1e-4, warmup_steps=1_000, decay="constant")  # or cosine
+    config.learning_rate = dict(peak=1e-4, warmup_steps=1_000, decay="constant")  # or cosine, tail
     config.ema_decay = 0.9999
 
     # name: moving_digits, synthetic, video_folder; the rest are keyword arguments of that source.

@@ -128,6 +128,9 @@ def test_learning_rate_warms_up_then_stays_or_falls():
     assert float(constant(99)) == pytest.approx(1e-3)
     assert float(cosine(10)) == pytest.approx(1e-3) and float(cosine(55)) == pytest.approx(5e-4)
     assert float(cosine(100)) == pytest.approx(0, abs=1e-9)
+    tail = make_learning_rate(1e-3, 10, 100, "tail")
+    assert float(tail(80)) == pytest.approx(1e-3)
+    assert float(tail(90)) == pytest.approx(5e-4) and float(tail(100)) == pytest.approx(0, abs=1e-9)
     with pytest.raises(UserError, match="'linear'"):
         make_learning_rate(1e-3, 10, 100, "linear")
 

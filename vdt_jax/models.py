@@ -299,7 +299,7 @@ def _table(embedding: np.ndarray) -> jax.Array:
 
 
 class _Linear(nn.Dense):
-    """nn.Dense on (rows, features): over more axes XLA's CPU backend is up to twice as slow at the kernel's gradient."""
+    """nn.Dense on (rows, features): over more axes XLA's CPU backend takes twice as long for the kernel's gradient."""
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         rows = super().__call__(inputs.reshape(-1, inputs.shape[-1]))

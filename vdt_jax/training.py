@@ -19,7 +19,7 @@ from vdt_jax.models import FROZEN_PARAMS, VDT
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
-DECAYS = ("constant", "cosine")
+DECAYS = ("constant", "cosine", "tail")
 
 
 @flax.struct.dataclass
@@ -33,13 +33,20 @@ class TrainState:
 
 
 def make_learning_rate(peak: float, warmup_steps: int, total_steps: int, decay: str) -> optax.Schedule:
-    """Linear warm-up from 0 to `peak`, then constant, or a cosine down to 0 at `total_steps`."""
+    """Linear warm-up from 0 to `peak`, then as `decay` says.
+
+    `constant` stays; `cosine` falls to 0 at `total_steps`; `tail` stays and falls in a line over the last fifth, so that
+    a run can be made longer until it is worth ending (Hu et al. 2024, arXiv 2404.06395, sec. 4).
+    """
     if decay not in DECAYS:
         raise UserError(f"no learning-rate decay '{decay}': choose from {', '.join(DECAYS)}")
     warmup = optax.linear_schedule(0.0, peak, warmup_steps)
     after = optax.constant_schedule(peak)
     if decay == "cosine":
         after = optax.cosine_decay_schedule(peak, max(total_steps - warmup_steps, 1))
+    if decay == "tail":
+        fifth = max(total_steps // 5, 1)
+        after = optax.linear_schedule(peak, 0.0, fifth, transition_begin=max(total_steps - warmup_steps - fifth, 0))
     return optax.join_schedules([warmup, after], [warmup_steps])
 
 
