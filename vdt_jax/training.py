@@ -35,8 +35,8 @@ class TrainState:
 def make_learning_rate(peak: float, warmup_steps: int, total_steps: int, decay: str) -> optax.Schedule:
     """Linear warm-up from 0 to `peak`, then as `decay` says.
 
-    `constant` stays; `cosine` falls to 0 at `total_steps`; `tail` stays and falls in a line over the last fifth, so that
-    a run can be made longer until it is worth ending (Hu et al. 2024, arXiv 2404.06395, sec. 4).
+    `constant` stays; `cosine` falls to 0 at `total_steps`; `tail` stays, then falls in a line over the last fifth, so
+    that a run can be made longer until it is worth ending (Hu et al. 2024, arXiv 2404.06395, sec. 4).
     """
     if decay not in DECAYS:
         raise UserError(f"no learning-rate decay '{decay}': choose from {', '.join(DECAYS)}")
