@@ -13,8 +13,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from vdt_jax.errors import UserError
-from vdt_jax.safe_pickle import Ignored, UnsafeFileError, load_torch
+from vdt_jax.errors import UnsafeFileError, UserError
+from vdt_jax.safe_pickle import Ignored, load_torch
 
 GOLDENS = Path(__file__).parent / "goldens"
 

@@ -1,4 +1,4 @@
-"""The one exception that means: the person who called this can put it right."""
+"""The exceptions that mean: the person who called this can put it right."""
 
 
 class UserError(ValueError):
@@ -6,3 +6,7 @@ class UserError(ValueError):
 
     The scripts print it without a traceback and exit with code 2.
     """
+
+
+class UnsafeFileError(UserError):
+    """A file of weights asks for something that none needs, or is not what it says it is."""
