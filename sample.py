@@ -2,6 +2,8 @@
 
     python sample.py --checkpoint=runs/video_folder_tiny --task=interpolation --input=clip.mp4 --output=out.mp4
 
+A model of latents needs --vae, the autoencoder that it was trained with.
+
 For each sample, beside OUT.mp4: OUT.gif (given | sample | truth) and OUT.png (the same as rows of frames).
 """
 
@@ -13,7 +15,7 @@ from absl import flags
 from vdt_jax import cli
 from vdt_jax.data import make_source
 from vdt_jax.errors import UserError
-from vdt_jax.generate import generate, load, sample_keys, task_masks
+from vdt_jax.generate import enlarge_mask, generate, load, load_vae, sample_keys, task_masks
 from vdt_jax.masks import TASKS
 from vdt_jax.pages import write_comparison
 from vdt_jax.sampling import SAMPLERS
@@ -29,6 +31,12 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of noise and masks.")
 _NUM_GIVEN = flags.DEFINE_integer("num_given", None, "Frames given to predict and backward; half of them if not said.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Samples; numbered in their file names if more than one.")
 _START = flags.DEFINE_integer("start", 0, "First frame of --input to use.")
+_VAE = flags.DEFINE_string(
+    "vae", None, "Autoencoder: a folder, a file, or a repository like stabilityai/sd-vae-ft-ema."
+)
+_VAE_DTYPE = flags.DEFINE_enum("vae_dtype", "float32", ["float32", "bfloat16"], "What the autoencoder computes in.")
+_ENCODE_FULL = flags.DEFINE_bool("encode_full", False, "Let the autoencoder see hidden pixels, as officially.")
+_PASTE = flags.DEFINE_bool("paste", True, "Given pixels as in the input, not through the autoencoder (--nopaste).")
 _FPS = flags.DEFINE_float("fps", None, "Of the output; the input's, or 8.")
 
 
@@ -43,22 +51,30 @@ def main(_) -> None:
     cli.quiet_start()
     loaded = load(_CHECKPOINT.value)
     model, data = loaded.model, loaded.config["data"]
+    vae = None if _VAE.value is None else load_vae(_VAE.value, _VAE_DTYPE.value)
+    if vae is None and model.in_channels not in (1, 3):
+        raise UserError(f"{_CHECKPOINT.value} is a model of latents ({model.in_channels} channels): add --vae=FOLDER")
+    clip_shape = model.video_shape if vae is None else vae.clip_shape(model)
 
     numbers = range(_NUM_SAMPLES.value)
     fps = _FPS.value or 8.0
     if _INPUT.value is None:
-        source = make_source(data, model.video_shape, "held_out")
+        source = make_source(data, clip_shape, "held_out")
         clips = [source[number % len(source)] for number in numbers]
     else:
         stride = data.get("stride", 1)
-        clips = [read_clip(_INPUT.value, model.video_shape, _START.value, stride)] * len(numbers)
+        clips = [read_clip(_INPUT.value, clip_shape, _START.value, stride)] * len(numbers)
         fps = _FPS.value or frame_rate(_INPUT.value) / stride
     clean = to_float(np.stack(clips))
 
     mask = np.asarray(task_masks(_SEED.value, numbers, _TASK.value, model, _NUM_GIVEN.value))
     keys = sample_keys(_SEED.value, numbers)
     diffusion = loaded.diffusion(_STEPS.value)
-    samples = np.asarray(generate(model, loaded.params, diffusion, clean, mask, keys, sampler=_SAMPLER.value))
+    given = clean if vae is None else vae.encode(clean, mask, keys, _ENCODE_FULL.value)
+    samples = np.asarray(generate(model, loaded.params, diffusion, given, mask, keys, sampler=_SAMPLER.value))
+    if vae is not None:
+        samples = vae.decode(samples, clean, mask, _PASTE.value)
+        mask = enlarge_mask(mask, vae.model.factor)
     for number in numbers:
         stem = output.with_name(output.stem + (f"_{number}" if len(numbers) > 1 else ""))
         if output.suffix in (".mp4", ".npz"):

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"errors"},
     {"schedules", "masks", "sharding", "video", "safe_pickle", "progress"},
-    {"models", "diffusion", "data"},
+    {"models", "autoencoder", "diffusion", "data"},
     {"training", "sampling", "torch_weights", "metrics"},
     {"checkpoints"},
     {"generate", "pages"},
@@ -22,7 +22,8 @@ RESTRICTED = {
     "ml_collections": {"cli"},
     "orbax": {"checkpoints"},
     "grain": {"data"},
-    "flax": {"models", "training"},
+    "flax": {"models", "autoencoder", "training"},
+    "huggingface_hub": {"torch_weights"},
     "torch": set(),
     "tensorflow": set(),
 }

@@ -9,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vdt_jax.autoencoder import AutoencoderKL, decode_video, encode_video
 from vdt_jax.checkpoints import load_config, load_model
 from vdt_jax.diffusion import GaussianDiffusion, make_diffusion
 from vdt_jax.errors import UserError
 from vdt_jax.masks import task_mask
 from vdt_jax.models import VDT
 from vdt_jax.sampling import SAMPLERS
+from vdt_jax.torch_weights.autoencoder import load_autoencoder
 
 
 class LoadedModel(NamedTuple):
@@ -27,6 +29,69 @@ class LoadedModel(NamedTuple):
     def diffusion(self, num_steps: int) -> GaussianDiffusion:
         """The process that the network was trained for, respaced to this many steps."""
         return respaced(self.config["diffusion"], num_steps, self.model.learn_sigma)
+
+
+class LoadedAutoencoder(NamedTuple):
+    """An autoencoder and its parameters, for models of latents."""
+
+    model: AutoencoderKL
+    params: Any
+
+    def clip_shape(self, model: VDT) -> tuple[int, int, int, int]:
+        """(F, H, W, C) of the clips whose latents this VDT denoises.
+
+        Raises:
+          UserError: a VDT of other latents.
+        """
+        num_frames, height, width, channels = model.video_shape
+        if channels != self.model.latent_channels:
+            raise UserError(
+                f"this model takes {channels} channels, the autoencoder makes {self.model.latent_channels}: "
+                "leave out --vae, or name the one that the model was trained with"
+            )
+        return num_frames, height * self.model.factor, width * self.model.factor, self.model.in_channels
+
+    def encode(self, clips: np.ndarray, mask: np.ndarray, keys: jax.Array, encode_full: bool = False) -> jax.Array:
+        """Scaled latents of clips, drawn from the posterior.
+
+        Hidden pixels are first replaced by the mean of the clip's given ones: attention spreads what stands there over
+        the whole frame, so that the latents of the given cells would tell of it.
+
+        Args:
+          clips: (B, F, H, W, 3) in [-1, 1].
+          mask: (B, F, h, w, 1) over the latents, 1 = generate, 0 = given.
+          keys: (B,) one for each sample.
+          encode_full: encodes the hidden pixels too, as the official code does.
+
+        Returns:
+          (B, F, h, w, C).
+        """
+        if not encode_full:
+            hidden = enlarge_mask(mask, self.model.factor) > 0.5
+            given = np.where(hidden, np.nan, clips).reshape(len(clips), -1, clips.shape[-1])
+            counts = np.maximum(np.isfinite(given).sum(axis=1), 1)
+            mean = np.nansum(given, axis=1) / counts
+            clips = np.where(hidden, mean[:, None, None, None].astype(np.float32), clips)
+        encoded = [
+            encode_video(self.model, self.params, clip, key=jax.random.fold_in(key, 2))
+            for clip, key in zip(clips, keys, strict=True)
+        ]
+        return jnp.stack(encoded)
+
+    def decode(self, latents: Any, clips: np.ndarray, mask: np.ndarray, paste: bool = True) -> np.ndarray:
+        """Clips (B, F, H, W, 3) of scaled latents (B, F, h, w, C), with the given pixels of `clips` pasted back."""
+        decoded = np.stack([decode_video(self.model, self.params, video) for video in np.asarray(latents)])
+        return np.where(enlarge_mask(mask, self.model.factor) > 0.5, decoded, clips) if paste else decoded
+
+
+def enlarge_mask(mask: np.ndarray, factor: int) -> np.ndarray:
+    """A mask (B, F, h, w, 1) over latents as one over their pixels, (B, F, H, W, 1); 1 = generate, 0 = given."""
+    return np.asarray(mask).repeat(factor, axis=2).repeat(factor, axis=3)
+
+
+def load_vae(where: str | os.PathLike, dtype: str = "float32") -> LoadedAutoencoder:
+    """Loads an autoencoder from a folder, a file or the Hugging Face hub."""
+    return LoadedAutoencoder(*load_autoencoder(where, dtype))
 
 
 def load(path: str | os.PathLike) -> LoadedModel:

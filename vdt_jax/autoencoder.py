@@ -1,0 +1,323 @@
+"""The autoencoder of Stable Diffusion (AutoencoderKL) in Flax Linen, frame by frame.
+
+Rombach et al. 2022 (arXiv 2112.10752), section 3.1, in the sizes of sd-vae-ft-ema and sd-vae-ft-mse or any other with
+plain blocks. A frame (H, W, 3) in [-1, 1] becomes a normal distribution over latents (H/8, W/8, 4):
+
+    mean, logvar = encode(x)
+    z = scaling_factor * (mean + exp(logvar / 2) eps)
+    x = decode(z / scaling_factor)
+
+Parameter paths are diffusers' names with Flax's leaf names: `encoder/down_blocks_0/resnets_1/conv1/kernel`.
+`encode_video` and `decode_video` bound the memory: frames in chunks, large frames in tiles, each shape compiled once.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import linen as nn
+
+from vdt_jax.errors import UserError
+
+SCALING_FACTOR = 0.18215  # latents of the public autoencoders times this have about unit variance
+
+_EPSILON = 1e-6
+_LOGVAR_LIMITS = (-30.0, 20.0)
+
+
+class ResnetBlock(nn.Module):
+    """GroupNorm, SiLU, 3x3 convolution, twice, and a shortcut: (B, h, w, C) -> (B, h, w, channels)."""
+
+    channels: int
+    groups: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        hidden = _conv(self.channels, 3, self.dtype, "conv1")(nn.silu(_norm(self.groups, self.dtype, "norm1")(x)))
+        hidden = _conv(self.channels, 3, self.dtype, "conv2")(nn.silu(_norm(self.groups, self.dtype, "norm2")(hidden)))
+        if x.shape[-1] != self.channels:
+            x = _conv(self.channels, 1, self.dtype, "conv_shortcut")(x)
+        return x + hidden
+
+
+class Attention(nn.Module):
+    """One head over all positions of a frame: (B, h, w, C) -> (B, h, w, C)."""
+
+    groups: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        height, width, channels = x.shape[1:]
+        tokens = rearrange(_norm(self.groups, self.dtype, "group_norm")(x), "b h w c -> b (h w) c")
+        query, key, value = (nn.Dense(channels, dtype=self.dtype, name=f"to_{name}")(tokens) for name in "qkv")
+        logits = jnp.einsum("bnc,bmc->bnm", query * channels**-0.5, key)
+        weights = nn.softmax(logits.astype(jnp.float32)).astype(self.dtype)
+        out = nn.Dense(channels, dtype=self.dtype, name="to_out_0")(jnp.einsum("bnm,bmc->bnc", weights, value))
+        return x + rearrange(out, "b (h w) c -> b h w c", h=height, w=width)
+
+
+class MidBlock(nn.Module):
+    """Resnet block, attention where there is one, resnet block, at the lowest resolution."""
+
+    groups: int
+    attention: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = ResnetBlock(x.shape[-1], self.groups, self.dtype, name="resnets_0")(x)
+        if self.attention:
+            x = Attention(self.groups, self.dtype, name="attentions_0")(x)
+        return ResnetBlock(x.shape[-1], self.groups, self.dtype, name="resnets_1")(x)
+
+
+class DownBlock(nn.Module):
+    """Resnet blocks, then half the size: a stride-2 convolution that pads right and below alone."""
+
+    channels: int
+    num_layers: int
+    groups: int
+    down: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in range(self.num_layers):
+            x = ResnetBlock(self.channels, self.groups, self.dtype, name=f"resnets_{layer}")(x)
+        if self.down:
+            x = _conv(self.channels, 3, self.dtype, "downsamplers_0_conv", stride=2, padding=((0, 1), (0, 1)))(x)
+        return x
+
+
+class UpBlock(nn.Module):
+    """Resnet blocks, then twice the size: each pixel four times, and a convolution."""
+
+    channels: int
+    num_layers: int
+    groups: int
+    up: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in range(self.num_layers):
+            x = ResnetBlock(self.channels, self.groups, self.dtype, name=f"resnets_{layer}")(x)
+        if self.up:
+            x = x.repeat(2, axis=1).repeat(2, axis=2)
+            x = _conv(self.channels, 3, self.dtype, "upsamplers_0_conv")(x)
+        return x
+
+
+class Encoder(nn.Module):
+    """(B, H, W, 3) -> (B, h, w, 2 * latent channels)."""
+
+    config: "AutoencoderKL"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        x = _conv(c.block_out_channels[0], 3, c.dtype, "conv_in")(x)
+        for level, channels in enumerate(c.block_out_channels):
+            down = level < len(c.block_out_channels) - 1
+            x = DownBlock(channels, c.layers_per_block, c.norm_num_groups, down, c.dtype, name=f"down_blocks_{level}")(
+                x
+            )
+        x = MidBlock(c.norm_num_groups, c.mid_block_add_attention, c.dtype, name="mid_block")(x)
+        x = nn.silu(_norm(c.norm_num_groups, c.dtype, "conv_norm_out")(x))
+        return _conv(2 * c.latent_channels, 3, c.dtype, "conv_out")(x)
+
+
+class Decoder(nn.Module):
+    """(B, h, w, latent channels) -> (B, H, W, 3)."""
+
+    config: "AutoencoderKL"
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        c = self.config
+        x = _conv(c.block_out_channels[-1], 3, c.dtype, "conv_in")(z)
+        x = MidBlock(c.norm_num_groups, c.mid_block_add_attention, c.dtype, name="mid_block")(x)
+        for level, channels in enumerate(c.block_out_channels[::-1]):
+            up = level < len(c.block_out_channels) - 1
+            layers = c.layers_per_block + 1
+            x = UpBlock(channels, layers, c.norm_num_groups, up, c.dtype, name=f"up_blocks_{level}")(x)
+        x = nn.silu(_norm(c.norm_num_groups, c.dtype, "conv_norm_out")(x))
+        return _conv(c.out_channels, 3, c.dtype, "conv_out")(x)
+
+
+class AutoencoderKL(nn.Module):
+    """The autoencoder: `encode` (B, H, W, 3) to (mean, logvar), `decode` (B, h, w, 4) to (B, H, W, 3); unscaled.
+
+    Attributes:
+      in_channels, out_channels, latent_channels: of a frame, of what comes back, and of its latents.
+      block_out_channels: a number a level; each level but the last halves the frame.
+      layers_per_block, norm_num_groups, mid_block_add_attention, use_quant_conv, use_post_quant_conv: as diffusers'.
+      scaling_factor: latents are multiplied by it; see `encode_video`.
+      dtype: of the computation ("float32", "bfloat16"); parameters and results are float32.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 4
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers_per_block: int = 2
+    norm_num_groups: int = 32
+    mid_block_add_attention: bool = True
+    use_quant_conv: bool = True
+    use_post_quant_conv: bool = True
+    scaling_factor: float = SCALING_FACTOR
+    dtype: Any = jnp.float32
+
+    def setup(self) -> None:
+        """The parts, by diffusers' names."""
+        # A copy outside of any scope: sizes alone, without the parameters of this one.
+        sizes = self.clone(parent=None)
+        self.encoder, self.decoder = Encoder(sizes), Decoder(sizes)
+        if self.use_quant_conv:
+            self.quant_conv = _conv(2 * self.latent_channels, 1, self.dtype)
+        if self.use_post_quant_conv:
+            self.post_quant_conv = _conv(self.latent_channels, 1, self.dtype)
+
+    @property
+    def factor(self) -> int:
+        """Pixels of a side of a latent cell."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Frames (B, H, W, 3) in [-1, 1] to the mean and log-variance of their latents, (B, h, w, 4) float32 each."""
+        moments = self.encoder(x)
+        if self.use_quant_conv:
+            moments = self.quant_conv(moments)
+        mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
+        return mean, jnp.clip(logvar, *_LOGVAR_LIMITS)
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        """Latents (B, h, w, 4), unscaled, to frames (B, H, W, 3) float32, near [-1, 1] but not clipped."""
+        if self.use_post_quant_conv:
+            z = self.post_quant_conv(z)
+        return self.decoder(z).astype(jnp.float32)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """There and back through the mean; `init` walks this."""
+        return self.decode(self.encode(x)[0])
+
+
+def sample_posterior(mean: jax.Array, logvar: jax.Array, key: jax.Array | None) -> jax.Array:
+    """A draw from the distribution of the latents, or its mode where there is no key."""
+    if key is None:
+        return mean
+    return mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
+
+
+def encode_video(
+    model: AutoencoderKL, params: Any, video: np.ndarray, *, key: jax.Array | None, chunk: int = 4, tile: int = 512
+) -> jax.Array:
+    """Scaled latents of one video.
+
+    Args:
+      video: (F, H, W, 3) in [-1, 1], H and W multiples of `model.factor`.
+      key: draws from the posterior, as the official VDT does; None takes its mode.
+      chunk: frames at once.
+      tile: frames with a longer side are encoded in tiles of this many pixels.
+
+    Returns:
+      (F, h, w, 4) float32.
+
+    Raises:
+      UserError: frames of a size that has no latents.
+    """
+    height, width = video.shape[1:3]
+    if height % model.factor or width % model.factor:
+        raise UserError(f"frames of {height}x{width} have no latents: both sides must be multiples of {model.factor}")
+    encode = functools.partial(_encode, model, params)
+    moments = _by_chunks(functools.partial(_by_tiles, encode, tile, 1 / model.factor), video, chunk)
+    mean, logvar = np.split(moments, 2, axis=-1)
+    return model.scaling_factor * sample_posterior(jnp.asarray(mean), jnp.asarray(logvar), key)
+
+
+def decode_video(
+    model: AutoencoderKL, params: Any, latents: np.ndarray, *, chunk: int = 4, tile: int = 512
+) -> np.ndarray:
+    """One video (F, H, W, 3) in [-1, 1] from its scaled latents (F, h, w, 4); the rest as in `encode_video`."""
+    decode = functools.partial(_decode, model, params)
+    by_tiles = functools.partial(_by_tiles, decode, tile // model.factor, model.factor)
+    return np.clip(_by_chunks(by_tiles, np.asarray(latents) / model.scaling_factor, chunk), -1, 1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(model: AutoencoderKL, params: Any, frames: jax.Array) -> jax.Array:
+    mean, logvar = model.apply({"params": params}, frames, method="encode")
+    return jnp.concatenate([mean, logvar], axis=-1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(model: AutoencoderKL, params: Any, latents: jax.Array) -> Any:
+    return model.apply({"params": params}, latents, method="decode")
+
+
+def _by_chunks(function: Callable[[np.ndarray], np.ndarray], frames: np.ndarray, chunk: int) -> np.ndarray:
+    """`function` on `chunk` frames at a time; the last chunk is filled up, so that one shape is compiled."""
+    chunk = min(chunk, len(frames))
+    parts = []
+    for first in range(0, len(frames), chunk):
+        part = frames[first : first + chunk]
+        padded = np.concatenate([part, np.repeat(part[-1:], chunk - len(part), axis=0)])
+        parts.append(function(padded)[: len(part)])
+    return np.concatenate(parts)
+
+
+def _by_tiles(function: Callable[[np.ndarray], Any], tile: int, scale: float, frames: np.ndarray) -> np.ndarray:
+    """`function` on tiles of frames (B, H, W, C) that overlap by a quarter or more, blended with linear ramps.
+
+    Attention and normalisation see one tile, so that seams would show without the blend. `scale` is the size of the
+    output over that of the input.
+    """
+    height, width = frames.shape[1:3]
+    tile_height, tile_width = min(tile, height), min(tile, width)
+    total, weights = np.zeros(()), np.zeros((1, round(height * scale), round(width * scale), 1), np.float32)
+    ramps = _ramp(round(tile_height * scale))[:, None] * _ramp(round(tile_width * scale))[None, :]
+    for top in _starts(height, tile_height, scale):
+        for left in _starts(width, tile_width, scale):
+            out = np.asarray(function(frames[:, top : top + tile_height, left : left + tile_width]))
+            if (tile_height, tile_width) == (height, width):
+                return out
+            if total.ndim == 0:
+                total = np.zeros((len(out), *weights.shape[1:3], out.shape[-1]), np.float32)
+            place = np.s_[:, round(top * scale) :, round(left * scale) :]
+            total[place][:, : ramps.shape[0], : ramps.shape[1]] += ramps[None, :, :, None] * out
+            weights[place][:, : ramps.shape[0], : ramps.shape[1]] += ramps[None, :, :, None]
+    return total / weights
+
+
+def _starts(size: int, tile: int, scale: float) -> Sequence[int]:
+    """Where tiles begin: evenly spread, the last one ending at the edge, on whole latent cells."""
+    cell = max(1, round(1 / scale))
+    count = 1 if size <= tile else 1 + -(-(size - tile) // max(cell, tile * 3 // 4))
+    return [round(i * (size - tile) / max(count - 1, 1) / cell) * cell for i in range(count)]
+
+
+def _ramp(length: int) -> np.ndarray:
+    """Rises from the edge over a quarter of a tile, falls over the last one; never zero."""
+    position = np.arange(1, length + 1, dtype=np.float32)
+    return np.minimum(1, np.minimum(position, position[::-1]) / max(1, length // 4))
+
+
+def _conv(
+    channels: int,
+    size: int,
+    dtype: Any,
+    name: str | None = None,
+    stride: int = 1,
+    padding: Any = "SAME",
+) -> nn.Conv:
+    return nn.Conv(channels, (size, size), stride, padding, dtype=dtype, name=name)
+
+
+def _norm(groups: int, dtype: Any, name: str) -> nn.GroupNorm:
+    return nn.GroupNorm(groups, epsilon=_EPSILON, dtype=dtype, use_fast_variance=False, name=name)
