@@ -117,8 +117,10 @@ def load_model(path: str | os.PathLike) -> tuple[VDT, Any]:
     Raises:
       UserError: no checkpoint there, or weights that are not those of its config.
     """
-    options = load_config(path)["model"]
-    model = VDT(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
+    options: dict[str, Any] = load_config(path)["model"]
+    if isinstance(options["input_size"], list):  # JSON knows no tuples, and a module's fields must be hashable
+        options["input_size"] = tuple(options["input_size"])
+    model = VDT(**options)
     x = jax.ShapeDtypeStruct((1, *model.video_shape), jnp.float32)
     expected = jax.eval_shape(model.init, jax.random.key(0), x, jax.ShapeDtypeStruct((1,), jnp.float32))["params"]
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
