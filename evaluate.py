@@ -1,6 +1,6 @@
 """Measure a checkpoint, task by task, beside baselines.
 
-    python evaluate.py --checkpoint=runs/digits --output=runs/digits/evaluation
+    python evaluate.py --checkpoint=demo --output=runs/evaluation
 
 Writes report.json, and index.html with looping GIFs: given | sample | truth.
 """
@@ -13,6 +13,7 @@ import numpy as np
 from absl import flags
 
 from vdt_jax import cli
+from vdt_jax.checkpoints import DEMO
 from vdt_jax.data import make_source
 from vdt_jax.errors import UserError
 from vdt_jax.generate import generate, load, sample_keys, task_masks
@@ -22,7 +23,7 @@ from vdt_jax.metrics.frames import psnr, ssim
 from vdt_jax.pages import Example, Section, table_text, write_comparison, write_page
 from vdt_jax.video import to_float
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A working directory of train.py, or a converted folder.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "A working directory, a converted folder, or `demo`.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the report and its page.")
 _TASKS = flags.DEFINE_list("tasks", list(TASKS), "Tasks to measure.")
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", 16, "Held-out clips a task.")
@@ -31,17 +32,28 @@ _STEPS = flags.DEFINE_integer("steps", 50, "Sampling steps.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of noise and masks.")
 _SHOWN = flags.DEFINE_integer("shown", 4, "Clips a task on the page.")
 
+# Tasks that leave so much open that one sample says little: the page shows several.
+_AMBIGUOUS = ("unconditional", "single_frame")
+_SAMPLES_OF_AMBIGUOUS = 3
+
 
 def main(_) -> None:
-    if _CHECKPOINT.value is None or _OUTPUT.value is None:
-        raise UserError("say what to measure and where to write: --checkpoint=runs/NAME --output=FOLDER")
+    if _OUTPUT.value is None:
+        raise UserError("say where to write: --output=FOLDER")
+    if _NUM_CLIPS.value < 1 or _BATCH_SIZE.value < 1:
+        raise UserError(f"--num_clips={_NUM_CLIPS.value} and --batch_size={_BATCH_SIZE.value} must be at least 1")
     cli.quiet_start()
     loaded = load(_CHECKPOINT.value)
     diffusion = loaded.diffusion(_STEPS.value)
     source = make_source(loaded.config["data"], loaded.model.video_shape, "held_out")
     num_clips = min(_NUM_CLIPS.value, len(source))
+    num_shown = min(_SHOWN.value, num_clips)
     output = Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
+
+    def sample(clean: np.ndarray, mask: np.ndarray, seed: int, numbers: range) -> np.ndarray:
+        keys = sample_keys(seed, numbers)
+        return np.asarray(generate(loaded.model, loaded.params, diffusion, clean, mask, keys))
 
     report, sections = {}, []
     for task in _TASKS.value:
@@ -50,22 +62,35 @@ def main(_) -> None:
             numbers = range(first, min(first + _BATCH_SIZE.value, num_clips))
             clean = to_float(np.stack([source[number] for number in numbers]))
             mask = np.asarray(task_masks(_SEED.value, numbers, task, loaded.model))
-            keys = sample_keys(_SEED.value, numbers)
-            samples = np.asarray(generate(loaded.model, loaded.params, diffusion, clean, mask, keys))
-            candidates = {"model": samples} | {name: baseline(clean, mask) for name, baseline in BASELINES.items()}
+            candidates = {"model": sample(clean, mask, _SEED.value, numbers)}
+            if not mask.all():  # where nothing is given there is nothing to copy
+                candidates |= {name: baseline(clean, mask) for name, baseline in BASELINES.items()}
             for name, video in candidates.items():
                 scores.setdefault(f"{name} PSNR", []).append(np.asarray(psnr(video, clean, mask)))
                 scores.setdefault(f"{name} SSIM", []).append(np.asarray(ssim(video, clean, mask)))
-            for number in range(first, min(_SHOWN.value, numbers.stop)):
-                write_comparison(output / f"{task}_{number}", clean[number], mask[number], [samples[number]])
+            shown = min(num_shown - first, len(numbers))
+            if shown > 0:
+                shown_samples = [candidates["model"][:shown]]
+                for seed in range(1, _SAMPLES_OF_AMBIGUOUS if task in _AMBIGUOUS else 1):
+                    shown_samples.append(sample(clean[:shown], mask[:shown], _SEED.value + seed, numbers[:shown]))
+                for i in range(shown):
+                    stem = output / f"{task}_{numbers[i]}"
+                    write_comparison(stem, clean[i], mask[i], [samples[i] for samples in shown_samples])
         report[task] = {name: round(float(np.concatenate(values).mean()), 4) for name, values in scores.items()}
-        print(f"{task}: {report[task]}", flush=True)
-        shown = [Example(f"{task}_{n}.gif", f"clip {n}") for n in range(min(_SHOWN.value, num_clips))]
-        sections.append(Section(task, f"python sample.py --checkpoint={_CHECKPOINT.value} --task={task}", shown))
+        print(f"{task}: PSNR {report[task]['model PSNR']:.2f} dB, SSIM {report[task]['model SSIM']:.3f}", flush=True)
+        command = (
+            f"python sample.py --checkpoint={_CHECKPOINT.value} --task={task} --num_samples={num_shown} "
+            f"--steps={_STEPS.value} --seed={_SEED.value} --output={task}.gif"
+        )
+        caption = "given | samples of seeds 0, 1, 2 | truth" if task in _AMBIGUOUS else "given | sample | truth"
+        examples = [Example(f"{task}_{n}.gif", f"clip {n}: {caption}") for n in range(num_shown)]
+        sections.append(Section(task, command, examples))
 
-    columns = ["task", *next(iter(report.values()))]
-    rows = [[task, *(f"{value:.2f}" for value in values.values())] for task, values in report.items()]
-    print(table_text(columns, rows))
+    names = [f"{name} {metric}" for name in ("model", *BASELINES) for metric in ("PSNR", "SSIM")]
+    rows = [
+        [task, *(f"{scores[name]:.2f}" if name in scores else "-" for name in names)] for task, scores in report.items()
+    ]
+    print(table_text(["task", *names], rows))
     protocol = {
         "checkpoint": _CHECKPOINT.value,
         "data": loaded.config["data"],
@@ -79,10 +104,12 @@ def main(_) -> None:
     }
     (output / "report.json").write_text(json.dumps({"protocol": protocol, "tasks": report}, indent=2) + "\n")
     introduction = (
-        f"Given | sample | truth, violet where the model generates. PSNR in dB and SSIM on the generated positions of "
-        f"{num_clips} held-out clips, {_STEPS.value} steps."
+        "One model, seven tasks. Violet is what the model has to generate. PSNR (dB) and SSIM are taken on the "
+        f"generated positions of {num_clips} held-out clips, {_STEPS.value} sampling steps."
     )
-    write_page(output / "index.html", "VDT samples", introduction, columns, rows, sections)
+    write_page(
+        output / "index.html", "VDT: one transformer, seven video tasks", introduction, ["task", *names], rows, sections
+    )
     print(f"page: {output / 'index.html'}")
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from absl import flags
 
 from vdt_jax import cli
+from vdt_jax.checkpoints import DEMO
 from vdt_jax.data import make_source
 from vdt_jax.errors import UserError
 from vdt_jax.generate import enlarge_mask, generate, load, load_vae, sample_keys, task_masks
@@ -21,7 +22,7 @@ from vdt_jax.pages import write_comparison
 from vdt_jax.sampling import SAMPLERS
 from vdt_jax.video import OUTPUT_SUFFIXES, frame_rate, read_clip, to_float, to_uint8, write_video
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A working directory of train.py, or a converted folder.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "A working directory, a converted folder, or `demo`.")
 _TASK = flags.DEFINE_string("task", "predict", f"One of {', '.join(TASKS)}.")
 _INPUT = flags.DEFINE_string("input", None, "A video file; without it, held-out clips of the training data.")
 _OUTPUT = flags.DEFINE_string("output", "out.mp4", f"The sample: {', '.join(OUTPUT_SUFFIXES)}.")
@@ -41,14 +42,14 @@ _FPS = flags.DEFINE_float("fps", None, "Of the output; the input's, or 8.")
 
 
 def main(_) -> None:
-    if _CHECKPOINT.value is None:
-        raise UserError("no checkpoint was named: add --checkpoint=runs/NAME")
     output = Path(_OUTPUT.value)
     if output.suffix not in OUTPUT_SUFFIXES:
         raise UserError(f"cannot write --output={output}: end its name in {', '.join(OUTPUT_SUFFIXES)}")
     if _NUM_SAMPLES.value < 1:
         raise UserError(f"--num_samples={_NUM_SAMPLES.value} cannot be: at least 1")
     cli.quiet_start()
+    if _CHECKPOINT.value == DEMO:
+        print("checkpoint: the model that ships with vdt_jax (moving digits); --checkpoint names another")
     loaded = load(_CHECKPOINT.value)
     model, data = loaded.model, loaded.config["data"]
     vae = None if _VAE.value is None else load_vae(_VAE.value, _VAE_DTYPE.value)

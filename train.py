@@ -47,6 +47,10 @@ def main(_) -> None:
     options = json.loads(config.to_json())
     check_same_run(workdir, options)
 
+    for name in ("total_steps", "log_every", "checkpoint_every", "keep_checkpoints", "data_threads"):
+        if config[name] < 1:
+            raise UserError(f"config.{name}={config[name]} cannot be: at least 1")
+
     # ------------------------------------------------------------------ model, data, optimizer
     mesh = make_mesh()
     check_batch_size(config.batch_size, mesh)

@@ -96,6 +96,8 @@ def test_video_folder_says_what_is_wrong(folder, options, message):
 def test_empty_folder_and_unknown_source(tmp_path):
     with pytest.raises(UserError, match="no videos in"):
         make_source({"name": "video_folder", "path": str(tmp_path)}, (4, 8, 8, 3), "train")
+    with pytest.raises(UserError, match=r"moving_digits takes no path, speed: it takes \['num_digits'\]"):
+        make_source({"name": "moving_digits", "path": "x", "speed": 1}, (4, 16, 16, 1), "train")
     with pytest.raises(UserError, match="'imagenet'"):
         make_source({"name": "imagenet"}, (4, 8, 8, 3), "train")
 

@@ -121,6 +121,7 @@ def test_unpatchify_inverts_patchify(frames, rows, columns, patch, channels):
         (dict(patch_size=4), "patch_size=4 does not divide frames of 4x6"),
         (dict(num_heads=3), "hidden_size=16 must be a multiple"),
         (dict(depth=0), "depth=0"),
+        (dict(dtype="float17"), "dtype=float17"),
     ],
 )
 def test_impossible_sizes_are_refused(change, message):

@@ -167,6 +167,8 @@ DIGITS = f"--config={ROOT}/configs/moving_digits.py"
         ([DIGITS, "--config.model.patch_size=5"], "patch_size=5 does not divide frames of 32x32"),
         ([DIGITS, "--config.loss.mask_mixture=officious"], "no mask mixture 'officious'"),
         ([DIGITS, "--config.data.name=digits"], "no data source 'digits'"),
+        ([DIGITS, "--config.data.digits=3"], "num_digits"),
+        ([DIGITS, "--config.log_every=0"], "config.log_every=0"),
         ([f"--config={ROOT}/configs/video_folder_tiny.py"], "add --config.data.path=FOLDER"),
         ([f"--config={ROOT}/configs/video_folder_tiny.py", "--config.data.path=/nowhere"], "no folder /nowhere"),
     ],

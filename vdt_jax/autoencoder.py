@@ -252,8 +252,8 @@ def decode_video(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(model: AutoencoderKL, params: Any, frames: jax.Array) -> jax.Array:
-    mean, logvar = model.apply({"params": params}, frames, method="encode")
-    return jnp.concatenate([mean, logvar], axis=-1)
+    moments: Any = model.apply({"params": params}, frames, method="encode")  # (mean, logvar)
+    return jnp.concatenate(moments, axis=-1)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -18,6 +18,7 @@ from vdt_jax.models import VDT
 from vdt_jax.training import TrainState
 
 Config = dict[str, Any]
+DEMO = "demo"  # names the model that ships with the package
 
 
 class Checkpoints:
@@ -63,13 +64,17 @@ class Checkpoints:
         return TrainState(ema_params=restored["ema_params"], **restored["training"])
 
 
+def _folder(path: str | os.PathLike) -> Path:
+    return Path(__file__).parent / DEMO if str(path) == DEMO else Path(path).absolute()
+
+
 def load_config(path: str | os.PathLike) -> Config:
-    """The config beside a checkpoint.
+    """The config beside a checkpoint; `demo` is the model that ships.
 
     Raises:
       UserError: no such folder, or none that this project wrote.
     """
-    file = Path(path) / "config.json"
+    file = _folder(path) / "config.json"
     if not file.is_file():
         raise UserError(f"no checkpoint in {path}: give a working directory of train.py or a converted folder")
     return json.loads(file.read_text())
@@ -91,6 +96,18 @@ def save_model(path: str | os.PathLike, config: Config, params: Any) -> None:
     save_config(path, config)
 
 
+def newest_step(path: str | os.PathLike) -> int:
+    """The step of the newest checkpoint in a working directory.
+
+    Raises:
+      UserError: there is none yet.
+    """
+    steps = [int(step.name) for step in (_folder(path) / "checkpoints").glob("*") if step.name.isdigit()]
+    if not steps:
+        raise UserError(f"no checkpoint in {path} yet: train longer, or name another folder")
+    return max(steps)
+
+
 def load_model(path: str | os.PathLike) -> tuple[VDT, Any]:
     """The model and its parameters from a working directory (the newest EMA) or a folder of `save_model`.
 
@@ -100,22 +117,20 @@ def load_model(path: str | os.PathLike) -> tuple[VDT, Any]:
     Raises:
       UserError: no checkpoint there, or weights that are not those of its config.
     """
-    options = load_config(path)["model"]
-    model = VDT(**{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
+    options: dict[str, Any] = load_config(path)["model"]
+    if isinstance(options["input_size"], list):  # JSON knows no tuples, and a module's fields must be hashable
+        options["input_size"] = tuple(options["input_size"])
+    model = VDT(**options)
     x = jax.ShapeDtypeStruct((1, *model.video_shape), jnp.float32)
     expected = jax.eval_shape(model.init, jax.random.key(0), x, jax.ShapeDtypeStruct((1,), jnp.float32))["params"]
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     expected = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), expected)
-    folder = Path(path).absolute() / "params"
+    folder = _folder(path) / "params"
     if not folder.is_dir():
-        steps = sorted(int(step.name) for step in (folder.parent / "checkpoints").glob("*") if step.name.isdigit())
-        if not steps:
-            raise UserError(f"no checkpoint in {path} yet: train longer, or name another folder")
-        folder = folder.parent / "checkpoints" / str(steps[-1]) / "ema_params"
+        folder = folder.parent / "checkpoints" / str(newest_step(path)) / "ema_params"
     with ocp.StandardCheckpointer() as checkpointer:
         try:
             return model, checkpointer.restore(folder, expected)
         except ValueError as error:
-            raise UserError(
-                f"{folder} does not hold the model of its config.json: {str(error).splitlines()[0]}"
-            ) from None
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{folder} does not hold the model of its config.json: {reason}") from None

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
@@ -31,11 +32,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 def quiet_start() -> None:
     """Fewer start-up messages, and compiled programs kept between runs in a folder of this user's alone.
 
-    To be called before jax is used. JAX_COMPILATION_CACHE_DIR, where set, names another folder.
+    JAX_COMPILATION_CACHE_DIR, where set, names another folder.
     """
     logging.set_verbosity(logging.ERROR)
-    import jax  # here, so that a mistyped flag is answered at once
-
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         # A cache is code that will be run: nobody else may write there.
         folder = Path.home() / ".cache" / "vdt_jax" / "xla"

@@ -245,6 +245,8 @@ class VDT(nn.Module):
         for name in sizes:
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)} cannot be: at least 1")
+        if str(self.dtype) not in ("float32", "bfloat16") and self.dtype not in (jnp.float32, jnp.bfloat16):
+            raise UserError(f"dtype={self.dtype} cannot be: float32 or bfloat16")
         height, width = self.frame_size
         if height % self.patch_size or width % self.patch_size or min(height, width) < 1:
             raise UserError(f"patch_size={self.patch_size} does not divide frames of {height}x{width}: change either")

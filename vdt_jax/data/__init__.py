@@ -4,6 +4,7 @@ A source is a sequence: `len(source)` clips, `source[index] -> uint8 (F, H, W, C
 It may raise `UnreadableClip`, and the pipeline puts another in its place.
 """
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,4 +33,9 @@ def make_source(options: Mapping[str, Any], shape: tuple[int, int, int, int], sp
     name = options.pop("name")
     if name not in _SOURCES:
         raise UserError(f"no data source '{name}': choose from {', '.join(_SOURCES)}")
+    taken = inspect.signature(_SOURCES[name]).parameters.keys() - {"shape", "split"}
+    if unknown := options.keys() - taken:
+        raise UserError(
+            f"data source {name} takes no {', '.join(sorted(unknown))}: it takes {sorted(taken) or 'nothing'}"
+        )
     return _SOURCES[name](shape, split, **options)

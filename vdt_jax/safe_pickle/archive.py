@@ -86,7 +86,7 @@ class Archive:
             )
         if key not in self._storages:
             data = self._read(entry)
-            if zlib.crc32(data) != entry.crc:
+            if zlib.crc32(data.data) != entry.crc:
                 raise UnsafeFileError(f"storage {key!r} is damaged: its checksum is another; fetch the file again")
             self._storages[key] = data.view(dtype)
         if self._storages[key].dtype != dtype:

@@ -153,7 +153,7 @@ def _fetch(name: str) -> Path:
             f"no autoencoder at {name}: give a folder, a file, or a repository like stabilityai/sd-vae-ft-ema"
         )
     try:
-        import huggingface_hub  # an optional extra
+        import huggingface_hub  # an optional extra  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
             f"no folder {name}, and the hub cannot be asked: pip install huggingface_hub, or fetch the folder by hand"
