@@ -1,12 +1,35 @@
-"""What a run says of itself: metrics.jsonl, TensorBoard, and the terminal."""
+"""What long work says of itself: metrics.jsonl, TensorBoard, and the terminal."""
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int, unit: str = "B") -> Iterator[Callable[[int], None]]:
+    """Shows how far a piece of long work is: a bar on a terminal, a line every tenth elsewhere.
+
+    Yields:
+      A function that takes how much more is done.
+    """
+    if sys.stderr.isatty():
+        with tqdm(total=total, desc=what, unit=unit, unit_scale=True) as bar:
+            yield lambda size: bar.update(size) and None
+        return
+    done, start = [0], time.monotonic()
+
+    def update(size: int) -> None:
+        before, done[0] = done[0], done[0] + size
+        if total and before * 10 // total != done[0] * 10 // total:
+            print(f"{what}: {done[0] * 100 // total} %, {time.monotonic() - start:.1f} s", flush=True)
+
+    yield update
 
 
 class RunLog:
