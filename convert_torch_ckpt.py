@@ -54,12 +54,12 @@ def main(_) -> None:
     if output.exists():
         raise UserError(f"{output} exists: choose another --output, or remove it first")
     cli.quiet_start()
-    export(output) if _TO_TORCH.value else convert(output)
+    export(Path(_INPUT.value), output) if _TO_TORCH.value else convert(Path(_INPUT.value), output)
 
 
-def convert(output: Path) -> None:
+def convert(path: Path, output: Path) -> None:
     """PyTorch's file to a folder that `load_model` reads."""
-    source = read_source(_INPUT.value, _WEIGHTS.value)
+    source = read_source(path, _WEIGHTS.value)
     ignored = dict(source.ignored)
     state_dict = adapt(source, ignored)
     sizes = read_sizes(state_dict, _NUM_HEADS.value)
@@ -71,7 +71,7 @@ def convert(output: Path) -> None:
     with progress("converting", sum(array.size for array in state_dict.values()), "values") as done:
         params, copied = read_table(state_dict, table, expected, done)
     report: dict[str, Any] = {
-        "source": {"file": Path(_INPUT.value).name, "sha256": sha256(Path(_INPUT.value))},
+        "source": {"file": path.name, "sha256": sha256(path)},
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "trained_parameters": count_trained(params),
         "ignored": ignored,
@@ -105,7 +105,8 @@ def adapt(source: Source, ignored: dict[str, str]) -> StateDict:
     state_dict = dict(source.state_dict)
     if is_image_model(state_dict):
         ignored["y_embedder.embedding_table.weight[:-1]"] = "ImageNet classes: both rows become DiT's null row"
-        state_dict = dict(with_temporal_layers(state_dict, _NUM_FRAMES.value or 16, _ZERO_TIME_EMBED.value))
+        num_frames = 16 if _NUM_FRAMES.value is None else _NUM_FRAMES.value
+        state_dict = dict(with_temporal_layers(state_dict, num_frames, _ZERO_TIME_EMBED.value))
     elif _ZERO_TIME_EMBED.value:
         raise UserError("--zero_time_embed is for image weights: these have a time_embed of their own")
     if _IMAGE_SIZE.value is None and _NUM_FRAMES.value is None:
@@ -125,14 +126,14 @@ def adapt(source: Source, ignored: dict[str, str]) -> StateDict:
     return state_dict
 
 
-def export(output: Path) -> None:
+def export(path: Path, output: Path) -> None:
     """A folder of ours, or an autoencoder of diffusers, to a .safetensors file with today's names."""
     if output.suffix != ".safetensors":
         raise UserError(f"cannot write --output={output}: end its name in .safetensors")
-    if is_autoencoder(Path(_INPUT.value)):
-        tensors = autoencoder.to_torch(autoencoder.load_autoencoder(_INPUT.value)[1])
+    if is_autoencoder(path):
+        tensors = autoencoder.to_torch(autoencoder.load_autoencoder(path)[1])
     else:
-        model, params = load_model(_INPUT.value)
+        model, params = load_model(path)
         tensors = to_torch(params, model.patch_size)
     with progress("writing", sum(array.nbytes for array in tensors.values())) as done:
         save_safetensors(output, tensors, done)

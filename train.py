@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
 from vdt_jax import cli
-from vdt_jax.checkpoints import Checkpoints, load_config, save_config
+from vdt_jax.checkpoints import Checkpoints, load_config, save_config, start_from
 from vdt_jax.data import Source, make_source
 from vdt_jax.data.pipeline import batches
 from vdt_jax.diffusion import make_diffusion
@@ -28,7 +29,7 @@ from vdt_jax.models import VDT
 from vdt_jax.pages import write_comparison
 from vdt_jax.progress import RunLog
 from vdt_jax.sharding import batch_sharding, check_batch_size, make_mesh, replicated, shard_batch
-from vdt_jax.training import count_trained, init_state, make_learning_rate, make_optimizer, make_train_step
+from vdt_jax.training import TrainState, count_trained, init_state, make_learning_rate, make_optimizer, make_train_step
 from vdt_jax.video import to_float
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A recipe of configs/.")
@@ -77,11 +78,15 @@ def main(_) -> None:
     )
     batch_like = {"video": jax.ShapeDtypeStruct((config.batch_size, *model.video_shape), np.float32)}
     jax.eval_shape(train_step, like, batch_like, train_key)  # any mistake that is left shows before a file is written
+    if config.init_from is not None and not (workdir / "config.json").is_file():
+        start_from(config.init_from, like.params, fresh_names(config))
     save_config(workdir, options)
     checkpoints = Checkpoints(workdir, config.keep_checkpoints)
     state = checkpoints.restore(like)
     if state is None:
         state = jax.jit(init, out_shardings=replicated(mesh))(init_key)
+        if config.init_from is not None:
+            state = start_state(state, config)
     first_step = int(state.step)
     last_step = min(config.total_steps, _STOP_AFTER.value or config.total_steps)
     train_batches = batches(
@@ -112,6 +117,19 @@ def main(_) -> None:
                 folder = workdir / "samples" / f"step_{step:07d}"
                 preview(model, state.ema_params, config, held_out, folder)
                 log.say(f"samples of every task: {folder}")
+
+
+def start_state(state: TrainState, config: Any) -> TrainState:
+    """A fresh state with the parameters of the checkpoint `init_from`, but for those named in `init_fresh`."""
+    params = start_from(config.init_from, state.params, fresh_names(config))
+    print(f"parameters from {config.init_from}, fresh: {', '.join(fresh_names(config)) or 'none'}", flush=True)
+    # The EMA is a copy: the step donates its state, and a buffer cannot be given away twice.
+    return TrainState(state.step, params, jax.tree.map(jnp.copy, params), state.opt_state)
+
+
+def fresh_names(config: Any) -> list[str]:
+    """The paths in `init_fresh`, which have commas between them."""
+    return [name for name in (config.init_fresh or "").split(",") if name]
 
 
 def recipe_name() -> str:

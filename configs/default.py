@@ -14,6 +14,9 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = 2_000
     config.keep_checkpoints = 3
 
+    config.init_from = config_dict.placeholder(str)  # a converted folder or a working directory to start from
+    config.init_fresh = config_dict.placeholder(str)  # what stays fresh then, e.g. "y_embedder,time_embed"
+
     # Keyword arguments of vdt_jax.models.VDT; VDT_VARIANTS there has the paper's sizes.
     config.model = dict(
         input_size=(32, 32),

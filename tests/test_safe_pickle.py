@@ -1,89 +1,21 @@
 """The reader of torch files: what torch writes comes out, anything else is refused and nothing runs."""
 
 import collections
-import io
 import os
 import pickle
 import struct
 import zipfile
 from pathlib import Path
-from typing import ClassVar
 
 import ml_dtypes
 import numpy as np
 import pytest
+from torch_files import Call, Stored, archive, storage, tensor
 
 from vdt_jax.errors import UnsafeFileError, UserError
 from vdt_jax.safe_pickle import Ignored, load_torch
 
 GOLDENS = Path(__file__).parent / "goldens"
-
-
-class _Named:
-    """Pickles as a reference to a name that need not exist here."""
-
-    def __init__(self, module, name):
-        self.module, self.name = module, name
-
-
-class _Call:
-    """Pickles as a call of a name."""
-
-    def __init__(self, module, name, *arguments):
-        self.named, self.arguments = _Named(module, name), arguments
-
-
-class _Stored:
-    """Pickles as a persistent id, like a torch storage."""
-
-    def __init__(self, pid):
-        self.pid = pid
-
-
-class _Writer(pickle._Pickler):
-    """Writes pickles as torch does: protocol 2, storages by persistent id, names without importing them."""
-
-    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
-
-    def persistent_id(self, obj):
-        return obj.pid if isinstance(obj, _Stored) else None
-
-    def save_named(self, obj):
-        self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
-
-    def save_call(self, obj):
-        self.save(obj.named)
-        self.save(obj.arguments)
-        self.write(pickle.REDUCE)
-
-    dispatch[_Named] = save_named
-    dispatch[_Call] = save_call
-
-
-def pickled(value):
-    stream = io.BytesIO()
-    _Writer(stream, 2).dump(value)
-    return stream.getvalue()
-
-
-def storage(key="0", kind="FloatStorage", numel=6):
-    return _Stored(("storage", _Named("torch", kind), key, "cpu", numel))
-
-
-def tensor(size=(2, 3), stride=(3, 1), offset=0, stored=None):
-    empty = _Call("collections", "OrderedDict")
-    return _Call("torch._utils", "_rebuild_tensor_v2", stored or storage(), offset, size, stride, False, empty)
-
-
-def archive(path, value=None, data=None, entries=None, compress=zipfile.ZIP_STORED, extra=()):
-    with zipfile.ZipFile(path, "w", compress) as file:
-        file.writestr("m/data.pkl", data if data is not None else pickled(value))
-        file.writestr("m/byteorder", "little")
-        for key, array in (entries or {"0": np.arange(6, dtype=np.float32)}).items():
-            file.writestr(f"m/data/{key}", array.tobytes())
-        for name, content in extra:
-            file.writestr(name, content)
-    return path
 
 
 def test_the_official_file_is_read():
@@ -94,7 +26,7 @@ def test_the_official_file_is_read():
 
 
 def test_nests_strides_offsets_and_parameters(tmp_path):
-    parameter = _Call("torch._utils", "_rebuild_parameter", tensor(), True, _Call("collections", "OrderedDict"))
+    parameter = Call("torch._utils", "_rebuild_parameter", tensor(), True, Call("collections", "OrderedDict"))
     value = {
         "a": [tensor(), (1, 2.5, None, True)],
         "t": tensor((3, 2), (1, 3)),
@@ -122,7 +54,7 @@ def test_other_dtypes(tmp_path, kind, dtype):
 
 
 def test_what_is_not_weights_is_dropped_unread(tmp_path):
-    namespace = _Call("argparse", "Namespace")
+    namespace = Call("argparse", "Namespace")
     out = load_torch(archive(tmp_path / "a.pt", {"args": namespace, "w": tensor()}))
     assert isinstance(out["args"], Ignored) and out["w"].shape == (2, 3)
 
@@ -150,7 +82,7 @@ class _Evil:
 def test_names_are_refused_by_name(tmp_path, named):
     module, name = named.split()
     with pytest.raises(UnsafeFileError, match=f"{module}.{name}"):
-        load_torch(archive(tmp_path / "a.pt", {"w": _Call(module, name, "x")}))
+        load_torch(archive(tmp_path / "a.pt", {"w": Call(module, name, "x")}))
 
 
 def test_nothing_runs(tmp_path, monkeypatch):
@@ -173,8 +105,8 @@ def test_nothing_runs(tmp_path, monkeypatch):
         (tensor(stored=storage("9")), "no entry"),
         (tensor(stored=storage(numel=7)), "claims 7"),
         (tensor(stored=storage(numel=2**60)), "claims"),
-        (_Stored(("module", "x")), "storage"),
-        (_Call("collections", "OrderedDict", [[1, 2]]), "constructor"),
+        (Stored(("module", "x")), "storage"),
+        (Call("collections", "OrderedDict", [[1, 2]]), "constructor"),
     ],
 )
 def test_tensors_that_do_not_fit_their_storage(tmp_path, value, message):

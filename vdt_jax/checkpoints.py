@@ -6,6 +6,7 @@ sampling reads, and `training` (step, params, opt_state). A model on its own is 
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,49 @@ def load_model(path: str | os.PathLike) -> tuple[VDT, Any]:
         except ValueError as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{folder} does not hold the model of its config.json: {reason}") from None
+
+
+def start_from(path: str | os.PathLike, params: Any, fresh: Sequence[str] = ()) -> Any:
+    """Freshly initialised parameters, replaced by those of a checkpoint.
+
+    Args:
+      path: as for `load_model`.
+      params: a tree of arrays, or of shapes to see whether all fits; the result has its shapes and shardings.
+      fresh: paths like "y_embedder" or "blocks/temporal_fc" whose leaves stay as they are in `params`.
+
+    Raises:
+      UserError: every parameter that is missing, of another shape, left over, or named in `fresh` in vain.
+    """
+    theirs = {_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(load_model(path)[1])}
+    ours = {_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+    def stays(name: str) -> bool:
+        return any(name == start or name.startswith(f"{start}/") for start in fresh)
+
+    problems = [f"{name} is missing there" for name in ours.keys() - theirs.keys() if not stays(name)]
+    problems += [f"{name} is not in this model" for name in theirs.keys() - ours.keys() if not stays(name)]
+    problems += [
+        f"{name} has shape {theirs[name].shape} there and {leaf.shape} here"
+        for name, leaf in ours.items()
+        if name in theirs and theirs[name].shape != leaf.shape and not stays(name)
+    ]
+    problems += [
+        f"no parameter is called {start}"
+        for start in fresh
+        if not any(name == start or name.startswith(f"{start}/") for name in ours)
+    ]
+    if problems:
+        raise UserError(
+            f"--config.init_from={path} does not fit: {'; '.join(sorted(problems))}; change config.model, or name what "
+            "shall start fresh in --config.init_fresh"
+        )
+
+    def pick(path: Any, leaf: jax.Array) -> jax.Array:
+        name = _path(path)
+        return leaf if stays(name) else jax.device_put(theirs[name], leaf.sharding)
+
+    return jax.tree_util.tree_map_with_path(pick, params)
+
+
+def _path(entries: Sequence[Any]) -> str:
+    return "/".join(entry.key for entry in entries)

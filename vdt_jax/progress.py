@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int, unit: str = "B") -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int, unit: str = "B") -> Iterator[Callable[[int], object]]:
     """Shows how far a piece of long work is: a bar on a terminal, a line every tenth elsewhere.
 
     Yields:
@@ -20,7 +20,7 @@ def progress(what: str, total: int, unit: str = "B") -> Iterator[Callable[[int],
     """
     if sys.stderr.isatty():
         with tqdm(total=total, desc=what, unit=unit, unit_scale=True) as bar:
-            yield lambda size: bar.update(size) and None
+            yield bar.update
         return
     done, start = [0], time.monotonic()
 

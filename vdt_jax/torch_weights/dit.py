@@ -9,9 +9,9 @@ import re
 
 import numpy as np
 
+from vdt_jax.errors import UserError
 from vdt_jax.models import sincos_embedding
 from vdt_jax.torch_weights.tables import StateDict
-from vdt_jax.torch_weights.vdt import MAX_DEPTH
 
 _TABLE = "y_embedder.embedding_table.weight"
 
@@ -29,15 +29,25 @@ def with_temporal_layers(state_dict: StateDict, num_frames: int, zero_time_embed
       num_frames: F of the VDT.
       zero_time_embed: zeros in place of the sinusoids: every frame's output is then exactly the image model's.
       seed: of the temporal attention's Xavier-uniform matrices.
+
+    Raises:
+      UserError: blocks of another width than the label table's.
     """
     rng = np.random.default_rng(seed)
     width = state_dict[_TABLE].shape[-1]
+    layers = {int(match[1]) for name in state_dict if (match := re.match(r"blocks\.(\d{1,9})\.", name))}
+    for layer in layers:
+        name = f"blocks.{layer}.attn.qkv.weight"
+        if name not in state_dict or state_dict[name].shape != (3 * width, width):
+            found = f"has shape {state_dict[name].shape}" if name in state_dict else "is missing"
+            raise UserError(f"{name} {found}, ours would be {(3 * width, width)}")
+    if num_frames < 1:
+        raise UserError(f"{num_frames} frames cannot be: at least 1")
     found = dict(state_dict)
     found[_TABLE] = np.repeat(np.asarray(state_dict[_TABLE])[-1:], 2, axis=0)
     time_embed = sincos_embedding(np.arange(num_frames), width)[None].astype(np.float32)
     found["time_embed"] = np.zeros_like(time_embed) if zero_time_embed else time_embed
-    layers = {int(match[1]) for name in state_dict if (match := re.match(r"blocks\.(\d{1,9})\.", name))}
-    for layer in sorted(layers)[:MAX_DEPTH]:
+    for layer in sorted(layers):
         block = f"blocks.{layer}."
         for name, rows in (("temporal_attn.qkv", 3 * width), ("temporal_attn.proj", width)):
             bound = np.float32(np.sqrt(6 / (rows + width)))

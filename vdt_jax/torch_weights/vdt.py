@@ -46,7 +46,7 @@ _MEASURED = {
     "final_layer.linear.bias": 1,
     "blocks.0.mlp.fc1.bias": 1,
 }
-MAX_DEPTH = 1000
+_MAX_DEPTH = 1000
 
 
 def vdt_table(depth: int, patch_size: int) -> list[Row]:
@@ -86,8 +86,8 @@ def read_sizes(state_dict: StateDict, num_heads: int | None = None) -> dict[str,
         if shapes[name] != (1, shapes[name][1], hidden_size):
             raise UserError(f"{name} has shape {shapes[name]}, not (1, positions, {hidden_size})")
     depth = 1 + max(int(match[1]) for name in state_dict if (match := re.match(r"blocks\.(\d{1,9})\.", name)))
-    if depth > MAX_DEPTH:
-        raise UserError(f"blocks.{depth - 1} is named: at most {MAX_DEPTH} blocks are read")
+    if depth > _MAX_DEPTH:
+        raise UserError(f"blocks.{depth - 1} is named: at most {_MAX_DEPTH} blocks are read")
     side = round(shapes["pos_embed"][1] ** 0.5)
     if side**2 != shapes["pos_embed"][1]:
         raise UserError(f"pos_embed has {shapes['pos_embed'][1]} positions, which is no square grid")
