@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help install check test test-all demo clean
+.PHONY: help install check test test-all torture demo clean
 
 help:
-	@echo "make install | check | test | test-all | demo | clean   (PYTHON=python3.12 for another Python)"
+	@echo "make install | check | test | test-all | torture | demo | clean   (PYTHON=python3.12 for another Python)"
 
 install: $(READY)
 
@@ -27,6 +27,9 @@ test: $(READY)
 
 test-all: $(READY)
 	$(PYTEST)
+
+torture: $(READY)
+	PYTHONPATH=.:tests $(BIN)/python tests/torture.py 100000 0
 
 demo: $(READY)
 	BIN=$(BIN) sh demo.sh

@@ -6,10 +6,11 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from torch_files import Call, archive, save_torch
 
 from vdt_jax.errors import UserError
-from vdt_jax.safe_pickle import load_safetensors, save_safetensors
+from vdt_jax.safe_pickle import load_safetensors, load_torch, save_safetensors
 from vdt_jax.torch_weights.sources import read_source
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -88,9 +89,6 @@ def test_other_shapes_are_named(tmp_path, value, weights, message):
 
 
 def test_safetensors_there_and_back(tmp_path):
-    pytest.importorskip("safetensors")
-    from safetensors.numpy import load_file, save_file
-
     tensors = {
         "transposed": np.arange(12, dtype=np.float32).reshape(3, 4).T,
         "scalar": np.array(3.5, np.float64),
@@ -113,6 +111,4 @@ def test_safetensors_there_and_back(tmp_path):
 
 def test_torch_metadata_is_dropped(tmp_path):
     data = b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01}q\x02X\x09\x00\x00\x00_metadataq\x03h\x00)Rsb."
-    from vdt_jax.safe_pickle import load_torch
-
     assert load_torch(archive(tmp_path / "a.pt", data=data)) == collections.OrderedDict()

@@ -170,8 +170,8 @@ class Machine:
             raise UnsafeFileError(f"its pickle is damaged ({type(error).__name__}){self._where()}") from None
 
     def _where(self) -> str:
-        """The innermost text on the stack is the key whose value was being made."""
-        texts = [item for item in self._stack if type(item) is str]
+        """The innermost text on the stack is the key whose value was being made, unless it begins a storage's id."""
+        texts = [item for item in self._stack if type(item) is str and item != "storage"]
         return f", at {texts[-1][:200]!r}" if texts else ""
 
     def _result(self) -> Any:

@@ -44,6 +44,7 @@ _MEASURED = {
     "time_embed": 3,
     "y_embedder.embedding_table.weight": 2,
     "final_layer.linear.bias": 1,
+    "blocks.0.mlp.fc1.weight": 2,
     "blocks.0.mlp.fc1.bias": 1,
 }
 _MAX_DEPTH = 1000
@@ -85,6 +86,12 @@ def read_sizes(state_dict: StateDict, num_heads: int | None = None) -> dict[str,
     for name in ("pos_embed", "time_embed"):
         if shapes[name] != (1, shapes[name][1], hidden_size):
             raise UserError(f"{name} has shape {shapes[name]}, not (1, positions, {hidden_size})")
+    mlp_width = shapes["blocks.0.mlp.fc1.bias"][0]
+    if shapes["blocks.0.mlp.fc1.weight"] != (mlp_width, hidden_size):
+        raise UserError(
+            f"blocks.0.mlp.fc1.weight has shape {shapes['blocks.0.mlp.fc1.weight']}, ours would be "
+            f"{(mlp_width, hidden_size)} beside blocks.0.mlp.fc1.bias"
+        )
     depth = 1 + max(int(match[1]) for name in state_dict if (match := re.match(r"blocks\.(\d{1,9})\.", name)))
     if depth > _MAX_DEPTH:
         raise UserError(f"blocks.{depth - 1} is named: at most {_MAX_DEPTH} blocks are read")
@@ -110,7 +117,7 @@ def read_sizes(state_dict: StateDict, num_heads: int | None = None) -> dict[str,
         hidden_size=hidden_size,
         depth=depth,
         num_heads=num_heads,
-        mlp_ratio=shapes["blocks.0.mlp.fc1.bias"][0] / hidden_size,
+        mlp_ratio=mlp_width / hidden_size,
         num_classes=shapes["y_embedder.embedding_table.weight"][0] - 1,
         learn_sigma=out_channels == 2 * in_channels,
     )
