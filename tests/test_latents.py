@@ -60,10 +60,8 @@ def test_hidden_pixels_are_the_mean_of_the_given(vae, clips, mask):
     keys = sample_keys(0, range(2))
     expected = vae.encode(filled, mask, keys, encode_full=True)
     np.testing.assert_allclose(vae.encode(clips, mask, keys), expected, atol=1e-5)
-    nothing_given = np.ones_like(mask)
-    np.testing.assert_allclose(
-        vae.encode(clips, nothing_given, keys), vae.encode(0 * clips, mask, keys, encode_full=True), atol=1e-5
-    )
+    assert np.asarray(expected)[0, 0].any() and not np.asarray(expected)[0, 1].any()  # nothing given, not encoded
+    assert not np.asarray(vae.encode(clips, np.ones_like(mask), keys)).any()
 
 
 def test_given_pixels_come_back_as_they_were(vae, clips, mask):
@@ -77,7 +75,7 @@ def test_given_pixels_come_back_as_they_were(vae, clips, mask):
     pasted, decoded = (vae.decode(samples, clips, mask, paste) for paste in (True, False))
     hidden = np.broadcast_to(enlarge_mask(mask, 4) > 0.5, clips.shape)
     np.testing.assert_array_equal(pasted[~hidden], clips[~hidden])
-    np.testing.assert_array_equal(pasted[hidden], decoded[hidden])
+    np.testing.assert_allclose(pasted[hidden], decoded[hidden], atol=1e-5)  # frames alone, or in one chunk
     assert (decoded[~hidden] != clips[~hidden]).any()
 
 

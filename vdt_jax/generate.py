@@ -64,7 +64,7 @@ class LoadedAutoencoder(NamedTuple):
           encode_full: encodes the hidden pixels too, as the official code does.
 
         Returns:
-          (B, F, h, w, C).
+          (B, F, h, w, C); zeros for frames of which nothing is given, which are not encoded.
         """
         if not encode_full:
             hidden = enlarge_mask(mask, self.model.factor) > 0.5
@@ -72,15 +72,20 @@ class LoadedAutoencoder(NamedTuple):
             counts = np.maximum(np.isfinite(given).sum(axis=1), 1)
             mean = np.nansum(given, axis=1) / counts
             clips = np.where(hidden, mean[:, None, None, None].astype(np.float32), clips)
-        encoded = [
-            encode_video(self.model, self.params, clip, key=jax.random.fold_in(key, 2))
-            for clip, key in zip(clips, keys, strict=True)
-        ]
-        return jnp.stack(encoded)
+        latents = np.zeros((*mask.shape[:-1], self.model.latent_channels), np.float32)
+        for clip, key, out, given in zip(clips, keys, latents, (mask < 0.5).any(axis=(2, 3, 4)), strict=True):
+            if given.any():
+                key = jax.random.fold_in(key, 2)
+                out[given] = encode_video(self.model, self.params, clip[given], key=key)
+        return jnp.asarray(latents)
 
     def decode(self, latents: Any, clips: np.ndarray, mask: np.ndarray, paste: bool = True) -> np.ndarray:
         """Clips (B, F, H, W, 3) of scaled latents (B, F, h, w, C), with the given pixels of `clips` pasted back."""
-        decoded = np.stack([decode_video(self.model, self.params, video) for video in np.asarray(latents)])
+        decoded = np.array(clips)
+        for out, video, generated in zip(decoded, np.asarray(latents), (mask > 0.5).any(axis=(2, 3, 4)), strict=True):
+            frames = generated if paste else np.ones_like(generated)
+            if frames.any():
+                out[frames] = decode_video(self.model, self.params, video[frames])
         return np.where(enlarge_mask(mask, self.model.factor) > 0.5, decoded, clips) if paste else decoded
 
 
