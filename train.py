@@ -103,7 +103,7 @@ def main(_) -> None:
         for step in range(first_step + 1, last_step + 1):
             state, metrics = train_step(state, shard_batch(next(train_batches), mesh), train_key)
 
-            if step % config.log_every == 0 or step == last_step:
+            if step % config.log_every == 0 or step in (first_step + 1, last_step):
                 values = {name: float(value) for name, value in metrics.items()}
                 log.metrics(step, values | {"learning_rate": float(np.asarray(learning_rate(step - 1)))})
             if step % config.checkpoint_every == 0 or step == last_step:
