@@ -100,10 +100,11 @@ def test_tables_are_never_trained():
 
 
 def test_draws_differ_from_step_to_step_and_key_to_key():
-    params = init_state(MODEL, OPTIMIZER, jax.random.key(0)).params
-    batch = next(data())
-    values = [float(loss_fn(MODEL, DIFFUSION, params, batch, jax.random.fold_in(KEY, i))[0]) for i in range(3)]
-    assert len(set(values)) == 3
+    mesh, step = compiled(1)
+    batch = shard_batch(next(data()), mesh)
+    runs = [(0, KEY), (1, KEY), (0, jax.random.key(8))]
+    losses = {float(step(fresh(mesh).replace(step=jnp.int32(i)), batch, key)[1]["loss"]) for i, key in runs}
+    assert len(losses) == 3
 
 
 def test_labels_are_dropped_at_the_rate_asked_for():
