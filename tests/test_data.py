@@ -166,9 +166,10 @@ def test_a_run_goes_on_anywhere_on_any_number_of_threads(num_threads):
 @pytest.mark.parametrize("num_hosts", [2, 4])
 def test_hosts_share_each_batch_completely(num_hosts):
     options = dict(batch_size=8, seed=0, first_step=2)
-    whole = numbers(batches(Numbers(30), **options), 1)
-    parts = [numbers(batches(Numbers(30), **options, host=h, num_hosts=num_hosts), 1) for h in range(num_hosts)]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    whole = numbers(batches(Numbers(30), **options), 3).reshape(3, 8)
+    streams = [batches(Numbers(30), **options, host=host, num_hosts=num_hosts) for host in range(num_hosts)]
+    parts = [numbers(stream, 3).reshape(3, -1) for stream in streams]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
     with pytest.raises(UserError, match="3 hosts"):
         batches(Numbers(30), batch_size=8, seed=0, num_hosts=3)
 
