@@ -14,14 +14,13 @@ from absl import flags
 
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
-from vdt_jax.data import make_source
+from vdt_jax.data import make_source, take
 from vdt_jax.errors import UserError
 from vdt_jax.generate import generate, load, sample_keys, task_masks
 from vdt_jax.masks import TASKS
 from vdt_jax.metrics.baselines import BASELINES
 from vdt_jax.metrics.frames import psnr, ssim
 from vdt_jax.pages import Example, Section, table_text, write_comparison, write_page
-from vdt_jax.video import to_float
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "A working directory, a converted folder, or `demo`.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the report and its page.")
@@ -51,18 +50,19 @@ def main(_) -> None:
     output = Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
 
-    def sample(clean: np.ndarray, mask: np.ndarray, seed: int, numbers: range) -> np.ndarray:
+    def sample(clean: np.ndarray, mask: np.ndarray, labels: np.ndarray, seed: int, numbers: range) -> np.ndarray:
         keys = sample_keys(seed, numbers)
-        return np.asarray(generate(loaded.model, loaded.params, diffusion, clean, mask, keys))
+        return np.asarray(generate(loaded.model, loaded.params, diffusion, clean, mask, keys, labels=labels))
 
     report, sections = {}, []
     for task in _TASKS.value:
         scores: dict[str, list[np.ndarray]] = {}
         for first in range(0, num_clips, _BATCH_SIZE.value):
             numbers = range(first, min(first + _BATCH_SIZE.value, num_clips))
-            clean = to_float(np.stack([source[number] for number in numbers]))
+            batch = take(source, numbers)
+            clean, labels = batch["video"], batch["labels"]
             mask = np.asarray(task_masks(_SEED.value, numbers, task, loaded.model))
-            candidates = {"model": sample(clean, mask, _SEED.value, numbers)}
+            candidates = {"model": sample(clean, mask, labels, _SEED.value, numbers)}
             if not mask.all():  # where nothing is given there is nothing to copy
                 candidates |= {name: baseline(clean, mask) for name, baseline in BASELINES.items()}
             for name, video in candidates.items():
@@ -72,7 +72,9 @@ def main(_) -> None:
             if shown > 0:
                 shown_samples = [candidates["model"][:shown]]
                 for seed in range(1, _SAMPLES_OF_AMBIGUOUS if task in _AMBIGUOUS else 1):
-                    shown_samples.append(sample(clean[:shown], mask[:shown], _SEED.value + seed, numbers[:shown]))
+                    shown_samples.append(
+                        sample(clean[:shown], mask[:shown], labels[:shown], _SEED.value + seed, numbers[:shown])
+                    )
                 for i in range(shown):
                     stem = output / f"{task}_{numbers[i]}"
                     write_comparison(stem, clean[i], mask[i], [samples[i] for samples in shown_samples])

@@ -14,7 +14,7 @@ from absl import flags
 
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
-from vdt_jax.data import make_source
+from vdt_jax.data import make_source, take
 from vdt_jax.errors import UserError
 from vdt_jax.generate import enlarge_mask, generate, load, load_vae, sample_keys, task_masks
 from vdt_jax.masks import TASKS
@@ -31,6 +31,7 @@ _STEPS = flags.DEFINE_integer("steps", 50, "Network calls.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of noise and masks.")
 _NUM_GIVEN = flags.DEFINE_integer("num_given", None, "Frames given to predict and backward; half of them if not said.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Samples; numbered in their file names if more than one.")
+_LABEL = flags.DEFINE_integer("label", None, "Class, for a model that has classes; that of the held-out clip, or 0.")
 _START = flags.DEFINE_integer("start", 0, "First frame of --input to use.")
 _VAE = flags.DEFINE_string(
     "vae", None, "Autoencoder: a folder, a file, or a repository like stabilityai/sd-vae-ft-ema."
@@ -61,18 +62,23 @@ def main(_) -> None:
     fps = _FPS.value or 8.0
     if _INPUT.value is None:
         source = make_source(data, clip_shape, "held_out")
-        clips = [source[number % len(source)] for number in numbers]
+        batch = take(source, numbers)
+        clean, labels = batch["video"], batch["labels"]
     else:
         stride = data.get("stride", 1)
-        clips = [read_clip(_INPUT.value, clip_shape, _START.value, stride)] * len(numbers)
+        clip = to_float(read_clip(_INPUT.value, clip_shape, _START.value, stride))
+        clean, labels = np.stack([clip] * len(numbers)), np.zeros(len(numbers), np.int32)
         fps = _FPS.value or frame_rate(_INPUT.value) / stride
-    clean = to_float(np.stack(clips))
+    if _LABEL.value is not None:
+        labels = np.full(len(numbers), _LABEL.value, np.int32)
 
     mask = np.asarray(task_masks(_SEED.value, numbers, _TASK.value, model, _NUM_GIVEN.value))
     keys = sample_keys(_SEED.value, numbers)
     diffusion = loaded.diffusion(_STEPS.value)
     given = clean if vae is None else vae.encode(clean, mask, keys, _ENCODE_FULL.value)
-    samples = np.asarray(generate(model, loaded.params, diffusion, given, mask, keys, sampler=_SAMPLER.value))
+    samples = np.asarray(
+        generate(model, loaded.params, diffusion, given, mask, keys, sampler=_SAMPLER.value, labels=labels)
+    )
     if vae is not None:
         samples = vae.decode(samples, clean, mask, _PASTE.value)
         mask = enlarge_mask(mask, vae.model.factor)

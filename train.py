@@ -19,7 +19,7 @@ from ml_collections import config_flags
 
 from vdt_jax import cli
 from vdt_jax.checkpoints import Checkpoints, load_config, save_config, start_from
-from vdt_jax.data import Source, make_source
+from vdt_jax.data import Source, make_source, take
 from vdt_jax.data.pipeline import batches
 from vdt_jax.diffusion import make_diffusion
 from vdt_jax.errors import UserError
@@ -30,7 +30,6 @@ from vdt_jax.pages import write_comparison
 from vdt_jax.progress import RunLog
 from vdt_jax.sharding import batch_sharding, check_batch_size, make_mesh, replicated, shard_batch
 from vdt_jax.training import TrainState, count_trained, init_state, make_learning_rate, make_optimizer, make_train_step
-from vdt_jax.video import to_float
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A recipe of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/<recipe> if not given.")
@@ -60,6 +59,8 @@ def main(_) -> None:
     diffusion = make_diffusion(**config.diffusion, learn_sigma=model.learn_sigma)
     source = make_source(config.data, model.video_shape, "train")
     held_out = make_source(config.data, model.video_shape, "held_out")
+    if model.num_classes not in (1, source.num_classes):
+        raise UserError(f"model.num_classes={model.num_classes}, but the data has {source.num_classes}: use that, or 1")
     learning_rate = make_learning_rate(total_steps=config.total_steps, **config.learning_rate)
     optimizer = make_optimizer(learning_rate, **config.optimizer)
     init_key, train_key = jax.random.split(jax.random.key(config.seed))
@@ -76,7 +77,10 @@ def main(_) -> None:
     like = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), jax.eval_shape(init, init_key)
     )
-    batch_like = {"video": jax.ShapeDtypeStruct((config.batch_size, *model.video_shape), np.float32)}
+    batch_like = {
+        "video": jax.ShapeDtypeStruct((config.batch_size, *model.video_shape), np.float32),
+        "labels": jax.ShapeDtypeStruct((config.batch_size,), np.int32),
+    }
     jax.eval_shape(train_step, like, batch_like, train_key)  # any mistake that is left shows before a file is written
     if config.init_from is not None and not (workdir / "config.json").is_file():
         start_from(config.init_from, like.params, fresh_names(config))
@@ -108,7 +112,7 @@ def main(_) -> None:
         for step in range(first_step + 1, last_step + 1):
             state, metrics = train_step(state, shard_batch(next(train_batches), mesh), train_key)
 
-            if step % config.log_every == 0 or step == last_step:
+            if step % config.log_every == 0 or step in (first_step + 1, last_step):
                 values = {name: float(value) for name, value in metrics.items()}
                 log.metrics(step, values | {"learning_rate": float(np.asarray(learning_rate(step - 1)))})
             if step % config.checkpoint_every == 0 or step == last_step:
@@ -164,12 +168,13 @@ def preview(model: VDT, ema_params: Any, config: Any, held_out: Source, folder: 
     """Samples every task on the first held-out clips with the EMA weights; one GIF and one PNG a task and clip."""
     diffusion = respaced(config.diffusion, config.preview.num_steps, model.learn_sigma)
     numbers = range(config.preview.num_clips)
-    clean = to_float(np.stack([held_out[number % len(held_out)] for number in numbers]))
+    batch = take(held_out, numbers)
+    clean, labels = batch["video"], batch["labels"]
     ema_params = jax.device_put(ema_params, jax.local_devices()[0])
-    sampler = functools.partial(generate, model, ema_params, diffusion)
     for task in TASKS:
         mask = task_masks(config.seed, numbers, task, model)
-        samples = np.asarray(sampler(clean, mask, sample_keys(config.seed, numbers)))
+        keys = sample_keys(config.seed, numbers)
+        samples = np.asarray(generate(model, ema_params, diffusion, clean, mask, keys, labels=labels))
         for number in numbers:
             write_comparison(folder / f"{task}_{number}", clean[number], np.asarray(mask[number]), [samples[number]])
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vdt_jax.data import make_source
+from vdt_jax.data import make_source, take
 from vdt_jax.data.clips import UnreadableClip
 from vdt_jax.data.pipeline import batches
 from vdt_jax.errors import UserError
@@ -32,16 +32,17 @@ def folder(tmp_path_factory):
 
 def test_digits_are_the_same_for_the_same_index_and_held_out_apart():
     train, held_out = (make_source({"name": "moving_digits"}, SHAPE, split) for split in ("train", "held_out"))
-    assert len(train) >= 1_000_000 and train[5].shape == SHAPE and train[5].dtype == np.uint8
-    np.testing.assert_array_equal(train[5], train[5])
-    assert not any(np.array_equal(train[i], held_out[j]) for i in range(5) for j in range(5))
+    clip = train[5]["video"]
+    assert len(train) >= 1_000_000 and clip.shape == SHAPE and clip.dtype == np.uint8
+    np.testing.assert_array_equal(train[5]["video"], clip)
+    assert not any(np.array_equal(train[i]["video"], held_out[j]["video"]) for i in range(5) for j in range(5))
 
 
 def test_digits_move_at_the_speed_asked_for_and_stay_inside():
     source = make_source({"name": "moving_digits", "num_digits": 1}, (16, 64, 64, 1), "train")
     grid = np.arange(64)
     for index in range(20):
-        clip = source[index][..., 0].astype(float)
+        clip = source[index]["video"][..., 0].astype(float)
         mass = clip.sum((1, 2))
         np.testing.assert_allclose(mass, mass[0], rtol=0.03)  # anti-aliasing keeps the ink, nothing leaves the frame
         y, x = (clip.sum(2) * grid).sum(1) / mass, (clip.sum(1) * grid).sum(1) / mass
@@ -53,7 +54,21 @@ def test_digits_move_at_the_speed_asked_for_and_stay_inside():
 
 def test_digits_stand_between_pixels():
     source = make_source({"name": "moving_digits"}, SHAPE, "train")
-    assert len(np.unique(source[0])) > 30
+    assert len(np.unique(source[0]["video"])) > 30
+
+
+def test_one_digit_is_its_own_label():
+    one = make_source({"name": "moving_digits", "num_digits": 1}, (1, 32, 32, 1), "train")
+    ink = [[one[i]["video"].astype(int).sum() for i in range(200) if one[i]["label"] == d] for d in (1, 8)]
+    assert one.num_classes == 10 and max(ink[0]) < min(ink[1])  # an 8 has more of it than a 1
+    two = make_source({"name": "moving_digits"}, SHAPE, "train")
+    assert two.num_classes == 1 and two[0]["label"] == 0
+
+
+def test_take_makes_a_batch_and_begins_again():
+    batch = take(Numbers(3), range(2, 5))
+    np.testing.assert_array_equal(np.round((batch["video"].ravel() + 1) * 127.5), [2, 0, 1])
+    assert batch["labels"].tolist() == [2, 0, 1] and batch["labels"].dtype == np.int32
 
 
 def test_digits_refuse_frames_that_are_too_small():
@@ -64,19 +79,21 @@ def test_digits_refuse_frames_that_are_too_small():
 def test_video_folder_crops_resizes_and_keeps_colours(folder):
     source = make_source({"name": "video_folder", "path": str(folder), "hop": 1}, (16, 24, 24, 3), "train")
     assert len(source) == 6 + 7  # videos 1 and 2, with 21 and 22 frames; video 0 is held out
-    clip = source[0]
+    clip = source[0]["video"]
     assert clip.shape == (16, 24, 24, 3)
     red, blue = clip[0, 12, 3], clip[0, 1, 1]  # the square's left part survives the crop of 48x64 to 48x48
     assert red[0] > 150 and red[2] < 90 and blue[2] > 150 and blue[0] < 60
     assert np.abs(clip[0].astype(int) - clip[5]).max() > 100
-    np.testing.assert_array_equal(source[1][:15], clip[1:])  # one hop later
-    assert make_source({"name": "video_folder", "path": str(folder)}, (16, 24, 24, 1), "train")[0].shape[-1] == 1
+    np.testing.assert_array_equal(source[1]["video"][:15], clip[1:])  # one hop later
+    assert (
+        make_source({"name": "video_folder", "path": str(folder)}, (16, 24, 24, 1), "train")[0]["video"].shape[-1] == 1
+    )
 
 
 def test_video_folder_stride_skips_frames(folder):
     dense = make_source({"name": "video_folder", "path": str(folder)}, (7, 24, 24, 3), "held_out")
     strided = make_source({"name": "video_folder", "path": str(folder), "stride": 3}, (3, 24, 24, 3), "held_out")
-    np.testing.assert_array_equal(strided[0], dense[0][::3])
+    np.testing.assert_array_equal(strided[0]["video"], dense[0]["video"][::3])
 
 
 @pytest.mark.parametrize(
@@ -114,6 +131,8 @@ def test_a_file_that_breaks_later_is_an_unreadable_clip(tmp_path):
 class Numbers:
     """Clip i is the number i; some cannot be read."""
 
+    num_classes = 256
+
     def __init__(self, length, bad=()):
         self.length, self.bad = length, set(bad)
 
@@ -123,7 +142,7 @@ class Numbers:
     def __getitem__(self, index):
         if index in self.bad:
             raise UnreadableClip(f"clip {index}")
-        return np.full((1, 1, 1, 1), index, np.uint8)
+        return {"video": np.full((1, 1, 1, 1), index, np.uint8), "label": index}
 
 
 def numbers(stream, steps):
@@ -147,9 +166,10 @@ def test_a_run_goes_on_anywhere_on_any_number_of_threads(num_threads):
 @pytest.mark.parametrize("num_hosts", [2, 4])
 def test_hosts_share_each_batch_completely(num_hosts):
     options = dict(batch_size=8, seed=0, first_step=2)
-    whole = numbers(batches(Numbers(30), **options), 1)
-    parts = [numbers(batches(Numbers(30), **options, host=h, num_hosts=num_hosts), 1) for h in range(num_hosts)]
-    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    whole = numbers(batches(Numbers(30), **options), 3).reshape(3, 8)
+    streams = [batches(Numbers(30), **options, host=host, num_hosts=num_hosts) for host in range(num_hosts)]
+    parts = [numbers(stream, 3).reshape(3, -1) for stream in streams]
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
     with pytest.raises(UserError, match="3 hosts"):
         batches(Numbers(30), batch_size=8, seed=0, num_hosts=3)
 

@@ -42,6 +42,8 @@ def test_samples_are_numbered_not_batched(params):
     three = generate(MODEL, params, DIFFUSION, clean(3), everything, sample_keys(5, range(3)))
     third = generate(MODEL, params, DIFFUSION, clean(3)[2:], everything[2:], sample_keys(5, range(2, 3)))
     np.testing.assert_allclose(three[2:], third, rtol=1e-4)
+    same = generate(MODEL, params, DIFFUSION, np.zeros_like(clean(3)), everything, sample_keys(5, range(3)))
+    assert len({float(sample.sum()) for sample in same}) == 3
     np.testing.assert_array_equal(
         task_masks(5, range(3), "single_frame", MODEL)[2:], task_masks(5, range(2, 3), "single_frame", MODEL)
     )

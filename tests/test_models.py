@@ -65,7 +65,6 @@ def test_output_is_zero_at_initialisation_but_blocks_are_not_the_identity():
     params = init(model)
     out = model.apply({"params": params}, jnp.ones((1, *model.video_shape)), jnp.array([5]))
     np.testing.assert_array_equal(out, 0)
-    assert np.abs(params["blocks"]["temporal_fc"]["kernel"]).min(axis=(1, 2)).max() < np.inf
     assert float(jnp.abs(params["blocks"]["temporal_fc"]["kernel"]).mean()) > 0.05
 
 

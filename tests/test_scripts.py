@@ -14,6 +14,7 @@ from vdt_jax.video import read_frames, write_video
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+DIGITS = f"--config={ROOT}/configs/moving_digits.py"
 SHRUNK = [
     "--config.model.hidden_size=16",
     "--config.model.depth=1",
@@ -126,6 +127,16 @@ def test_sample_held_out_clips_with_numbers(workdir, tmp_path):
     ]
 
 
+def test_a_model_with_classes(tmp_path):
+    run = [f"--workdir={tmp_path}/run", "--config.data.num_digits=1", "--config.total_steps=1", *SHRUNK]
+    line = fail("train.py", DIGITS, *run, "--config.model.num_classes=7")
+    assert "model.num_classes=7, but the data has 10" in line
+    succeed("train.py", DIGITS, *run, "--config.model.num_classes=10", "--config.preview.every=0")
+    sample = [f"--checkpoint={tmp_path}/run", "--task=unconditional", "--steps=2"]
+    succeed("sample.py", *sample, "--label=3", f"--output={tmp_path}/three.npz")
+    assert "labels [11]" in fail("sample.py", *sample, "--label=11")
+
+
 def test_evaluate_writes_a_report_and_a_page(workdir, tmp_path):
     arguments = ["--num_clips=3", "--batch_size=2", "--steps=2", "--shown=1", "--tasks=predict,unconditional"]
     table = succeed("evaluate.py", f"--checkpoint={workdir}", f"--output={tmp_path}", *arguments)
@@ -149,9 +160,6 @@ def test_python_m_says_what_there_is():
         [sys.executable, "-m", "vdt_jax"], capture_output=True, text=True, cwd=ROOT, timeout=120, check=True
     )
     assert "jax " in done.stdout and "device(s)" in done.stdout and "MISSING" not in done.stdout
-
-
-DIGITS = f"--config={ROOT}/configs/moving_digits.py"
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def generate(
     keys: jax.Array,
     *,
     sampler: str = "ddpm",
-    labels: jax.Array | None = None,
+    labels: jax.Array | np.ndarray | None = None,
 ) -> jax.Array:
     """Samples what the mask asks for.
 
@@ -140,7 +140,7 @@ def generate(
       mask: (B, F, H, W, 1), 1 = generate, 0 = given.
       keys: (B,) one for each sample.
       sampler: one of SAMPLERS.
-      labels: (B,) classes; None is class 0, "no label" for models without classes.
+      labels: (B,) classes; None is class 0. A model of one class does not look at them.
 
     Returns:
       (B, F, H, W, C), equal to `clean` where mask = 0.
@@ -150,7 +150,7 @@ def generate(
     """
     if sampler not in SAMPLERS:
         raise UserError(f"no sampler '{sampler}': choose from {', '.join(SAMPLERS)}")
-    if labels is None:
+    if labels is None or model.num_classes == 1:
         labels = jnp.zeros(len(keys), jnp.int32)
     elif not bool(((labels >= 0) & (labels <= model.num_classes)).all()):
         raise UserError(f"labels {labels.tolist()} are not all in 0..{model.num_classes} (the last is 'no label')")

@@ -41,12 +41,12 @@ class RunLog:
     def __init__(self, workdir: str | Path, first_step: int, total_steps: int):
         self._path = Path(workdir) / "metrics.jsonl"
         if self._path.is_file():
-            kept = [line for line in self._path.read_text().splitlines() if json.loads(line)["step"] <= first_step]
+            kept = [line for line in self._path.read_text().splitlines() if _step(line) <= first_step]
             self._path.write_text("".join(line + "\n" for line in kept))
         self._file = self._path.open("a")
         self._events = SummaryWriter(str(workdir), purge_step=first_step + 1, write_to_disk=True)
         self._bar = tqdm(total=total_steps, initial=first_step, unit="step") if sys.stderr.isatty() else None
-        self._total, self._last, self._time = total_steps, first_step, time.monotonic()
+        self._total, self._last, self._time = total_steps, first_step, None
 
     def __enter__(self) -> "RunLog":
         return self
@@ -62,18 +62,31 @@ class RunLog:
         tqdm.write(message) if self._bar is not None else print(message, flush=True)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Logs the metrics of a step, with steps a second since the last call and the time left."""
-        now = time.monotonic()
-        rate = (step - self._last) / max(now - self._time, 1e-9)
-        self._file.write(json.dumps({"step": step, **values, "steps_per_second": round(rate, 4)}) + "\n")
+        """Logs the metrics of a step, with steps a second and the time left.
+
+        The rate is that since the last call; the first call, which compilation precedes, has none.
+        """
+        now, left = time.monotonic(), ""
+        if self._time is not None:
+            rate = (step - self._last) / max(now - self._time, 1e-9)
+            values = values | {"steps_per_second": round(rate, 4)}
+            left = f"  {(self._total - step) / max(rate, 1e-9) / 60:.0f} min left"
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
-        for name, value in (values | {"steps_per_second": rate}).items():
+        for name, value in values.items():
             self._events.add_scalar(name, value, step)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         if self._bar is not None:
             self._bar.set_postfix_str(shown)
             self._bar.update(step - self._last)
         else:
-            minutes = (self._total - step) / max(rate, 1e-9) / 60
-            print(f"step {step}/{self._total}  {shown}  {rate:.2f} steps/s  {minutes:.0f} min left", flush=True)
+            print(f"step {step}/{self._total}  {shown}{left}", flush=True)
         self._last, self._time = step, now
+
+
+def _step(line: str) -> float:
+    """The step of a line of metrics; infinity for one that a killed run left half-written."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return float("inf")

@@ -98,7 +98,7 @@ def loss_fn(
     """The mean loss of a batch, with steps, noise and masks drawn from `key`.
 
     Args:
-      batch: `video` (B, F, H, W, C) in [-1, 1], and `labels` (B,) int32 for a model with classes.
+      batch: `video` (B, F, H, W, C) in [-1, 1], and `labels` (B,) int32, which a model of one class does not look at.
       loss: `normalised` or `parity`, see GaussianDiffusion.training_losses.
       mask_mixture: `varied` or `official`, see masks.
       label_dropout: share of samples whose label is replaced by "no label", for guidance.
@@ -112,7 +112,7 @@ def loss_fn(
     steps = jax.random.randint(step_key, (batch_size,), 0, len(diffusion.schedule))
     noise = jax.random.normal(noise_key, x_start.shape)
     mask = draw_masks(mask_key, batch_size, model.video_shape[:3], mask_mixture)
-    labels = batch.get("labels", jnp.zeros(batch_size, jnp.int32))
+    labels = batch["labels"] if model.num_classes > 1 else jnp.zeros(batch_size, jnp.int32)
     labels = jnp.where(jax.random.bernoulli(label_key, label_dropout, (batch_size,)), model.null_label, labels)
 
     def denoise_fn(x_t: jax.Array, timesteps: jax.Array) -> Any:
@@ -147,7 +147,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
         ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
-        metrics["grad_norm"] = optax.global_norm({k: v for k, v in grads.items() if k not in FROZEN_PARAMS})
+        metrics["grad_norm"] = optax.tree.norm({k: v for k, v in grads.items() if k not in FROZEN_PARAMS})
         return TrainState(state.step + 1, params, ema_params, opt_state), metrics
 
     return train_step

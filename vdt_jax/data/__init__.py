@@ -1,14 +1,16 @@
 """Clips by number: sources (digits, synthetic, video_folder), and the one pipeline that serves them.
 
-A source is a sequence: `len(source)` clips, `source[index] -> uint8 (F, H, W, C)`, the same for the same index always.
-It may raise `UnreadableClip`, and the pipeline puts another in its place.
+A source is a sequence of clips, `source[index] -> {"video": uint8 (F, H, W, C), "label": int}`, the same for the same
+index always. It may raise `UnreadableClip`, and the pipeline puts another in its place.
 """
 
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from vdt_jax.data.clips import Source
+import numpy as np
+
+from vdt_jax.data.clips import Source, as_example
 from vdt_jax.data.digits import MovingDigits
 from vdt_jax.data.synthetic import Synthetic
 from vdt_jax.data.video_folder import VideoFolder
@@ -39,3 +41,12 @@ def make_source(options: Mapping[str, Any], shape: tuple[int, int, int, int], sp
             f"data source {name} takes no {', '.join(sorted(unknown))}: it takes {sorted(taken) or 'nothing'}"
         )
     return _SOURCES[name](shape, split, **options)
+
+
+def take(source: Source, numbers: range) -> dict[str, np.ndarray]:
+    """These clips as a batch, {"video": float32 (B, F, H, W, C) in [-1, 1], "labels": (B,) int32}.
+
+    Past the end it begins again.
+    """
+    clips = [as_example(source[number % len(source)]) for number in numbers]
+    return {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}

@@ -9,6 +9,7 @@ import functools
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vdt_jax.data.clips import Clip
 from vdt_jax.errors import UserError
 
 _PHASES = 8  # sub-pixel positions along each axis, and the magnification at which glyphs are drawn
@@ -48,6 +49,8 @@ def _bounce(position: np.ndarray, room: float) -> np.ndarray:
 class MovingDigits:
     """2^20 training clips (and 2^20 held out) of digits 12 px high that move 1.5 to 3 px a frame: (F, H, W, 1) uint8.
 
+    The label of a clip of one digit is that digit; clips of several have no classes.
+
     Args:
       shape: (F, H, W, 1), frames of at least 16x16.
       split: `train` or `held_out`; their random streams have nothing in common.
@@ -61,17 +64,19 @@ class MovingDigits:
         if shape[3] != 1 or min(shape[1:3]) < 16:
             raise UserError(f"moving digits come in one channel and at least 16x16 pixels, not {shape[1:]} (H, W, C)")
         self._shape, self._num_digits = shape, num_digits
+        self.num_classes = 10 if num_digits == 1 else 1
         self._stream = 0 if split == "train" else 1
 
     def __len__(self) -> int:
         return 2**20
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def __getitem__(self, index: int) -> Clip:
         num_frames, height, width, _ = self._shape
         rng = np.random.default_rng([self._stream, index])
         clip = np.zeros((num_frames, height, width), np.float32)
         time = np.arange(num_frames)
-        for digit in rng.integers(0, 10, self._num_digits):
+        digits = rng.integers(0, 10, self._num_digits)
+        for digit in digits:
             tiles = _glyph_tiles()[digit]
             tile_height, tile_width = tiles.shape[2:]
             speed, angle = rng.uniform(*_SPEED), rng.uniform(0, 2 * np.pi)
@@ -84,4 +89,5 @@ class MovingDigits:
                 top, left = y // _PHASES, x // _PHASES
                 window = frame[top : top + tile_height, left : left + tile_width]
                 np.maximum(window, tiles[y % _PHASES, x % _PHASES], out=window)
-        return np.round(clip * 255).astype(np.uint8)[..., None]
+        video = np.round(clip * 255).astype(np.uint8)[..., None]
+        return {"video": video, "label": int(digits[0]) if self.num_classes > 1 else 0}

@@ -12,9 +12,8 @@ from typing import Any
 import grain
 import numpy as np
 
-from vdt_jax.data.clips import Source, UnreadableClip
+from vdt_jax.data.clips import Clip, Source, UnreadableClip, as_example
 from vdt_jax.errors import UserError
-from vdt_jax.video import to_float
 
 _MAX_REPLACEMENTS = 1000
 
@@ -29,7 +28,7 @@ class _Examples:
     def __len__(self) -> int:
         return 2**50
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def __getitem__(self, index: int) -> Clip:
         step, offset = divmod(index, self._share)
         position = self._first + step * self._batch_size + self._host * self._share + offset
         for replacement in range(position, position + _MAX_REPLACEMENTS):
@@ -50,10 +49,10 @@ def batches(
     num_hosts: int = 1,
     num_threads: int = 2,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches {"video": float32 (B / num_hosts, F, H, W, C) in [-1, 1]}, from step `first_step` on.
+    """Endless batches from step `first_step` on, "video": float32 (B / num_hosts, F, H, W, C) in [-1, 1] and "labels".
 
     Args:
-      source: uint8 clips by index.
+      source: clips by index.
       batch_size: B, of all hosts together.
       seed: of the order.
       host, num_hosts: which share of each batch is wanted.
@@ -69,5 +68,5 @@ def batches(
     options = grain.ReadOptions(
         num_threads=num_threads, prefetch_buffer_size=4 * max(num_threads, batch_size // num_hosts)
     )
-    dataset = grain.MapDataset.source(examples).map(lambda clip: {"video": to_float(clip)})
+    dataset = grain.MapDataset.source(examples).map(as_example)
     return iter(dataset.to_iter_dataset(options).batch(batch_size // num_hosts))

@@ -2,16 +2,19 @@
 
 import numpy as np
 
+from vdt_jax.data.clips import Clip
+
 
 class Synthetic:
     """2^20 clips of uniform noise, (F, H, W, C) uint8; a few, made once and served again and again."""
 
     def __init__(self, shape: tuple[int, int, int, int], split: str):
         rng = np.random.default_rng([len(split), *shape])
+        self.num_classes = 1
         self._clips = rng.integers(0, 256, (8, *shape), np.uint8)
 
     def __len__(self) -> int:
         return 2**20
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self._clips[index % len(self._clips)]
+    def __getitem__(self, index: int) -> Clip:
+        return {"video": self._clips[index % len(self._clips)], "label": 0}

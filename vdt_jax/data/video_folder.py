@@ -4,9 +4,8 @@ from pathlib import Path
 
 import av
 import av.error
-import numpy as np
 
-from vdt_jax.data.clips import UnreadableClip
+from vdt_jax.data.clips import Clip, UnreadableClip
 from vdt_jax.errors import UserError
 from vdt_jax.video import VIDEO_SUFFIXES, read_clip
 
@@ -53,6 +52,7 @@ class VideoFolder:
             raise UserError(f"no videos in {path}: looked for {', '.join(VIDEO_SUFFIXES)}")
         if len(videos) > 1:
             videos = videos[::10] if split == "held_out" else [v for i, v in enumerate(videos) if i % 10]
+        self.num_classes = 1
         self._shape, self._stride = shape, stride
         span = (shape[0] - 1) * stride + 1
         counts = {video: _count_frames(video) for video in videos}
@@ -66,9 +66,9 @@ class VideoFolder:
     def __len__(self) -> int:
         return len(self._clips)
 
-    def __getitem__(self, index: int) -> np.ndarray:
+    def __getitem__(self, index: int) -> Clip:
         video, start = self._clips[index]
         try:
-            return read_clip(video, self._shape, start, self._stride)
+            return {"video": read_clip(video, self._shape, start, self._stride), "label": 0}
         except UserError as error:
             raise UnreadableClip(str(error)) from None

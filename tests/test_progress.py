@@ -1,0 +1,45 @@
+"""What a run leaves in its working directory, and says on the terminal."""
+
+import json
+
+from vdt_jax.progress import RunLog
+
+
+def steps(workdir):
+    return [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def log(workdir, first_step, *logged):
+    with RunLog(workdir, first_step, 10) as run:
+        for step in logged:
+            run.metrics(step, {"loss": 1.0 / step})
+
+
+def test_a_resumed_run_forgets_what_it_will_do_again(tmp_path):
+    log(tmp_path, 0, 1, 2, 4, 6)
+    log(tmp_path, 4, 5, 6)
+    assert steps(tmp_path) == [1, 2, 4, 5, 6]
+
+
+def test_a_line_that_a_kill_tore_is_dropped(tmp_path):
+    log(tmp_path, 0, 1, 2)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "lo')
+    log(tmp_path, 2, 3)
+    assert steps(tmp_path) == [1, 2, 3]
+
+
+def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
+    log(tmp_path, 0, 1, 5)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "step 1/10  loss 1"  # compilation comes before the first step: no rate
+    assert second.startswith("step 5/10  loss 0.2  steps_per_second ") and second.endswith("min left")
+
+
+def test_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with RunLog(tmp_path, 0, 10) as run:
+        run.metrics(5, {"loss": 0.5})
+        run.say("a line")
+    shown = capsys.readouterr()
+    assert "50%" in shown.err and "loss 0.5" in shown.err and "a line" in shown.out
