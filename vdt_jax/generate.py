@@ -72,8 +72,8 @@ class LoadedAutoencoder(NamedTuple):
             counts = np.maximum(np.isfinite(given).sum(axis=1), 1)
             mean = np.nansum(given, axis=1) / counts
             clips = np.where(hidden, mean[:, None, None, None].astype(np.float32), clips)
-        latents = np.zeros((*mask.shape[:-1], self.model.latent_channels), np.float32)
-        for clip, key, out, given in zip(clips, keys, latents, (mask < 0.5).any(axis=(2, 3, 4)), strict=True):
+        latents: Any = np.zeros((*mask.shape[:-1], self.model.latent_channels), np.float32)
+        for clip, key, out, given in zip(clips, keys, latents, np.any(mask < 0.5, axis=(2, 3, 4)), strict=True):
             if given.any():
                 key = jax.random.fold_in(key, 2)
                 out[given] = encode_video(self.model, self.params, clip[given], key=key)
@@ -82,7 +82,7 @@ class LoadedAutoencoder(NamedTuple):
     def decode(self, latents: Any, clips: np.ndarray, mask: np.ndarray, paste: bool = True) -> np.ndarray:
         """Clips (B, F, H, W, 3) of scaled latents (B, F, h, w, C), with the given pixels of `clips` pasted back."""
         decoded = np.array(clips)
-        for out, video, generated in zip(decoded, np.asarray(latents), (mask > 0.5).any(axis=(2, 3, 4)), strict=True):
+        for out, video, generated in zip(decoded, np.asarray(latents), np.any(mask > 0.5, axis=(2, 3, 4)), strict=True):
             frames = generated if paste else np.ones_like(generated)
             if frames.any():
                 out[frames] = decode_video(self.model, self.params, video[frames])
