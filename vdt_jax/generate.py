@@ -118,8 +118,12 @@ def sample_keys(seed: int, numbers: range) -> jax.Array:
 
 def task_masks(seed: int, numbers: range, task: str, model: VDT, num_given: int | None = None) -> jax.Array:
     """The masks (B, F, h, w, 1) of a task for these sample numbers; 1 = generate, 0 = given."""
-    keys = sample_keys(seed, numbers)
-    return jnp.stack([task_mask(jax.random.fold_in(key, 1), task, model.video_shape[:3], num_given) for key in keys])
+    return _task_masks(sample_keys(seed, numbers), task, model.video_shape[:3], num_given)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _task_masks(keys: jax.Array, task: str, shape: tuple[int, int, int], num_given: int | None) -> jax.Array:
+    return jax.vmap(lambda key: task_mask(jax.random.fold_in(key, 1), task, shape, num_given))(keys)
 
 
 def generate(
