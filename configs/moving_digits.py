@@ -3,8 +3,8 @@
     python train.py --config=configs/moving_digits.py --workdir=runs/digits
 
 2.38 M parameters, 16 frames of 32x32. On two CPU cores 1.5 to 1.7 steps a second with nothing beside it; the whole
-40,000 steps were not run yet. Loss to expect, averaged over some hundred steps: 0.15 at step 500, 0.13 at 1,000, 0.08 at
-2,000, 0.065 at 3,000. The model that ships is this recipe at step 4,250 of 4,250; docs/digits.md has its metrics, and
+40,000 steps were not run yet. Loss to expect, averaged over some hundred steps: 0.15 at step 500, 0.13 at 1,000, 0.08
+at 2,000, 0.065 at 3,000. The model that ships is this recipe run for 4,250 steps; docs/digits.md has its metrics, and
 what was tried on the way.
 """
 
