@@ -234,8 +234,9 @@ def sampling_pair(
     shape = (len(x), ours.in_channels, *ours.video_shape[:3])
 
     def theirs() -> None:
-        model = official_network(official.model.eval() and official)
-        respaced.p_sample_loop(model, shape, clip_denoised=False, device=official.device, raw_x=raw_x, mask=mask_torch)
+        respaced.p_sample_loop(
+            official.network, shape, clip_denoised=False, device=official.device, raw_x=raw_x, mask=mask_torch
+        )
         wait(official)
 
     diffusion, keys = make_diffusion(timestep_respacing=str(num_steps)), sample_keys(0, range(len(x)))
