@@ -60,7 +60,7 @@ def main(_) -> None:
     vae = None if config.vae is None else load_vae(config.vae)
     diffusion = make_diffusion(**config.diffusion, learn_sigma=model.learn_sigma)
     clip_shape = model.video_shape if vae is None else vae.clip_shape(model)
-    source = make_source(config.data, clip_shape, "train")
+    source = make_source(config.data, clip_shape, "train", workdir / "bad_files.jsonl")
     held_out = make_source(config.data, clip_shape, "held_out")
     if model.num_classes not in (1, source.num_classes):
         raise UserError(f"model.num_classes={model.num_classes}, but the data has {source.num_classes}: use that, or 1")
@@ -110,6 +110,7 @@ def main(_) -> None:
         host=jax.process_index(),
         num_hosts=jax.process_count(),
         num_threads=config.data_threads,
+        put=functools.partial(shard_batch, mesh=mesh),
     )
 
     # ------------------------------------------------------------------ loop
@@ -119,7 +120,7 @@ def main(_) -> None:
             f"{mesh.size} {mesh.devices.flat[0].device_kind} device(s), step {first_step} to {last_step}"
         )
         for step in range(first_step + 1, last_step + 1):
-            batch = shard_batch(next(train_batches), mesh)
+            batch = next(train_batches)
             if vae is not None:
                 batch["video"] = encode(vae.params, batch["video"], jax.random.fold_in(encode_key, step))
             state, metrics = train_step(state, batch, train_key)

@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
     config.learning_rate = dict(peak=1e-4, warmup_steps=1_000, decay="constant")  # or cosine, tail
     config.ema_decay = 0.9999
 
-    # name: moving_digits, synthetic, video_folder; the rest are keyword arguments of that source.
+    # name: moving_digits, synthetic, video_folder; the rest are keyword arguments of that source, in docs/data.md.
     config.data = dict(name="synthetic")
     config.data_threads = 2
 
