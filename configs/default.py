@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
     config.ema_decay = 0.9999
 
     # name: moving_digits, synthetic, video_folder; the rest are keyword arguments of that source, in docs/data.md.
-    config.data = dict(name="synthetic")
+    config.data = dict(name="synthetic", path="")
     config.data_threads = 2
 
     # Samples of the EMA weights for every task on held-out clips, into WORKDIR/samples; every=0 for none.

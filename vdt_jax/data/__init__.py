@@ -13,12 +13,13 @@ import numpy as np
 
 from vdt_jax.data.clips import Source, as_example
 from vdt_jax.data.digits import MovingDigits
+from vdt_jax.data.latents import Latents
 from vdt_jax.data.synthetic import Synthetic
 from vdt_jax.data.video_folder import VideoFolder
 from vdt_jax.errors import UserError
 
 SPLITS = ("train", "held_out")
-_SOURCES = {"moving_digits": MovingDigits, "synthetic": Synthetic, "video_folder": VideoFolder}
+_SOURCES = {"moving_digits": MovingDigits, "synthetic": Synthetic, "video_folder": VideoFolder, "latents": Latents}
 
 
 def make_source(

@@ -1,7 +1,6 @@
 """Videos of a folder, any depth, or of a list."""
 
 import os
-import zlib
 
 import numpy as np
 
@@ -10,7 +9,7 @@ from vdt_jax.data.clips import Clip, UnreadableClip
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import Found, find_videos
 from vdt_jax.data.index import index_videos
-from vdt_jax.data.windows import ClipTable, Window
+from vdt_jax.data.windows import ClipTable, Window, of_split
 from vdt_jax.errors import UserError
 from vdt_jax.video import CENTRE, Crop, VideoInfo
 from vdt_jax.video.images import natural_key
@@ -82,7 +81,7 @@ class VideoFolder:
                 usable.append((video, info))
         self._bad.check()
         if not held_out_path:
-            usable = _of_split(usable, split, held_out)
+            usable = [usable[n] for n in of_split([video for video, _ in usable], split, held_out)]
         if not usable:
             longest = max((info.num_frames for info in known if isinstance(info, VideoInfo)), default=0)
             raise UserError(
@@ -116,14 +115,3 @@ class VideoFolder:
             self._bad.check()
             raise
         return {"video": frames, "label": self._labels[video.label]}
-
-
-def _of_split(videos: list[tuple[Found, VideoInfo]], split: str, share: float) -> list[tuple[Found, VideoInfo]]:
-    """The videos of a split: those of which the list says so, else by a hash of the name; at least one in each."""
-    if any(video.split for video, _ in videos):
-        return [entry for entry in videos if (entry[0].split or "train") == split]
-    if len(videos) < 2 or not share:
-        return videos
-    rank = [zlib.crc32(os.fsencode(video.name)) for video, _ in videos]
-    bound = min(max(share * 2**32, min(rank) + 1), max(rank))
-    return [entry for entry, hashed in zip(videos, rank, strict=True) if (hashed < bound) == (split == "held_out")]

@@ -1,10 +1,13 @@
-"""Clips cut out of videos: which frames they take, and a number for each clip."""
+"""Clips cut out of videos: which frames they take, a number for each clip, and which videos are held out."""
 
+import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from vdt_jax.data.discover import Found
 from vdt_jax.errors import UserError
 from vdt_jax.video import VideoInfo
 
@@ -81,3 +84,19 @@ class ClipTable:
             raise IndexError(number)
         video = int(np.searchsorted(self._ends, number, side="right"))
         return video, number - (int(self._ends[video - 1]) if video else 0)
+
+
+def of_split(videos: Sequence[Found], split: str, share: float) -> list[int]:
+    """The places of the videos of a split, `train` or `held_out`; one video alone is in both.
+
+    A video is in a split as the list says, else by a hash of its name, so that others that come or go do not move it;
+    at least one is in each.
+    """
+    every = range(len(videos))
+    if any(video.split for video in videos):
+        return [n for n in every if (videos[n].split or "train") == split]
+    if len(videos) < 2 or not share:
+        return list(every)
+    ranks = [zlib.crc32(os.fsencode(video.name)) for video in videos]
+    bound = min(max(share * 2**32, min(ranks) + 1), max(ranks))
+    return [n for n in every if (ranks[n] < bound) == (split == "held_out")]
