@@ -10,7 +10,9 @@ interrupted goes on with the same command. Videos that cannot be read are listed
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,12 @@ from jax.sharding import Mesh
 from vdt_jax import cli
 from vdt_jax.autoencoder import fingerprint
 from vdt_jax.data.bad_files import BadFiles
-from vdt_jax.data.clips import UnreadableClip
+from vdt_jax.data.clips import Clip, UnreadableClip
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import Found, find_videos
 from vdt_jax.data.index import index_videos
 from vdt_jax.data.latents import shard_is_whole, write_metadata, write_shard
+from vdt_jax.data.video_folder import VideoFolder
 from vdt_jax.errors import UserError
 from vdt_jax.generate import LoadedAutoencoder, load_vae
 from vdt_jax.progress import progress
@@ -43,6 +46,14 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Frames that a device encode
 _SHARD_FRAMES = flags.DEFINE_integer("shard_frames", 4096, "Frames of a shard, about: what a kill can lose.")
 _MAX_BAD = flags.DEFINE_float("max_bad", 0.1, "Share of the videos that may be unreadable.")
 
+_NUM_FRAMES = flags.DEFINE_integer("num_frames", 16, "Frames of a clip of a dataset.")
+_STRIDE = flags.DEFINE_integer("stride", 1, "Frames of the video from one frame of a clip to the next.")
+_FPS = flags.DEFINE_float("fps", 0.0, "Or frames a second of a clip, whatever the video's.")
+_HOP = flags.DEFINE_integer("hop", 16, "Frames of the video from one clip of a dataset to the next.")
+_SHORT = flags.DEFINE_enum("short", "skip", ["skip", "pad"], "Videos that are shorter than a clip.")
+_LABELS = flags.DEFINE_bool("labels", False, "Whether the folders below --input, or the list's labels, are classes.")
+_HELD_OUT = flags.DEFINE_float("held_out", 0.1, "Share of the videos that becomes the split held_out.")
+
 _READ_FRAMES = 128  # decoded at once: it bounds the memory that a long video takes
 
 Video = tuple[Found, VideoInfo]
@@ -55,7 +66,8 @@ def main(_) -> None:
     cli.quiet_start()
     output, decoders = Path(_OUTPUT.value), Decoders()
     if _VAE.value is None:
-        raise UserError("add --vae=FOLDER")
+        write_clips(size, output)
+        return
     root, found = find_videos(_INPUT.value)
     bad = BadFiles(len(found), _MAX_BAD.value, output / "bad_files.jsonl")
     videos = readable(root, found, decoders, bad)
@@ -79,6 +91,47 @@ def readable(root: Path, found: list[Found], decoders: Decoders, bad: BadFiles) 
             videos.append((video, info))
     bad.check()
     return videos
+
+
+# ------------------------------------------------------------------ a dataset
+
+
+def write_clips(size: tuple[int, int], output: Path) -> None:
+    """Writes the clips of both splits as a tensorflow-datasets dataset."""
+    from vdt_jax.data.tfds_builder import write_dataset  # tensorflow_datasets takes a second
+
+    if output.exists() and any(output.rglob("dataset_info.json")):
+        raise UserError(f"{output} has a dataset already: choose another --output")
+    shape = (_NUM_FRAMES.value, *size, 3)
+    options = {"held_out": _HELD_OUT.value, "stride": _STRIDE.value, "fps": _FPS.value, "hop": _HOP.value}
+    options |= {"short": _SHORT.value, "labels": _LABELS.value, "max_bad": _MAX_BAD.value}
+
+    def source(split: str) -> VideoFolder:
+        return VideoFolder(shape, split, str(_INPUT.value), **options, bad_files=output / "bad_files.jsonl")
+
+    splits = {"train": source("train")} | ({"held_out": source("held_out")} if _HELD_OUT.value else {})
+    with progress("clips", sum(map(len, splits.values())), unit="clip") as advance:
+        clips = {name: readable_clips(source, advance) for name, source in splits.items()}
+        folder = write_dataset(output, clips, shape, splits["train"].classes)
+    print(f"{folder}: --config.data.name=tfds:{output} trains on it")
+
+
+def readable_clips(source: VideoFolder, advance: Any) -> Iterator[Clip]:
+    """The clips of a folder in order, decoded a few at a time in parallel, without those that cannot be."""
+
+    def read(number: int) -> Clip | None:
+        try:
+            return source.clip(number)
+        except UnreadableClip:
+            return None
+
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        for first in range(0, len(source), 4 * threads):
+            for clip in pool.map(read, range(first, min(first + 4 * threads, len(source)))):
+                advance(1)
+                if clip is not None:
+                    yield clip
 
 
 # ------------------------------------------------------------------ latents

@@ -1,4 +1,4 @@
-"""Clips by number: sources (digits, synthetic, video_folder), and the one pipeline that serves them.
+"""Clips by number: sources (digits, videos, datasets, latents), and the one pipeline that serves them.
 
 `source.clip(number, rng) -> {"video": uint8 (F, H, W, C), "label": int}` is the same for the same number and the same
 draws always. It may raise `UnreadableClip`, and the pipeline puts another in its place.
@@ -14,12 +14,21 @@ import numpy as np
 from vdt_jax.data.clips import Source, as_example
 from vdt_jax.data.digits import MovingDigits
 from vdt_jax.data.latents import Latents
+from vdt_jax.data.moving_mnist import MovingMnist
 from vdt_jax.data.synthetic import Synthetic
+from vdt_jax.data.tfds import Tfds
 from vdt_jax.data.video_folder import VideoFolder
 from vdt_jax.errors import UserError
 
 SPLITS = ("train", "held_out")
-_SOURCES = {"moving_digits": MovingDigits, "synthetic": Synthetic, "video_folder": VideoFolder, "latents": Latents}
+_SOURCES = {
+    "moving_digits": MovingDigits,
+    "moving_mnist": MovingMnist,
+    "synthetic": Synthetic,
+    "video_folder": VideoFolder,
+    "tfds": Tfds,
+    "latents": Latents,
+}
 
 
 def make_source(
@@ -31,7 +40,7 @@ def make_source(
     """The source that a config's `data` section names.
 
     Args:
-      options: `name`, and the keyword arguments of that source.
+      options: `name`, and the keyword arguments of that source; None and "" are its default. `tfds:NAME` names a dataset.
       shape: (F, H, W, C) of a clip.
       split: `train`, or `held_out`: clips that training never sees.
       bad_files: a JSON-lines file where a source of files lists those that it cannot read, with the reasons.
@@ -39,8 +48,9 @@ def make_source(
     Raises:
       UserError: an unknown name, or what the source says.
     """
-    options = dict(options)
-    name = options.pop("name")
+    options = {key: value for key, value in options.items() if value not in (None, "")}
+    name, colon, dataset = options.pop("name").partition(":")
+    options |= {"dataset": dataset} if colon else {}
     if name not in _SOURCES:
         raise UserError(f"no data source '{name}': choose from {', '.join(_SOURCES)}")
     taken = inspect.signature(_SOURCES[name]).parameters.keys() - {"shape", "split"}

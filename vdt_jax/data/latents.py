@@ -121,7 +121,7 @@ class Latents:
         self,
         shape: tuple[int, int, int, int],
         split: str,
-        path: str,
+        path: str = "",
         held_out: float = 0.1,
         stride: int = 1,
         fps: float = 0.0,

@@ -34,6 +34,9 @@ class VideoFolder:
       time_limit, memory_limit: seconds and megabytes that decoding a clip may take.
       bad_files: where to list what could not be read, and why.
 
+    Attributes:
+      classes: the names of the labels.
+
     Raises:
       UserError: no folder, no videos in it, none long enough, too many that cannot be read.
     """
@@ -42,7 +45,7 @@ class VideoFolder:
         self,
         shape: tuple[int, int, int, int],
         split: str,
-        path: str,
+        path: str = "",
         held_out_path: str = "",
         held_out: float = 0.1,
         stride: int = 1,
@@ -91,7 +94,8 @@ class VideoFolder:
             )
         self._videos = usable
         self._clips = ClipTable([self._window.count(info) for _, info in usable])
-        self.num_classes = len(classes) if labels else 1
+        self.classes = classes if labels else [""]
+        self.num_classes = len(self.classes)
         self._labels = {label: number if labels else 0 for number, label in enumerate(classes)}
         if unknown := {video.label for video, _ in usable} - self._labels.keys():
             raise UserError(f"{self._root} has classes that {path} has not: {', '.join(sorted(unknown)[:5])}")
