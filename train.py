@@ -18,9 +18,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from vdt_jax import cli
-from vdt_jax.autoencoder import encode_batch
+from vdt_jax.autoencoder import decode_video, encode_batch, fingerprint
 from vdt_jax.checkpoints import Checkpoints, load_config, save_config, start_from
-from vdt_jax.data import Source, make_source, take
+from vdt_jax.data import Latents, Source, make_source, take
 from vdt_jax.data.pipeline import batches
 from vdt_jax.diffusion import make_diffusion
 from vdt_jax.errors import UserError
@@ -59,9 +59,12 @@ def main(_) -> None:
     model.check_sizes()
     vae = None if config.vae is None else load_vae(config.vae)
     diffusion = make_diffusion(**config.diffusion, learn_sigma=model.learn_sigma)
-    clip_shape = model.video_shape if vae is None else vae.clip_shape(model)
-    source = make_source(config.data, clip_shape, "train")
+    cached = config.data.name == "latents"  # then the autoencoder is for the previews alone
+    clip_shape = model.video_shape if vae is None or cached else vae.clip_shape(model)
+    source = make_source(config.data, clip_shape, "train", workdir / "bad_files.jsonl")
     held_out = make_source(config.data, clip_shape, "held_out")
+    if isinstance(source, Latents) and vae is not None:
+        source.check_autoencoder(fingerprint(*vae))
     if model.num_classes not in (1, source.num_classes):
         raise UserError(f"model.num_classes={model.num_classes}, but the data has {source.num_classes}: use that, or 1")
     learning_rate = make_learning_rate(total_steps=config.total_steps, **config.learning_rate)
@@ -75,7 +78,7 @@ def main(_) -> None:
         out_shardings=replicated(mesh),
         donate_argnums=0,
     )
-    if vae is not None:
+    if vae is not None and not cached:
         encode = jax.jit(
             functools.partial(encode_batch, vae.model),
             in_shardings=(replicated(mesh), batch_sharding(mesh), replicated(mesh)),
@@ -110,6 +113,7 @@ def main(_) -> None:
         host=jax.process_index(),
         num_hosts=jax.process_count(),
         num_threads=config.data_threads,
+        put=functools.partial(shard_batch, mesh=mesh),
     )
 
     # ------------------------------------------------------------------ loop
@@ -119,8 +123,8 @@ def main(_) -> None:
             f"{mesh.size} {mesh.devices.flat[0].device_kind} device(s), step {first_step} to {last_step}"
         )
         for step in range(first_step + 1, last_step + 1):
-            batch = shard_batch(next(train_batches), mesh)
-            if vae is not None:
+            batch = next(train_batches)
+            if vae is not None and not cached:
                 batch["video"] = encode(vae.params, batch["video"], jax.random.fold_in(encode_key, step))
             state, metrics = train_step(state, batch, train_key)
 
@@ -184,6 +188,8 @@ def preview(
     numbers = range(config.preview.num_clips)
     batch = take(held_out, numbers)
     clean, labels = batch["video"], batch["labels"]
+    if isinstance(held_out, Latents) and vae is not None:
+        clean = np.stack([decode_video(*vae, latents) for latents in clean])
     ema_params = jax.device_put(ema_params, jax.local_devices()[0])
     for task in TASKS:
         drawn = task_masks(config.seed, numbers, task, model)

@@ -35,6 +35,6 @@ def get_config() -> ConfigDict:
     config.optimizer.b2 = 0.99
     config.learning_rate.update(peak=1e-3, warmup_steps=200, decay="tail")
     config.ema_decay = 0.999
-    config.data = ConfigDict(dict(name="moving_digits", num_digits=2))
+    config.data.update(name="moving_digits", num_digits=2)
     config.preview.num_steps = 25
     return config

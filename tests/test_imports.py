@@ -24,6 +24,7 @@ RESTRICTED = {
     "grain": {"data"},
     "flax": {"models", "autoencoder", "training"},
     "huggingface_hub": {"torch_weights"},
+    "tensorflow_datasets": {"data"},
     "torch": set(),
     "tensorflow": set(),
 }

@@ -11,7 +11,9 @@ Parameter paths are diffusers' names with Flax's leaf names: `encoder/down_block
 `encode_video` and `decode_video` bound the memory: frames in chunks, large frames in tiles, each shape compiled once.
 """
 
+import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -206,6 +208,16 @@ class AutoencoderKL(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """There and back through the mean; `init` walks this."""
         return self.decode(self.encode(x)[0])
+
+
+def fingerprint(model: AutoencoderKL, params: Any) -> str:
+    """A hash of an autoencoder, its sizes and parameters: SHA-256 in hexadecimal. What it computes in is left out."""
+    names = [field.name for field in dataclasses.fields(model) if field.name not in ("dtype", "parent", "name")]
+    digest = hashlib.sha256(repr([(name, getattr(model, name)) for name in names]).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
 
 
 def sample_posterior(mean: jax.Array, logvar: jax.Array, key: jax.Array | None) -> jax.Array:
