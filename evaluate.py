@@ -105,7 +105,7 @@ def main(_) -> None:
         for task in protocol.tasks:
             report[task], ranking = evaluation.task(task, update)
             sections.append(write_pictures(evaluation, protocol, task, ranking, output))
-    floor = evaluation.floor()
+    others, itself = evaluation.floor()
 
     # ------------------------------------------------------------------ table, report, page
     columns = [name for name in _COLUMNS if any(name in row for rows in report.values() for row in rows.values())]
@@ -115,15 +115,21 @@ def main(_) -> None:
         for task, rows in report.items()
         for candidate, row in rows.items()
     ]
-    if floor:
-        table.append(["any", "true clips against others", *(f"{floor[n]:.4g}" if n in floor else "-" for n in columns)])
+    for what, row in (("truth against other truth", others), ("truth against itself", itself)):
+        if row:
+            table.append(["any", what, *(f"{row[name]:.4g}" if name in row else "-" for name in columns)])
     header = ["task", "what", *columns]
     print(table_text(header, table))
     rounded = {
         task: {what: {name: float(f"{value:.6g}") for name, value in row.items()} for what, row in rows.items()}
         for task, rows in report.items()
     }
-    contents = {"protocol": dataclasses.asdict(protocol), "tasks": rounded, "truth against other truth": floor}
+    contents = {
+        "protocol": dataclasses.asdict(protocol),
+        "tasks": rounded,
+        "truth against other truth": others,
+        "truth against itself": itself,
+    }
     (output / "report.json").write_text(json.dumps(contents, indent=2) + "\n")
     introduction = (
         "Violet is what the model has to generate. PSNR is in dB; motion is the change from frame to frame as a share "

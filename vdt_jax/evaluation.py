@@ -222,15 +222,17 @@ class Evaluation:
         arrays = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
         return summarise(arrays, self._measures), arrays[f"{MODEL}/PSNR"][:, 0]
 
-    def floor(self) -> dict[str, float]:
-        """Frechet distances of the true clips and as many others that follow them, which no model can be asked to beat.
+    def floor(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Frechet distances of the true clips from as many others that follow them, and from themselves.
 
-        Empty where there are too few clips, and where FVD looks at other frames in each task.
+        The first is what samples from nothing can be asked for at most; those of tasks with given frames, which they
+        share with the truth, may come nearer. Empty where there are too few clips, and where FVD looks at other frames
+        in each task.
         """
         p = self._protocol
         numbers = range(p.first_clip, p.first_clip + 2 * p.clips * p.every, p.every)
         if p.clips < 2 or p.fvd_frames != "all" or numbers[-1] >= len(self._source) or not self._measures.features:
-            return {}
+            return {}, {}
 
         def make() -> Arrays:
             batches = [
@@ -239,8 +241,9 @@ class Evaluation:
             ]
             return {name: np.concatenate([batch[name] for batch in batches]) for name in self._measures.features}
 
-        rows = self._kept("floor", make)
-        return {name: frechet_distance(*np.split(features, 2)) for name, features in rows.items()}
+        halves = {name: np.split(features, 2) for name, features in self._kept("floor", make).items()}
+        others = {name: frechet_distance(truth, other) for name, (truth, other) in halves.items()}
+        return others, {name: frechet_distance(truth, truth) for name, (truth, _) in halves.items()}
 
 
 def _takes_num_given(task: str) -> bool:

@@ -52,11 +52,12 @@ class Conv3D(nn.Module):
         kernel: Any = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias: Any = self.param("bias", nn.initializers.zeros, (self.features,))
         if self.window == (1, 1, 1):
-            rows = x.reshape(-1, x.shape[-1]) @ kernel[0, 0, 0]
-            return rows.reshape(*x.shape[:-1], self.features) + bias
+            rows = x.reshape(-1, x.shape[-1]) @ kernel[0, 0, 0] + bias[None]
+            return rows.reshape(*x.shape[:-1], self.features)
         x = jnp.concatenate(_shifts(x, 1, self.window[0], self.strides[0], 0.0), -1)
         flat = kernel.transpose(1, 2, 0, 3, 4).reshape(*self.window[1:], -1, self.features)
         pictures = lax.conv_general_dilated(
             x.reshape(-1, *x.shape[2:]), flat, self.strides[1:], "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
-        return pictures.reshape(*x.shape[:2], *pictures.shape[1:]) + bias
+        pictures += bias[None, None, None]
+        return pictures.reshape(*x.shape[:2], *pictures.shape[1:])

@@ -3,8 +3,8 @@
     d^2 = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1^1/2 S2 S1^1/2)^1/2                                     (1)
 
 The root of S1 S2 itself, which is not symmetric, is where implementations differ and go complex. Here S = Q diag(l) Q^T
-by `eigh`, S^1/2 = Q diag(l^1/2) Q^T with what rounding made negative set to 0, and the last trace of (1) is the sum of
-the singular values of S1^1/2 S2^1/2: nothing is squared and rooted again, and a set's distance to itself is 0 to
+by `eigh`, S^1/2 = Q diag(l^1/2) Q^T with eigenvalues that are mere rounding set to 0, and the last trace of (1) is the
+sum of the singular values of S1^1/2 S2^1/2: nothing is squared and rooted again, and a set's distance to itself is 0 to
 rounding.
 """
 
@@ -13,7 +13,8 @@ import numpy as np
 
 def _root(covariance: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(covariance)
-    return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    values = np.where(values > len(values) * np.finfo(np.float64).eps * values.max(), values, 0)
+    return (vectors * np.sqrt(values)) @ vectors.T
 
 
 def frechet_distance(features: np.ndarray, others: np.ndarray) -> float:

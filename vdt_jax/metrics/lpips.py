@@ -13,7 +13,9 @@ from flax import linen as nn
 
 NETWORKS = ("vgg16", "alexnet")
 
-_SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # ImageNet's mean and deviation, for [-1, 1]
+# ImageNet's mean and deviation, for [-1, 1].
+_SHIFT = np.array([-0.030, -0.088, -0.188], np.float32).reshape(1, 1, 1, 3)
+_SCALE = np.array([0.458, 0.448, 0.450], np.float32).reshape(1, 1, 1, 3)
 _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # pooled between the groups
 _ALEXNET = (64, 192, 384, 256, 256)
 
@@ -65,7 +67,7 @@ class LPIPS(nn.Module):
 
     def describe(self, x: jax.Array) -> list[jax.Array]:
         """The features of pictures (B, H, W, 3), layer by layer, each (B, h, w, channels)."""
-        return self.features((x - np.array(_SHIFT, np.float32)) / np.array(_SCALE, np.float32))
+        return self.features((x - _SHIFT) / _SCALE)
 
 
 def _unit(features: jax.Array) -> jax.Array:
