@@ -45,7 +45,9 @@ _OUTPUT = flags.DEFINE_string("output", "runs/study", "Folder for what each arm 
 _STEPS = flags.DEFINE_integer("steps", 4200, "Training steps of an arm, all of its models together.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Of initialisation, data order, masks and noise.")
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", 32, "Held-out clips a task.")
-_SMOKE = flags.DEFINE_bool("smoke", False, "Seven steps, two clips: to see that it runs. Its numbers mean nothing.")
+_SMOKE = flags.DEFINE_bool(
+    "smoke", False, "A tiny model, 14 steps, two clips: to see that it runs. Its numbers mean nothing."
+)
 
 MODEL = dict(
     input_size=(32, 32),
@@ -58,13 +60,15 @@ MODEL = dict(
     learn_sigma=False,
     unroll=4,
 )
+SMOKE_MODEL = MODEL | dict(hidden_size=16, depth=1, num_heads=2, unroll=1)
+DATA = {"name": "moving_digits", "num_digits": 2}
 DIFFUSION = dict(noise_schedule="cosine", prediction="x_start", loss_on="v", min_snr_gamma=5.0, clip_denoised=True)
 BATCH_SIZE, POOL, SAMPLING_STEPS, RESAMPLINGS, PEAK, EMA_DECAY = 8, 4096, 16, 4, 1e-3, 0.995
 
 # Two-sided 95 % points of Student's t, by degrees of freedom.
 _T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
-MaskFn = Callable[[jax.Array, int, tuple[int, int, int]], jax.Array]
+MaskFn = Callable[[jax.Array, jax.Array, int, tuple[int, int, int]], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,40 +76,43 @@ class Arm:
     """One way to spend the steps.
 
     Attributes:
-      masks: (key, batch size, (F, h, w)) -> (B, F, h, w, 1); by task, where each has a model of its own.
+      masks: (key, index of the task, batch size, (F, h, w)) -> (B, F, h, w, 1).
+      models: the tasks that each have a model of their own; (None,) is one for all.
       loss: see GaussianDiffusion.training_losses.
       frames_first: share of the steps on single frames, whose model the other steps begin with.
       repaint: whether given positions enter while sampling alone.
     """
 
-    masks: dict[str | None, MaskFn]
+    masks: MaskFn
+    models: tuple[str | None, ...] = (None,)
     loss: str = "normalised"
     frames_first: float = 0.0
     repaint: bool = False
 
 
-def mixture(name: str) -> MaskFn:
-    return lambda key, batch_size, shape: draw_masks(key, batch_size, shape, name)
+def our_mixture(key: jax.Array, index: jax.Array, batch_size: int, shape: tuple[int, int, int]) -> jax.Array:
+    return draw_masks(key, batch_size, shape, "varied")
 
 
-def one_task(task: str) -> MaskFn:
-    index = jnp.array(TASKS.index(task))
-    return lambda key, batch_size, shape: jax.vmap(lambda k: varied_mask(k, index, shape))(
-        jax.random.split(key, batch_size)
-    )
+def official_mixture(key: jax.Array, index: jax.Array, batch_size: int, shape: tuple[int, int, int]) -> jax.Array:
+    return draw_masks(key, batch_size, shape, "official")
 
 
-def nothing_given(key: jax.Array, batch_size: int, shape: tuple[int, int, int]) -> jax.Array:
+def one_task(key: jax.Array, index: jax.Array, batch_size: int, shape: tuple[int, int, int]) -> jax.Array:
+    return jax.vmap(lambda key: varied_mask(key, index, shape))(jax.random.split(key, batch_size))
+
+
+def nothing_given(key: jax.Array, index: jax.Array, batch_size: int, shape: tuple[int, int, int]) -> jax.Array:
     return jnp.ones((batch_size, *shape, 1))
 
 
 def arms(question: str) -> dict[str, Arm]:
     """The two arms of a question, by name; the second is subtracted from the first."""
-    ours = Arm({None: mixture("varied")})
+    ours = Arm(our_mixture)
     return {
-        "tasks": {"one model": ours, "one for each task": Arm({task: one_task(task) for task in TASKS})},
-        "mixture": {"ours": ours, "official": Arm({None: mixture("official")}, loss="parity")},
-        "masks": {"with masks": ours, "without, RePaint": Arm({None: nothing_given}, repaint=True)},
+        "tasks": {"one model": ours, "one for each task": Arm(one_task, models=TASKS)},
+        "mixture": {"ours": ours, "official": Arm(official_mixture, loss="parity")},
+        "masks": {"with masks": ours, "without, RePaint": Arm(nothing_given, repaint=True)},
         "pretraining": {"frames first": dataclasses.replace(ours, frames_first=0.5), "joint": ours},
     }[question]
 
@@ -114,14 +121,16 @@ def arms(question: str) -> dict[str, Arm]:
 
 
 @functools.cache
-def pool(num_clips: int) -> jax.Array:
+def pool(model: VDT, num_clips: int) -> jax.Array:
     """Training clips (N, F, H, W, 1) in uint8, on the device."""
-    source = make_source({"name": "moving_digits", "num_digits": 2}, VDT(**MODEL).video_shape, "train")
+    source = make_source(DATA, model.video_shape, "train")
     return jnp.asarray(np.stack([source[i]["video"] for i in range(num_clips)]))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def train(model: VDT, masks: MaskFn, loss: str, steps: int, clips: jax.Array, params: Any, key: jax.Array) -> Any:
+def train(
+    model: VDT, masks: MaskFn, loss: str, steps: int, clips: jax.Array, params: Any, index: jax.Array, key: jax.Array
+) -> Any:
     """EMA parameters after so many steps on clips (N, F, H, W, C) uint8, or on their single frames; one program."""
     diffusion = make_diffusion(**DIFFUSION, learn_sigma=False)
     learning_rate = make_learning_rate(PEAK, max(steps // 20, 1), steps, "cosine")
@@ -134,7 +143,7 @@ def train(model: VDT, masks: MaskFn, loss: str, steps: int, clips: jax.Array, pa
         if model.num_frames == 1:  # as many frames as a batch of clips has, each on its own
             x = x.reshape(-1, 1, *x.shape[2:])
         steps_drawn = jax.random.randint(step_key, (len(x),), 0, len(diffusion.schedule))
-        mask = masks(mask_key, len(x), model.video_shape[:3])
+        mask = masks(mask_key, index, len(x), model.video_shape[:3])
 
         def loss_of(params):
             def denoise_fn(x_t, timesteps):
@@ -156,18 +165,19 @@ def init(model: VDT, key: jax.Array) -> Any:
     return model.init(key, jnp.zeros((1, *model.video_shape)), jnp.zeros(1))["params"]
 
 
-def train_arm(arm: Arm, steps: int, num_clips: int, seed: int) -> dict[str | None, Any]:
+def train_arm(arm: Arm, sizes: dict[str, Any], steps: int, num_clips: int, seed: int) -> list[Any]:
     """The parameters of each of an arm's models; its steps are shared among them."""
-    model, params, clips = VDT(**MODEL), {}, pool(num_clips)
-    for number, (task, masks) in enumerate(arm.masks.items()):
+    model, params = VDT(**sizes), []
+    clips, share = pool(model, num_clips), steps // len(arm.models)
+    first = int(share * arm.frames_first)
+    for number, task in enumerate(arm.models):
         init_key, first_key, key = jax.random.split(jax.random.fold_in(jax.random.key(seed), number), 3)
-        start, share = init(model, init_key), steps // len(arm.masks)
-        first = int(share * arm.frames_first)
+        start, index = init(model, init_key), jnp.array(TASKS.index(task) if task else 0)
         if first:
-            still = VDT(**(MODEL | {"num_frames": 1}))
-            learned = train(still, nothing_given, arm.loss, first, clips, init(still, init_key), first_key)
-            start = start_on_clips(start, learned)
-        params[task] = train(model, masks, arm.loss, share - first, clips, start, key)
+            still = VDT(**(sizes | {"num_frames": 1}))
+            fresh = init(still, init_key)
+            start = start_on_clips(start, train(still, nothing_given, arm.loss, first, clips, fresh, index, first_key))
+        params.append(train(model, arm.masks, arm.loss, share - first, clips, start, index, key))
     return params
 
 
@@ -219,14 +229,15 @@ def repaint(model: VDT, diffusion: GaussianDiffusion, params: Any, clean: Any, m
     return apply_mask(mask, x, clean)
 
 
-def measure(arm: Arm, params: dict[str | None, Any], num_clips: int) -> dict[str, float]:
+def measure(arm: Arm, sizes: dict[str, Any], params: list[Any], num_clips: int) -> dict[str, float]:
     """PSNR and SSIM of each task on the generated positions of held-out clips: "TASK PSNR" and "TASK SSIM"."""
-    model, numbers, values = VDT(**MODEL), range(num_clips), {}
-    source = make_source({"name": "moving_digits", "num_digits": 2}, model.video_shape, "held_out")
+    model, numbers, values = VDT(**sizes), range(num_clips), {}
+    source = make_source(DATA, model.video_shape, "held_out")
     clean, keys = take(source, numbers)["video"], sample_keys(0, numbers)
     diffusion = respaced(DIFFUSION, SAMPLING_STEPS, False)
     for task in TASKS:
-        own, mask = params.get(task, params.get(None)), task_masks(0, numbers, task, model)
+        own = params[arm.models.index(task) if task in arm.models else 0]
+        mask = task_masks(0, numbers, task, model)
         if arm.repaint:
             samples = repaint(model, diffusion, own, clean, mask, keys)
         else:
@@ -261,10 +272,11 @@ def main(_) -> None:
     if not 2 <= _SEEDS.value <= len(_T) + 1:
         raise UserError(f"--seeds={_SEEDS.value} cannot be: 2 to {len(_T) + 1}, for an interval")
     cli.quiet_start()
-    steps, num_clips, num_train = (7, 2, 16) if _SMOKE.value else (_STEPS.value, _NUM_CLIPS.value, POOL)
+    steps, num_clips, num_train = (14, 2, 16) if _SMOKE.value else (_STEPS.value, _NUM_CLIPS.value, POOL)
+    sizes = SMOKE_MODEL if _SMOKE.value else MODEL
     if steps < len(TASKS):
         raise UserError(f"--steps={steps} cannot be: at least {len(TASKS)}, one for each task's model")
-    settings = {"steps": steps, "num_clips": num_clips, "num_train": num_train, "model": MODEL, "diffusion": DIFFUSION}
+    settings = {"steps": steps, "num_clips": num_clips, "num_train": num_train, "model": sizes, "diffusion": DIFFUSION}
     settings |= {"batch_size": BATCH_SIZE, "sampling_steps": SAMPLING_STEPS, "resamplings": RESAMPLINGS}
     settings = json.loads(json.dumps(settings))
     folder = Path(_OUTPUT.value) / _QUESTION.value
@@ -278,7 +290,7 @@ def main(_) -> None:
                     raise UserError(f"{path} was made with other settings: choose another --output, or delete it")
                 if not path.is_file():
                     started = time.monotonic()
-                    values = measure(arm, train_arm(arm, steps, num_train, seed), num_clips)
+                    values = measure(arm, sizes, train_arm(arm, sizes, steps, num_train, seed), num_clips)
                     seconds = round(time.monotonic() - started, 1)
                     path.write_text(json.dumps({"settings": settings, "values": values, "seconds": seconds}, indent=2))
                 runs.setdefault(name, []).append(json.loads(path.read_text())["values"])

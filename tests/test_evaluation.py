@@ -64,6 +64,8 @@ NUMBERS = range(3, 13, 2)
 @pytest.fixture(scope="module")
 def loaded():
     params = NETWORK.init(jax.random.key(0), jnp.zeros((1, *NETWORK.video_shape)), jnp.zeros(1))["params"]
+    # The last layer begins as 0, and samples of a network that says 0 are all alike.
+    params = jax.tree.map(lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), params)
     config = {"diffusion": {"noise_schedule": "cosine", "prediction": "x_start", "clip_denoised": True}}
     return LoadedModel(NETWORK, params, config)
 
@@ -135,8 +137,8 @@ def test_summary_written_out():
     measures = make_measures(["psnr"], "alexnet", make_mesh())._replace(features={"FVD": lambda video: video})
     arrays = {
         "model/LPIPS": np.array([[0.1, 0.3], [0.5, 0.2]]),
-        "model/FVD": np.array([[0.0], [2.0]]),
-        "truth/FVD": np.array([[3.0], [5.0]]),
+        "model/FVD": np.array([[0.0, 1], [2, 1]]),
+        "truth/FVD": np.array([[3.0, 1], [5, 1]]),
         "model/motion": np.array([[1.0], [2.0]]),
         "truth/motion": np.array([3.0, 3.0]),
     }

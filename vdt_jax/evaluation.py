@@ -121,7 +121,7 @@ class Evaluation:
         self._batch_size, self._all_frames = batch_size, tuple(range(protocol.frames))
         self._spread = vae is None and mesh.size > 1
         self._params = jax.device_put(loaded.params, replicated(mesh)) if self._spread else loaded.params
-        self._truth_features: dict[tuple, np.ndarray] = {}
+        self._truth_features: dict[tuple, Arrays] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def _numbers(self, first: int) -> range:
@@ -173,7 +173,7 @@ class Evaluation:
             candidates |= {name: [np.asarray(make(truth, mask))] for name, make in baselines(truth.shape).items()}
         counted = mask if p.positions == "generated" else np.ones_like(mask)
 
-        results: Arrays = {}
+        results: dict[str, np.ndarray] = {}
         frames = self._frames(mask)
         seen: list[tuple[np.ndarray, Arrays]] = []  # a baseline that equals another is not measured again
         for name, videos in candidates.items():
@@ -198,8 +198,8 @@ class Evaluation:
         """The frames that FVD looks at; None where clips differ in which are generated."""
         if self._protocol.fvd_frames == "all":
             return self._all_frames
-        generated = mask.any((2, 3, 4))
-        return tuple(np.flatnonzero(generated[0]).tolist()) if (generated == generated[0]).all() else None
+        generated = np.max(mask, axis=(2, 3, 4)) > 0.5
+        return tuple(np.flatnonzero(generated[0]).tolist()) if (generated == generated[:1]).all() else None
 
     def _features(self, video: np.ndarray, frames: tuple[int, ...] | None) -> Arrays:
         if frames is None:

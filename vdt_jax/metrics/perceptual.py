@@ -5,6 +5,7 @@ Videos are float (B, F, H, W, C) in [-1, 1], C = 3, or 1 which is repeated.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,7 @@ def make_video_features(
       UserError: no weights; from the result: fewer than 9 frames.
     """
 
-    def features(params, video):
+    def features(params, video) -> Any:
         shape = (*video.shape[:2], i3d.SIZE, i3d.SIZE, video.shape[-1])
         return i3d.I3D().apply({"params": params}, jax.image.resize(video, shape, "linear", antialias=False))
 
@@ -68,7 +69,7 @@ def make_lpips(
     if network not in _MIN_PIXELS:
         raise UserError(f"no network '{network}' for LPIPS: choose from {', '.join(_MIN_PIXELS)}")
 
-    def distance(params, x, y):
+    def distance(params, x, y) -> Any:
         return LPIPS(network).apply({"params": params}, x, y)
 
     apply = over_batches(distance, load_lpips(network, folder).params, mesh, _FRAMES_AT_ONCE)
@@ -93,8 +94,8 @@ def make_frame_features(mesh: Mesh, folder: str | Path | None = None) -> Callabl
     """
 
     def features(params, x):
-        last: jax.Array = LPIPS("vgg16").apply({"params": params}, x, method="describe")[-1]  # type: ignore
-        return jnp.mean(last, (1, 2))
+        layers: Any = LPIPS("vgg16").apply({"params": params}, x, method="describe")
+        return jnp.mean(layers[-1], (1, 2))
 
     apply = over_batches(features, load_lpips("vgg16", folder).params, mesh, _FRAMES_AT_ONCE)
 

@@ -92,8 +92,8 @@ def load_i3d(folder: str | Path | None = None) -> Weights:
         mean, variance = (np.float64(stats["BatchNorm_0"][name]).ravel() for name in ("mean", "var"))
         scale = 1 / np.sqrt(variance + 1e-3)
         return {
-            "kernel": np.float32(params["Conv_0"]["kernel"] * scale),
-            "bias": np.float32(params["BatchNorm_0"]["bias"] - mean * scale),
+            "kernel": (params["Conv_0"]["kernel"] * scale).astype(np.float32),
+            "bias": (params["BatchNorm_0"]["bias"] - mean * scale).astype(np.float32),
         }
 
     try:

@@ -38,16 +38,21 @@ class Format(Protocol):
       values: types of this format's own objects that may stand in the result.
     """
 
-    names: Mapping[tuple[str, str], Any]
-    opcodes: "Mapping[bytes, _Step]"
-    values: tuple[type, ...]
+    @property
+    def names(self) -> Mapping[tuple[str, str], Any]: ...
+
+    @property
+    def opcodes(self) -> "Mapping[bytes, Step]": ...
+
+    @property
+    def values(self) -> tuple[type, ...]: ...
 
     def set_state(self, target: Any, state: Any) -> None:
         """BUILD: gives an object of this format its state, or raises UnsafeFileError."""
         ...
 
 
-class _Reader:
+class Reader:
     """Takes an opcode's argument from the pickle."""
 
     def __init__(self, data: bytes):
@@ -82,7 +87,7 @@ class Machine:
 
     def __init__(self, format: Format):
         self._format = format
-        self._opcodes = OPCODES | format.opcodes
+        self._opcodes = {**OPCODES, **format.opcodes}
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
@@ -93,7 +98,7 @@ class Machine:
         Raises:
           UnsafeFileError: which says near which key of a dict it happened.
         """
-        reader = _Reader(data)
+        reader = Reader(data)
         try:
             for _ in range(_MAX_OPCODES):
                 code = reader.take(1)
@@ -237,8 +242,8 @@ class Machine:
         return self._stack.pop()
 
 
-_Step = Callable[[Machine, _Reader], None]
-OPCODES: dict[bytes, _Step] = {
+Step = Callable[[Machine, Reader], None]
+OPCODES: dict[bytes, Step] = {
     b"\x80": lambda machine, reader: reader.number("B"),  # PROTO
     b"\x95": lambda machine, reader: reader.number("<Q"),  # FRAME
     b"N": lambda machine, reader: machine.push(None),

@@ -6,12 +6,13 @@ read-only view of the pickle's own bytes, made after its size was checked agains
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from vdt_jax.errors import UnsafeFileError
-from vdt_jax.safe_pickle.machine import Function
+from vdt_jax.safe_pickle.machine import Function, Step
 
 _DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
 _MAX_DIMENSIONS = 16
@@ -53,7 +54,7 @@ class NumpyFormat:
         ("numpy.core.multiarray", "_reconstruct"): Function(_reconstruct),
         ("numpy._core.multiarray", "_reconstruct"): Function(_reconstruct),
     }
-    opcodes = {  # noqa: RUF012
+    opcodes: Mapping[bytes, Step] = {  # noqa: RUF012
         b"B": lambda machine, reader: machine.push(reader.take(reader.number("<I"))),  # BINBYTES
         b"C": lambda machine, reader: machine.push(reader.take(reader.number("B"))),  # SHORT_BINBYTES
     }

@@ -6,14 +6,14 @@ Tensors are views of a storage, made after sizes, strides and offsets were check
 
 import collections
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from vdt_jax.errors import UnsafeFileError
-from vdt_jax.safe_pickle.machine import Function, Machine
+from vdt_jax.safe_pickle.machine import Function, Machine, Step
 
 _MAX_DIMENSIONS = 16
 
@@ -82,7 +82,7 @@ class TorchFormat:
 
     def __init__(self, storage: Callable[[str, np.dtype, int], np.ndarray]):
         self._storage = storage
-        self.opcodes = {b"Q": lambda machine, reader: self._push_storage(machine)}  # BINPERSID
+        self.opcodes: Mapping[bytes, Step] = {b"Q": lambda machine, reader: self._push_storage(machine)}  # BINPERSID
         self.names = {
             ("collections", "OrderedDict"): Function(_ordered_dict),
             ("torch._utils", "_rebuild_tensor_v2"): Function(_rebuild_tensor),
