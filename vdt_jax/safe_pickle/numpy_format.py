@@ -48,13 +48,13 @@ class NumpyFormat:
     """The names of a pickle of nested dicts of NumPy arrays (see `Format`)."""
 
     values = (Array,)
-    names = {  # noqa: RUF012
+    names: Mapping[tuple[str, str], Any] = {
         ("numpy", "ndarray"): _NDARRAY,
         ("numpy", "dtype"): Function(_make_dtype),
         ("numpy.core.multiarray", "_reconstruct"): Function(_reconstruct),
         ("numpy._core.multiarray", "_reconstruct"): Function(_reconstruct),
     }
-    opcodes: Mapping[bytes, Step] = {  # noqa: RUF012
+    opcodes: Mapping[bytes, Step] = {
         b"B": lambda machine, reader: machine.push(reader.take(reader.number("<I"))),  # BINBYTES
         b"C": lambda machine, reader: machine.push(reader.take(reader.number("B"))),  # SHORT_BINBYTES
     }
