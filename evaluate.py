@@ -94,7 +94,7 @@ def main(_) -> None:
     output = Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
     print("\n".join(protocol.lines()), flush=True)
-    keep_protocol(output / "protocol.json", protocol)
+    protocol.keep(output / "protocol.json")
     evaluation = Evaluation(
         protocol, loaded, diffusion, source, measures, output / "parts", mesh, _BATCH_SIZE.value, vae
     )
@@ -133,8 +133,9 @@ def main(_) -> None:
     (output / "report.json").write_text(json.dumps(contents, indent=2) + "\n")
     introduction = (
         "Violet is what the model has to generate. PSNR is in dB; motion is the change from frame to frame as a share "
-        f"of the truth's. The protocol: {'; '.join(protocol.lines())}."
+        "of the truth's. Beyond the last given frame the baselines copy it, all three."
     )
+    sections.insert(0, Section("protocol", "\n".join(protocol.lines()), []))
     write_page(output / "index.html", "VDT: one transformer, seven video tasks", introduction, header, table, sections)
     print(f"page: {output / 'index.html'}")
 
@@ -207,20 +208,6 @@ def make_protocol(preset: str | None, data: dict, shape: tuple, source: Any, met
     )
 
 
-def keep_protocol(path: Path, protocol: Protocol) -> None:
-    """Writes the protocol, or sees that it is the one of the work that lies there."""
-    ours = json.loads(json.dumps(dataclasses.asdict(protocol)))
-    if path.is_file():
-        theirs = json.loads(path.read_text())
-        if differing := [f"{key}={theirs.get(key)}, now {ours[key]}" for key in ours if theirs.get(key) != ours[key]]:
-            raise UserError(
-                f"{path.parent} was begun with {'; '.join(differing)}: choose another --output, or delete that folder"
-            )
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(ours, indent=2) + "\n")
-    unfinished.replace(path)
-
-
 def write_pictures(evaluation: Evaluation, protocol: Protocol, task: str, ranking: Any, output: Path) -> Section:
     """Samples the worst and the best clips of a task again, for the page."""
     shown = best_and_worst(ranking, _SHOWN.value)
@@ -234,9 +221,10 @@ def write_pictures(evaluation: Evaluation, protocol: Protocol, task: str, rankin
         samples = "sample" if count == 1 else f"{count} samples"
         caption = f"{what}: clip {number}, {ranking[place]:.1f} dB; given | {samples} | truth"
         examples.append(Example(f"{task}_{number}.gif", caption))
+    vae = f"--vae={protocol.vae} " if protocol.vae else ""
     command = (
-        f"python evaluate.py --checkpoint={protocol.checkpoint} {f'--vae={protocol.vae} ' * bool(protocol.vae)}"
-        f"--tasks={task} --num_clips={protocol.clips} --steps={protocol.steps} --seed={protocol.seed} --output={output}"
+        f"python evaluate.py --checkpoint={protocol.checkpoint} {vae}--tasks={task} --num_clips={protocol.clips} "
+        f"--steps={protocol.steps} --seed={protocol.seed} --output={output}-{task}"
     )
     return Section(task, command, examples)
 

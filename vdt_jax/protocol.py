@@ -5,6 +5,8 @@ report, and a report that is resumed must have the same.
 """
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from vdt_jax.errors import UserError
@@ -72,6 +74,25 @@ class Protocol:
         """One line for each choice, for people."""
         shown = dataclasses.asdict(self).items()
         return [f"{name.replace('_', ' ')}: {_text(value)}" for name, value in shown]
+
+    def keep(self, path: Path) -> None:
+        """Writes the protocol, or sees that it is the one of the work that was begun there.
+
+        Raises:
+          UserError: it is another.
+        """
+        ours = json.loads(json.dumps(dataclasses.asdict(self)))
+        if path.is_file():
+            theirs = json.loads(path.read_text())
+            differing = [f"{key}={theirs.get(key)}, now {ours[key]}" for key in ours if theirs.get(key) != ours[key]]
+            if differing:
+                raise UserError(
+                    f"{path.parent} was begun with {'; '.join(differing)}: "
+                    "choose another --output, or delete that folder"
+                )
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(ours, indent=2) + "\n")
+        unfinished.replace(path)
 
 
 def _text(value: Any) -> str:
