@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+READY_EVAL := $(VENV)/.ready-eval
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help install check test test-all torture demo clean
+.PHONY: help install check test test-all torture demo eval-demo eval-demo-commit clean
 
 help:
-	@echo "make install | check | test | test-all | torture | demo | clean   (PYTHON=python3.12 for another Python)"
+	@echo "make install | check | test | test-all | torture | demo | eval-demo | clean   (PYTHON=python3.12 for another Python)"
 
 install: $(READY)
 
@@ -16,6 +17,10 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
 	@touch $(READY)
+
+$(READY_EVAL): $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,eval]' --constraint constraints.txt
+	@touch $(READY_EVAL)
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -25,7 +30,7 @@ check: $(READY)
 test: $(READY)
 	$(PYTEST) -m "not slow"
 
-test-all: $(READY)
+test-all: $(READY_EVAL)
 	$(PYTEST)
 
 torture: $(READY)
@@ -33,6 +38,13 @@ torture: $(READY)
 
 demo: $(READY)
 	BIN=$(BIN) sh demo.sh
+
+# The model that ships, on all tasks, against the committed report; and the report anew.
+eval-demo: $(READY_EVAL)
+	$(BIN)/python benchmarks/eval_demo.py --fresh
+
+eval-demo-commit: $(READY_EVAL)
+	$(BIN)/python benchmarks/eval_demo.py --fresh --commit
 
 clean:
 	rm -rf .venv-* build *.egg-info .pytest_cache .ruff_cache

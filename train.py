@@ -31,13 +31,22 @@ from vdt_jax.pages import write_comparison
 from vdt_jax.progress import RunLog
 from vdt_jax.sharding import batch_sharding, check_batch_size, make_mesh, replicated, shard_batch
 from vdt_jax.training import TrainState, count_trained, init_state, make_learning_rate, make_optimizer, make_train_step
+from vdt_jax.validation import make_validation
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A recipe of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/<recipe> if not given.")
 _STOP_AFTER = flags.DEFINE_integer("stop_after", None, "Save and end after this step; the same command goes on later.")
 
 # A run may be continued with other values of these; with other values of the rest it would be another run.
-_FREE_KEYS = ("total_steps", "log_every", "checkpoint_every", "keep_checkpoints", "data_threads", "preview")
+_FREE_KEYS = (
+    "total_steps",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "data_threads",
+    "preview",
+    "validation",
+)
 
 
 def main(_) -> None:
@@ -116,6 +125,17 @@ def main(_) -> None:
         put=functools.partial(shard_batch, mesh=mesh),
     )
 
+    validate = make_validation(
+        model,
+        config.diffusion,
+        held_out,
+        mesh,
+        num_clips=config.validation.num_clips,
+        num_steps=config.validation.num_steps,
+        seed=config.seed,
+        vae=vae,
+    )
+
     # ------------------------------------------------------------------ loop
     with checkpoints, RunLog(workdir, first_step, config.total_steps) as log:
         log.say(
@@ -128,9 +148,12 @@ def main(_) -> None:
                 batch["video"] = encode(vae.params, batch["video"], jax.random.fold_in(encode_key, step))
             state, metrics = train_step(state, batch, train_key)
 
-            if step % config.log_every == 0 or step in (first_step + 1, last_step):
+            validated = {}
+            if config.validation.every and step % config.validation.every == 0:
+                validated = validate(state.ema_params)
+            if validated or step % config.log_every == 0 or step in (first_step + 1, last_step):
                 values = {name: float(value) for name, value in metrics.items()}
-                log.metrics(step, values | {"learning_rate": float(np.asarray(learning_rate(step - 1)))})
+                log.metrics(step, values | {"learning_rate": float(np.asarray(learning_rate(step - 1)))} | validated)
             if step % config.checkpoint_every == 0 or step == last_step:
                 checkpoints.save(state)
             if config.preview.every and (step % config.preview.every == 0 or step == last_step):

@@ -74,4 +74,6 @@ def get_config() -> ConfigDict:
 
     # Samples of the EMA weights for every task on held-out clips, into WORKDIR/samples; every=0 for none.
     config.preview = dict(every=2_000, num_steps=50, num_clips=2)
+    # Losses by task and noise level, PSNR and SSIM of samples: EMA weights, held-out clips; every=0 for none.
+    config.validation = dict(every=2_000, num_steps=25, num_clips=8)
     return config

@@ -23,6 +23,8 @@ SHRUNK = [
     "--config.batch_size=2",
     "--config.preview.num_steps=2",
     "--config.preview.num_clips=1",
+    "--config.validation.num_steps=2",
+    "--config.validation.num_clips=2",
     "--config.log_every=1",
     "--config.learning_rate.warmup_steps=1",
 ]
@@ -138,13 +140,40 @@ def test_a_model_with_classes(tmp_path):
 
 
 def test_evaluate_writes_a_report_and_a_page(workdir, tmp_path):
-    arguments = ["--num_clips=3", "--batch_size=2", "--steps=2", "--shown=1", "--tasks=predict,unconditional"]
-    table = succeed("evaluate.py", f"--checkpoint={workdir}", f"--output={tmp_path}", *arguments)
+    arguments = ["--num_clips=3", "--batch_size=2", "--steps=2", "--shown=1", "--metrics=psnr,ssim"]
+    command = ["evaluate.py", f"--checkpoint={workdir}", f"--output={tmp_path}", *arguments]
+    printed = succeed(*command, "--tasks=predict,unconditional")
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["protocol"]["clips"] == 3 and set(report["tasks"]) == {"predict", "unconditional"}
-    assert f"{report['tasks']['predict']['model PSNR']:.2f}" in table
-    assert report["tasks"]["predict"]["copy nearest PSNR"] > 5
-    assert 'src="predict_0.gif"' in (tmp_path / "index.html").read_text()
+    assert report["protocol"]["clips"] == 3 and report["protocol"]["stride"] == 1
+    assert len(report["protocol"]["clips_sha256"]) == 64 and "clips: 3" in printed
+    assert set(report["tasks"]) == {"predict", "unconditional"}
+    assert f"{report['tasks']['predict']['model']['PSNR']:.4g}" in printed
+    assert report["tasks"]["predict"]["copy nearest"]["PSNR"] > 5
+    page = (tmp_path / "index.html").read_text()
+    assert "worst: clip" in page and "best: clip" in page and len(list(tmp_path.glob("predict_*.gif"))) == 2
+
+    (tmp_path / "report.json").unlink()
+    for kept in sorted((tmp_path / "parts").iterdir())[:2]:  # as if it had been killed
+        kept.unlink()
+    succeed(*command, "--tasks=predict,unconditional")
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    line = fail(*command, "--tasks=predict", "--seed=1")
+    assert "seed=0, now 1" in line and "another --output" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tasks=predicts"], "no task 'predicts'"),
+        (["--preset=latte-sky"], "this model makes 16 of 32x32"),
+        (["--metrics=fvd", "--metric_weights=/nowhere"], "no i3d-kinetics-400.ckpt in folder /nowhere"),
+        (["--num_clips=0"], "--num_clips=0"),
+        (["--first_clip=99999999"], "--first_clip=99999999 is past the end"),
+        (["--num_given=16"], "16 given frames of 16"),
+    ],
+)
+def test_evaluate_mistakes(arguments, message, tmp_path):
+    assert message in fail("evaluate.py", f"--output={tmp_path}/out", *arguments)
 
 
 def test_convert_and_load(tmp_path):
