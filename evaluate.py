@@ -18,7 +18,7 @@ from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
 from vdt_jax.data import make_source, take
 from vdt_jax.errors import UserError
-from vdt_jax.generate import clip_shape, generate_clips, load, load_vae, sample_keys, task_masks
+from vdt_jax.generation import clip_shape, generate_clips, load, load_vae, sample_keys, task_masks
 from vdt_jax.masks import TASKS
 from vdt_jax.metrics.baselines import BASELINES
 from vdt_jax.metrics.frames import psnr, ssim

@@ -1,94 +1,397 @@
-"""Sample a task from a checkpoint, on a video of yours or on held-out clips of its training data.
+"""Sample a checkpoint: any task, any mask, any length, on a video of yours or on held-out clips of its training data.
 
-    python sample.py --checkpoint=runs/video_folder_tiny --task=interpolation --input=clip.mp4 --output=out.mp4
+    python sample.py --task=interpolation --input=clip.mp4 --output=samples/out.mp4
+    python sample.py --input=clip.mp4 --mask=hole.png                # white is generated
+    python sample.py --task=predict --input=clip.mp4 --extend=200    # and backward
+    python sample.py --input=clip.mp4 --fps_factor=4
 
-A model of latents needs --vae, the autoencoder that it was trained with.
-
-For each sample, beside OUT.mp4: OUT.gif (given | sample | truth) and OUT.png (the same as rows of frames).
+A model of latents needs --vae, the autoencoder that it was trained with. For each sample OUT: OUT.mp4 (or .npz), OUT.gif
+(given | sample | truth), OUT.png (the same as rows of frames), and index.html to look at them. docs/sampling.md has
+examples of everything.
 """
 
+import contextlib
+import dataclasses
+import functools
+import itertools
+import shlex
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
 
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
 from vdt_jax.data import make_source, take
+from vdt_jax.diffusion import GaussianDiffusion
 from vdt_jax.errors import UserError
-from vdt_jax.generate import clip_shape, generate_clips, load, load_vae, sample_keys, task_masks
+from vdt_jax.generation import (
+    LoadedAutoencoder,
+    LoadedModel,
+    clip_shape,
+    generate_clips,
+    load,
+    load_vae,
+    measure_step,
+    sample_keys,
+    task_masks,
+    window_keys,
+)
+from vdt_jax.inputs import frame_size, input_rate, read_clips, read_mask, stream_frames
+from vdt_jax.latents import shrink_mask
 from vdt_jax.masks import TASKS
-from vdt_jax.pages import write_comparison
+from vdt_jax.pages import Example, Section, check_free, write_comparison, write_page
+from vdt_jax.progress import progress
 from vdt_jax.sampling import SAMPLERS
-from vdt_jax.video import OUTPUT_SUFFIXES, frame_rate, read_clip, to_float, to_uint8, write_video
+from vdt_jax.video import OUTPUT_SUFFIXES, VideoWriter, to_float, to_uint8
+from vdt_jax.windows import extend, raise_frame_rate
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "A working directory, a converted folder, or `demo`.")
 _TASK = flags.DEFINE_string("task", "predict", f"One of {', '.join(TASKS)}.")
-_INPUT = flags.DEFINE_string("input", None, "A video file; without it, held-out clips of the training data.")
-_OUTPUT = flags.DEFINE_string("output", "out.mp4", f"The sample: {', '.join(OUTPUT_SUFFIXES)}.")
-_SAMPLER = flags.DEFINE_string("sampler", "ddpm", f"One of {', '.join(SAMPLERS)}.")
-_STEPS = flags.DEFINE_integer("steps", 50, "Network calls.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of noise and masks.")
-_NUM_GIVEN = flags.DEFINE_integer("num_given", None, "Frames given to predict and backward; half of them if not said.")
-_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Samples; numbered in their file names if more than one.")
-_LABEL = flags.DEFINE_integer("label", None, "Class, for a model that has classes; that of the held-out clip, or 0.")
+_INPUT = flags.DEFINE_string(
+    "input", None, "A video, GIF, folder of frames, picture, .npz or .pt; without it, held-out clips of the data."
+)
 _START = flags.DEFINE_integer("start", 0, "First frame of --input to use.")
+_NUM_GIVEN = flags.DEFINE_integer("num_given", None, "Frames given to predict and backward; half of them if not said.")
+_GIVEN_FRAMES = flags.DEFINE_list("given_frames", None, "Numbers of the frames that are given, in place of a task.")
+_MASK = flags.DEFINE_string(
+    "mask", None, "What is generated, in white, in place of a task: a picture for all frames, a video, or an .npz."
+)
+_EXTEND = flags.DEFINE_integer("extend", None, "New frames after (--task=predict) or before (backward) those given.")
+_FPS_FACTOR = flags.DEFINE_integer("fps_factor", None, "Raise the frame rate of all of --input so many times.")
+_OVERLAP = flags.DEFINE_integer("overlap", 1, "Given frames that windows of --fps_factor share.")
+_OUTPUT = flags.DEFINE_string("output", "samples/sample.mp4", f"The sample: {', '.join(OUTPUT_SUFFIXES)}.")
+_FPS = flags.DEFINE_float("fps", None, "Of the output; the input's, or 8.")
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Samples; numbered in their file names if more than one.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Samples, or windows of --fps_factor, at once.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of noise and masks.")
+_SAMPLER = flags.DEFINE_string("sampler", "ddpm", f"One of {', '.join(SAMPLERS)}.")
+_STEPS = flags.DEFINE_integer("steps", 50, "Network calls, evenly spread.")
+_RESPACING = flags.DEFINE_string(
+    "timestep_respacing", None, "In place of --steps: 250, ddim25, 10,15,20, trailing16 or logsnr16."
+)
+_ETA = flags.DEFINE_float("eta", None, "ddim: 0 draws nothing on the way, 1 as much as ddpm.")
+_RESAMPLES = flags.DEFINE_integer("resamples", None, "repaint: how often each step is taken.")
+_LABELS = flags.DEFINE_list("labels", None, "Classes of the samples, in turn; else those of the held-out clips, or 0.")
+_GUIDANCE = flags.DEFINE_float("guidance", None, "Scale of guidance on labels; 1 is none.")
+_MASK_GUIDANCE = flags.DEFINE_float("mask_guidance", None, "Scale of guidance on what is given; 1 is none.")
 _VAE = flags.DEFINE_string(
     "vae", None, "Autoencoder: a folder, a file, or a repository like stabilityai/sd-vae-ft-ema."
 )
 _VAE_DTYPE = flags.DEFINE_enum("vae_dtype", "float32", ["float32", "bfloat16"], "What the autoencoder computes in.")
 _ENCODE_FULL = flags.DEFINE_bool("encode_full", False, "Let the autoencoder see hidden pixels, as officially.")
 _PASTE = flags.DEFINE_bool("paste", True, "Given pixels as in the input, not through the autoencoder (--nopaste).")
-_FPS = flags.DEFINE_float("fps", None, "Of the output; the input's, or 8.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print shapes, memory and time, and write nothing.")
+
+_SHOWN_FRAMES = 64  # of a long video, in its pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What all ways of sampling need."""
+
+    loaded: LoadedModel
+    vae: LoadedAutoencoder | None
+    diffusion: GaussianDiffusion
+    options: dict[str, Any]  # of generate
+    output: Path
+    fps: float
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(F, H, W, C) of a window, in pixels."""
+        return clip_shape(self.loaded.model, self.vae)
+
+    def sample(
+        self, clips: np.ndarray, mask: np.ndarray, keys: jax.Array, labels: np.ndarray, on_steps: Callable
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return generate_clips(
+            self.loaded.model,
+            self.loaded.params,
+            self.diffusion,
+            clips,
+            mask,
+            keys,
+            vae=self.vae,
+            encode_full=_ENCODE_FULL.value,
+            paste=_PASTE.value,
+            labels=labels,
+            on_steps=on_steps,
+            **self.options,
+        )
+
+    def frame_mask(self, mask: np.ndarray) -> np.ndarray:
+        """(B, F) over frames as (B, F, h, w, 1) over what the model denoises."""
+        size = self.loaded.model.frame_size
+        return np.broadcast_to(mask[..., None, None, None], (*mask.shape, *size, 1)).astype(np.float32)
+
+    def stem(self, number: int) -> Path:
+        """Where a sample goes, without its suffix."""
+        name = self.output.stem + (f"_{number}" if _NUM_SAMPLES.value > 1 else "")
+        return self.output.with_name(name)
+
+    def writer(self, stem: Path, fps: float) -> contextlib.AbstractContextManager:
+        """Writes the sample itself; its pictures are written for each kind of output."""
+        if self.output.suffix in (".mp4", ".npz"):
+            return VideoWriter(stem.with_suffix(self.output.suffix), fps)
+        return contextlib.nullcontext()
+
+    def batches(self) -> list[range]:
+        """The numbers of the samples. The last batch is as large as the others; what is too many is not written."""
+        size = min(_BATCH_SIZE.value, _NUM_SAMPLES.value)
+        return [range(first, first + size) for first in range(0, _NUM_SAMPLES.value, size)]
+
+    def report(self, batch_size: int, batches: float) -> None:
+        """What --dry_run says."""
+        model = self.loaded.model
+        keys, mask = sample_keys(0, range(batch_size)), np.ones((batch_size, *model.video_shape[:3], 1), np.float32)
+        clean = np.zeros((batch_size, *model.video_shape), np.float32)
+        options = {"labels": np.zeros(batch_size, np.int32), **self.options}
+        memory, seconds = measure_step(model, self.loaded.params, self.diffusion, clean, mask, keys, **options)
+        steps = len(self.diffusion.schedule)
+        print(f"window: {self.shape} (F, H, W, C) in pixels, {model.video_shape} in the model")
+        print(f"batch: {batch_size} on {jax.device_count()} {jax.devices()[0].device_kind} device(s), {steps} steps")
+        print(f"memory of the loop: {memory / 2**20:.0f} MiB on each device, parameters and all")
+        print(f"time: {seconds:.3g} s a step, {seconds * steps:.3g} s a batch, {batches:g} batch(es)")
+        print(
+            f"in all about {seconds * steps * batches:.3g} s, without compiling" + (" and autoencoder" * bool(self.vae))
+        )
 
 
 def main(_) -> None:
     output = Path(_OUTPUT.value)
-    if output.suffix not in OUTPUT_SUFFIXES:
-        raise UserError(f"cannot write --output={output}: end its name in {', '.join(OUTPUT_SUFFIXES)}")
-    if _NUM_SAMPLES.value < 1:
-        raise UserError(f"--num_samples={_NUM_SAMPLES.value} cannot be: at least 1")
+    check_flags(output)
     cli.quiet_start()
     if _CHECKPOINT.value == DEMO:
         print("checkpoint: the model that ships with vdt_jax (moving digits); --checkpoint names another")
     loaded = load(_CHECKPOINT.value)
-    model, data = loaded.model, loaded.config["data"]
     vae = None if _VAE.value is None else load_vae(_VAE.value, _VAE_DTYPE.value)
-    shape = clip_shape(model, vae)
-
-    numbers = range(_NUM_SAMPLES.value)
-    fps = _FPS.value or 8.0
-    if _INPUT.value is None:
-        source = make_source(data, shape, "held_out")
-        batch = take(source, numbers)
-        clean, labels = batch["video"], batch["labels"]
+    options = {
+        "sampler": _SAMPLER.value,
+        "eta": _ETA.value,
+        "resamples": _RESAMPLES.value,
+        "guidance": _GUIDANCE.value,
+        "mask_guidance": _MASK_GUIDANCE.value,
+    }
+    fps = _FPS.value or (input_rate(_INPUT.value) if _INPUT.value else None) or 8.0
+    job = Job(loaded, vae, loaded.diffusion(_RESPACING.value or _STEPS.value), options, output, fps)
+    if _FPS_FACTOR.value is not None:
+        stems = fill_in(job)
     else:
-        stride = data.get("stride", 1)
-        clip = to_float(read_clip(_INPUT.value, shape, _START.value, stride))
-        clean, labels = np.stack([clip] * len(numbers)), np.zeros(len(numbers), np.int32)
-        fps = _FPS.value or frame_rate(_INPUT.value) / stride
-    if _LABEL.value is not None:
-        labels = np.full(len(numbers), _LABEL.value, np.int32)
+        stems = complete(job) if _EXTEND.value is None else roll_on(job)
+    if _DRY_RUN.value:
+        return
+    examples = [Example(f"{stem.name}.gif", stem.name) for stem in stems]
+    section = Section("Samples", shlex.join(["python", *sys.argv]), examples)
+    page = output.parent / "index.html"
+    write_page(page, "Samples", "Given | sample | truth, where it is known. Violet was generated.", [], [], [section])
+    print(f"page: {page}")
 
-    samples, mask = generate_clips(
-        model,
-        loaded.params,
-        loaded.diffusion(_STEPS.value),
-        clean,
-        task_masks(_SEED.value, numbers, _TASK.value, model, _NUM_GIVEN.value),
-        sample_keys(_SEED.value, numbers),
-        vae=vae,
-        encode_full=_ENCODE_FULL.value,
-        paste=_PASTE.value,
-        sampler=_SAMPLER.value,
-        labels=labels,
+
+def check_flags(output: Path) -> None:
+    """The mistakes that can be seen before anything is loaded."""
+    if output.suffix not in OUTPUT_SUFFIXES:
+        raise UserError(f"cannot write --output={output}: end its name in {', '.join(OUTPUT_SUFFIXES)}")
+    for flag in (_NUM_SAMPLES, _BATCH_SIZE, _EXTEND):
+        if flag.value is not None and flag.value < 1:
+            raise UserError(f"--{flag.name}={flag.value} cannot be: at least 1")
+    if _START.value < 0:
+        raise UserError(f"--start={_START.value} cannot be: at least 0")
+    ways = [flag.name for flag in (_MASK, _GIVEN_FRAMES, _EXTEND, _FPS_FACTOR) if flag.value is not None]
+    if len(ways) > 1 and set(ways) != {"mask", "given_frames"}:
+        raise UserError(f"--{' and --'.join(ways)} do not go together: leave out all but one")
+    if ways and ways != ["extend"] and (flags.FLAGS["task"].present or _NUM_GIVEN.value is not None):
+        raise UserError(f"--{ways[0]} says what is given: leave out --task and --num_given")
+    if _EXTEND.value is not None and _TASK.value not in ("predict", "backward"):
+        raise UserError(f"--extend goes with --task=predict or backward, not {_TASK.value}")
+    if _FPS_FACTOR.value is not None and (_INPUT.value is None or _NUM_SAMPLES.value > 1):
+        raise UserError("--fps_factor makes one video of another: give --input=FILE, and leave out --num_samples")
+    check_free(output.parent / "index.html")
+
+
+def clips_for(job: Job, num_frames: int) -> Callable[[range], tuple[np.ndarray, int, np.ndarray]]:
+    """From sample numbers to clips (B, num_frames, H, W, C), how many of their frames are known, and labels (B,)."""
+    data, shape = job.loaded.config["data"], (num_frames, *job.shape[1:])
+    if _INPUT.value is None:
+        source, read = make_source(data, shape, "held_out"), None
+    else:
+        source, read = None, read_clips(_INPUT.value, shape, _START.value, data.get("stride", 1))
+
+    def clips(numbers: range) -> tuple[np.ndarray, int, np.ndarray]:
+        known, labels = num_frames, np.zeros(len(numbers), np.int32)
+        if read is None:
+            batch = take(source, numbers)
+            clips, labels = batch["video"], batch["labels"]
+        else:
+            known = read.shape[1]
+            clips = np.zeros((len(numbers), *shape), np.float32)
+            clips[:, :known] = read[[number % len(read) for number in numbers]]
+        if _LABELS.value is not None:
+            chosen = [parse_number("labels", label) for label in _LABELS.value]
+            labels = np.array([chosen[number % len(chosen)] for number in numbers], np.int32)
+        return clips, known, labels
+
+    return clips
+
+
+def parse_number(flag: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"--{flag}: {text!r} is not a whole number") from None
+
+
+def masks_for(job: Job, numbers: range, num_known: int) -> np.ndarray:
+    """The masks (B, F, h, w, 1) that the flags ask for."""
+    num_frames, height, width, _ = job.shape
+    size, stride = len(numbers), job.loaded.config["data"].get("stride", 1)
+    if _MASK.value is None and _GIVEN_FRAMES.value is None:
+        task, num_given = _TASK.value, _NUM_GIVEN.value
+        if num_known == 1 and task == "predict":
+            num_given = num_given or 1  # a picture
+        mask = np.asarray(task_masks(_SEED.value, numbers, task, job.loaded.model, num_given))
+    elif _MASK.value is None:
+        mask = job.frame_mask(np.ones((size, num_frames)))
+    else:
+        source_size = None if _INPUT.value is None else frame_size(_INPUT.value)
+        pixels = read_mask(_MASK.value, (num_frames, height, width), source_size, _START.value, stride)[None]
+        mask = pixels if job.vae is None else shrink_mask(pixels, job.vae.model.factor)
+        mask = np.repeat(mask, size, axis=0)
+    if _GIVEN_FRAMES.value is not None:
+        mask = np.array(mask)
+        for frame in (parse_number("given_frames", text) for text in _GIVEN_FRAMES.value):
+            if not 0 <= frame < num_frames:
+                raise UserError(f"--given_frames: there is no frame {frame}, only 0 to {num_frames - 1}")
+            mask[:, frame] = 0
+    if not mask.any():
+        raise UserError("nothing is left to generate: give fewer frames")
+    needed = 1 + int(np.flatnonzero((mask < 0.5).any(axis=(0, 2, 3, 4))).max(initial=-1))
+    if needed > num_known:
+        raise UserError(
+            f"{_INPUT.value} has {num_known} frame(s) from frame {_START.value} at stride {stride}, and frame "
+            f"{needed - 1} of the clip is to be given: give a longer video, or fewer frames"
+        )
+    return mask
+
+
+def complete(job: Job) -> list[Path]:
+    """One window for each sample."""
+    batches, clips, stems = job.batches(), clips_for(job, job.shape[0]), []
+    with progress("sampling", len(job.diffusion.schedule) * len(batches), "step") as on_steps:
+        for numbers in batches:
+            clean, num_known, labels = clips(numbers)
+            mask = masks_for(job, numbers, num_known)
+            if _DRY_RUN.value:
+                job.report(len(numbers), len(batches))
+                return []
+            samples, mask = job.sample(clean, mask, sample_keys(_SEED.value, numbers), labels, on_steps)
+            for i, number in enumerate(numbers[: _NUM_SAMPLES.value - numbers[0]]):
+                stems.append(stem := job.stem(number))
+                with job.writer(stem, job.fps) as writer:
+                    for frame in to_uint8(samples[i]) if writer else ():
+                        writer.write(frame)
+                write_comparison(stem, clean[i], mask[i], [samples[i]], job.fps, num_known == job.shape[0])
+                print(f"{stem}: {int(mask[i].mean() * 100)} % generated")
+    return stems
+
+
+def roll_on(job: Job) -> list[Path]:
+    """--extend: windows one after another, all samples of a batch at once."""
+    num_frames, num_given, num_new = job.shape[0], _NUM_GIVEN.value or job.shape[0] // 2, _EXTEND.value
+    backward, stems = _TASK.value == "backward", []
+    if not 1 <= num_given < num_frames:
+        raise UserError(f"{num_given} given frames of {num_frames} cannot be: choose 1 to {num_frames - 1}")
+    # Backward, what comes before the frames of a file is not read, so the truth is not known.
+    total = num_given if backward and _INPUT.value else num_given + num_new
+    clips, batches, num_windows = clips_for(job, total), job.batches(), -(-num_new // (num_frames - num_given))
+    with progress("sampling", len(job.diffusion.schedule) * len(batches) * num_windows, "step") as on_steps:
+        for numbers in batches:
+            clean, num_known, labels = clips(numbers)
+            if num_known < num_given:
+                raise UserError(f"{_INPUT.value} has {num_known} frame(s), {num_given} are to be given: --num_given=1")
+            if _DRY_RUN.value:
+                job.report(len(numbers), len(batches) * num_windows)
+                return []
+            given = clean[:, -num_given:] if backward else clean[:, :num_given]
+            keys = sample_keys(_SEED.value, numbers)
+            fill = functools.partial(fill_window, job, keys, labels, on_steps)
+            blocks = extend(fill, given, num_new, num_frames, backward)
+            stems += write_rolled(job, numbers, clean if num_known == num_given + num_new else None, given, blocks)
+    return stems
+
+
+def fill_window(job, keys, labels, on_steps, clips, mask, windows):
+    return job.sample(clips, job.frame_mask(mask), window_keys(keys, windows), labels, on_steps)[0]
+
+
+def write_rolled(job, numbers, truth, given, blocks) -> list[Path]:
+    """Forward, each block is written as it comes; backward, when all are there."""
+    backward, num_given, num_new = _TASK.value == "backward", given.shape[1], _EXTEND.value
+    blocks = (
+        [*list(map(to_uint8, blocks))[::-1], to_uint8(given)]
+        if backward
+        else map(to_uint8, itertools.chain([given], blocks))
     )
-    for number in numbers:
-        stem = output.with_name(output.stem + (f"_{number}" if len(numbers) > 1 else ""))
-        if output.suffix in (".mp4", ".npz"):
-            write_video(stem.with_suffix(output.suffix), to_uint8(samples[number]), fps)
-        write_comparison(stem, clean[number], mask[number], [samples[number]], fps)
-        print(f"{stem}: {_TASK.value}, {int(mask[number].mean() * 100)} % generated")
+    numbers = numbers[: _NUM_SAMPLES.value - numbers[0]]
+    stems, shown = [job.stem(number) for number in numbers], []
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(job.writer(stem, job.fps)) for stem in stems]
+        for block in blocks:
+            if sum(part.shape[1] for part in shown) < _SHOWN_FRAMES:
+                shown.append(block)
+            for writer, frames in zip(writers, block, strict=False):
+                for frame in frames if writer else ():
+                    writer.write(frame)
+    shown = to_float(np.concatenate(shown, axis=1)[:, :_SHOWN_FRAMES])
+    hidden = np.arange(shown.shape[1])
+    hidden = hidden < num_new if backward else hidden >= num_given
+    mask = np.broadcast_to(hidden[:, None, None, None], (*shown.shape[1:4], 1))
+    for i, stem in enumerate(stems):
+        clean = shown[i] if truth is None else truth[i, : shown.shape[1]]
+        write_comparison(stem, clean, mask, [shown[i]], job.fps, truth is not None)
+        print(f"{stem}: {num_new} new frames {'before' if backward else 'after'} {num_given}")
+    return stems
+
+
+def fill_in(job: Job) -> list[Path]:
+    """--fps_factor: the video is read, filled in and written window by window."""
+    num_frames, factor = job.shape[0], _FPS_FACTOR.value
+    frames, num_input = stream_frames(_INPUT.value, job.shape, _START.value)
+    batch_size = _BATCH_SIZE.value if _OVERLAP.value == 1 else 1
+    new_in_window = max((num_frames - 1) // factor + 1 - _OVERLAP.value, 1)
+    num_windows = max(-(-(num_input - 1) // new_in_window), 1)
+    if _DRY_RUN.value:
+        job.report(min(batch_size, num_windows), -(-num_windows // min(batch_size, num_windows)))
+        return []
+    key, rows, shown, stem = sample_keys(_SEED.value, range(1)), min(batch_size, num_windows), [], job.stem(0)
+    total = len(job.diffusion.schedule) * -(-num_windows // rows)
+    label = parse_number("labels", _LABELS.value[0]) if _LABELS.value else 0
+    with progress("sampling", total, "step") as on_steps, job.writer(stem, job.fps * factor) as writer:
+
+        def fill(clips, mask, windows):
+            extra = rows - len(windows)  # the last batch is as large as the others, or another program is compiled
+            clips = np.concatenate([clips, clips[-1:].repeat(extra, axis=0)])
+            mask = np.concatenate([mask, mask[-1:].repeat(extra, axis=0)])
+            keys = window_keys(key, range(windows.start, windows.start + rows))
+            labels = np.full(rows, label, np.int32)
+            return job.sample(clips, job.frame_mask(mask), keys, labels, on_steps)[0][: len(windows)]
+
+        count = 0
+        for frame in raise_frame_rate(fill, frames, factor, num_frames, _OVERLAP.value, rows):
+            if count < _SHOWN_FRAMES:
+                shown.append(frame)
+            if writer:
+                writer.write(to_uint8(frame))
+            count += 1
+    shown = np.stack(shown)
+    hidden = (np.arange(len(shown)) % factor > 0)[:, None, None, None]
+    write_comparison(stem, shown, np.broadcast_to(hidden, (*shown.shape[:3], 1)), [shown], job.fps * factor, False)
+    print(f"{stem}: {count} frames of {(count - 1) // factor + 1}, at {job.fps * factor:g} frames a second")
+    return [stem]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from PIL import Image
 
 from vdt_jax.diffusion import make_diffusion
 from vdt_jax.errors import UserError
-from vdt_jax.generate import generate, respaced, sample_keys, task_masks
+from vdt_jax.generation import generate, respaced, sample_keys, task_masks
 from vdt_jax.masks import TASKS
 from vdt_jax.models import VDT
 from vdt_jax.pages import Example, Section, table_text, write_comparison, write_page
