@@ -5,18 +5,16 @@
     python sample.py --task=predict --input=clip.mp4 --extend=200    # and backward
     python sample.py --input=clip.mp4 --fps_factor=4
 
-A model of latents needs --vae, the autoencoder that it was trained with. For each sample OUT: OUT.mp4 (or .npz), OUT.gif
-(given | sample | truth), OUT.png (the same as rows of frames), and index.html to look at them. docs/sampling.md has
-examples of everything.
+A model of latents needs --vae, the autoencoder that it was trained with. For each sample OUT: OUT.mp4 (or .npz),
+OUT.gif (given | sample | truth), OUT.png (the same as rows of frames), and index.html to look at them. docs/sampling.md
+has examples of everything.
 """
 
-import contextlib
 import dataclasses
-import functools
 import itertools
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +37,15 @@ from vdt_jax.generation import (
     measure_step,
     sample_keys,
     task_masks,
-    window_keys,
+    window_filler,
 )
 from vdt_jax.inputs import frame_size, input_rate, read_clips, read_mask, stream_frames
 from vdt_jax.latents import shrink_mask
 from vdt_jax.masks import TASKS
-from vdt_jax.pages import Example, Section, check_free, write_comparison, write_page
+from vdt_jax.pages import Example, Section, check_free, write_comparison, write_page, write_videos
 from vdt_jax.progress import progress
 from vdt_jax.sampling import SAMPLERS
-from vdt_jax.video import OUTPUT_SUFFIXES, VideoWriter, to_float, to_uint8
+from vdt_jax.video import OUTPUT_SUFFIXES, to_float, to_uint8
 from vdt_jax.windows import extend, raise_frame_rate
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "A working directory, a converted folder, or `demo`.")
@@ -106,60 +104,43 @@ class Job:
         """(F, H, W, C) of a window, in pixels."""
         return clip_shape(self.loaded.model, self.vae)
 
-    def sample(
-        self, clips: np.ndarray, mask: np.ndarray, keys: jax.Array, labels: np.ndarray, on_steps: Callable
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return generate_clips(
-            self.loaded.model,
-            self.loaded.params,
-            self.diffusion,
-            clips,
-            mask,
-            keys,
-            vae=self.vae,
-            encode_full=_ENCODE_FULL.value,
-            paste=_PASTE.value,
-            labels=labels,
-            on_steps=on_steps,
-            **self.options,
-        )
-
-    def frame_mask(self, mask: np.ndarray) -> np.ndarray:
-        """(B, F) over frames as (B, F, h, w, 1) over what the model denoises."""
-        size = self.loaded.model.frame_size
-        return np.broadcast_to(mask[..., None, None, None], (*mask.shape, *size, 1)).astype(np.float32)
+    def call(self, generate: Callable, *arguments: Any, **options: Any) -> Any:
+        """A call of generate_clips, or of what else takes its first arguments and options."""
+        given = {"vae": self.vae, "encode_full": _ENCODE_FULL.value, "paste": _PASTE.value, **self.options, **options}
+        return generate(self.loaded.model, self.loaded.params, self.diffusion, *arguments, **given)
 
     def stem(self, number: int) -> Path:
         """Where a sample goes, without its suffix."""
         name = self.output.stem + (f"_{number}" if _NUM_SAMPLES.value > 1 else "")
         return self.output.with_name(name)
 
-    def writer(self, stem: Path, fps: float) -> contextlib.AbstractContextManager:
-        """Writes the sample itself; its pictures are written for each kind of output."""
-        if self.output.suffix in (".mp4", ".npz"):
-            return VideoWriter(stem.with_suffix(self.output.suffix), fps)
-        return contextlib.nullcontext()
+    def files(self, numbers: Iterable[int]) -> list[Path]:
+        """Where the samples themselves go; a .gif or .png is their comparison with the truth, and nothing else."""
+        suffix = self.output.suffix
+        return [self.stem(number).with_suffix(suffix) for number in numbers] if suffix in (".mp4", ".npz") else []
 
     def batches(self) -> list[range]:
         """The numbers of the samples. The last batch is as large as the others; what is too many is not written."""
         size = min(_BATCH_SIZE.value, _NUM_SAMPLES.value)
         return [range(first, first + size) for first in range(0, _NUM_SAMPLES.value, size)]
 
-    def report(self, batch_size: int, batches: float) -> None:
+    def report(self, batch_size: int, num_batches: int) -> None:
         """What --dry_run says."""
-        model = self.loaded.model
-        keys, mask = sample_keys(0, range(batch_size)), np.ones((batch_size, *model.video_shape[:3], 1), np.float32)
-        clean = np.zeros((batch_size, *model.video_shape), np.float32)
-        options = {"labels": np.zeros(batch_size, np.int32), **self.options}
-        memory, seconds = measure_step(model, self.loaded.params, self.diffusion, clean, mask, keys, **options)
-        steps = len(self.diffusion.schedule)
-        print(f"window: {self.shape} (F, H, W, C) in pixels, {model.video_shape} in the model")
-        print(f"batch: {batch_size} on {jax.device_count()} {jax.devices()[0].device_kind} device(s), {steps} steps")
-        print(f"memory of the loop: {memory / 2**20:.0f} MiB on each device, parameters and all")
-        print(f"time: {seconds:.3g} s a step, {seconds * steps:.3g} s a batch, {batches:g} batch(es)")
-        print(
-            f"in all about {seconds * steps * batches:.3g} s, without compiling" + (" and autoencoder" * bool(self.vae))
+        shape = (batch_size, *self.loaded.model.video_shape)
+        arguments = (
+            np.zeros(shape, np.float32),
+            np.ones((*shape[:-1], 1), np.float32),
+            sample_keys(0, range(batch_size)),
         )
+        memory, seconds = measure_step(
+            self.loaded.model, self.loaded.params, self.diffusion, *arguments, **self.options
+        )
+        batch = seconds * len(self.diffusion.schedule)
+        print(f"window: {self.shape} (F, H, W, C) in pixels, {shape[1:]} in the model")
+        print(f"batch: {batch_size} window(s) on {jax.device_count()} {jax.devices()[0].device_kind} device(s)")
+        print(f"memory of the sampling program on each device: {memory / 2**20:.0f} MiB, parameters and all")
+        print(f"time: {seconds:.3g} s a step, {batch:.3g} s a batch, {batch * num_batches:.3g} s in all,")
+        print(f"without compiling{' and the autoencoder' if self.vae else ''}")
 
 
 def main(_) -> None:
@@ -179,10 +160,12 @@ def main(_) -> None:
     }
     fps = _FPS.value or (input_rate(_INPUT.value) if _INPUT.value else None) or 8.0
     job = Job(loaded, vae, loaded.diffusion(_RESPACING.value or _STEPS.value), options, output, fps)
-    if _FPS_FACTOR.value is not None:
-        stems = fill_in(job)
+    if _FPS_FACTOR.value is not None and _INPUT.value is not None:
+        stems = fill_in(job, _INPUT.value, _FPS_FACTOR.value)
+    elif _EXTEND.value is not None:
+        stems = roll_on(job, _EXTEND.value)
     else:
-        stems = complete(job) if _EXTEND.value is None else roll_on(job)
+        stems = complete(job)
     if _DRY_RUN.value:
         return
     examples = [Example(f"{stem.name}.gif", stem.name) for stem in stems]
@@ -216,24 +199,24 @@ def check_flags(output: Path) -> None:
 def clips_for(job: Job, num_frames: int) -> Callable[[range], tuple[np.ndarray, int, np.ndarray]]:
     """From sample numbers to clips (B, num_frames, H, W, C), how many of their frames are known, and labels (B,)."""
     data, shape = job.loaded.config["data"], (num_frames, *job.shape[1:])
+    source: Any = None
+    read = np.zeros((1, num_frames, 0))
     if _INPUT.value is None:
-        source, read = make_source(data, shape, "held_out"), None
+        source = make_source(data, shape, "held_out")
     else:
-        source, read = None, read_clips(_INPUT.value, shape, _START.value, data.get("stride", 1))
+        read = read_clips(_INPUT.value, shape, _START.value, data.get("stride", 1))
 
     def clips(numbers: range) -> tuple[np.ndarray, int, np.ndarray]:
-        known, labels = num_frames, np.zeros(len(numbers), np.int32)
-        if read is None:
+        if source is not None:
             batch = take(source, numbers)
             clips, labels = batch["video"], batch["labels"]
         else:
-            known = read.shape[1]
-            clips = np.zeros((len(numbers), *shape), np.float32)
-            clips[:, :known] = read[[number % len(read) for number in numbers]]
+            clips, labels = np.zeros((len(numbers), *shape), np.float32), np.zeros(len(numbers), np.int32)
+            clips[:, : read.shape[1]] = read[[number % len(read) for number in numbers]]
         if _LABELS.value is not None:
             chosen = [parse_number("labels", label) for label in _LABELS.value]
             labels = np.array([chosen[number % len(chosen)] for number in numbers], np.int32)
-        return clips, known, labels
+        return clips, read.shape[1], labels
 
     return clips
 
@@ -255,7 +238,7 @@ def masks_for(job: Job, numbers: range, num_known: int) -> np.ndarray:
             num_given = num_given or 1  # a picture
         mask = np.asarray(task_masks(_SEED.value, numbers, task, job.loaded.model, num_given))
     elif _MASK.value is None:
-        mask = job.frame_mask(np.ones((size, num_frames)))
+        mask = np.ones((size, *job.loaded.model.video_shape[:3], 1), np.float32)
     else:
         source_size = None if _INPUT.value is None else frame_size(_INPUT.value)
         pixels = read_mask(_MASK.value, (num_frames, height, width), source_size, _START.value, stride)[None]
@@ -288,109 +271,76 @@ def complete(job: Job) -> list[Path]:
             if _DRY_RUN.value:
                 job.report(len(numbers), len(batches))
                 return []
-            samples, mask = job.sample(clean, mask, sample_keys(_SEED.value, numbers), labels, on_steps)
+            keys = sample_keys(_SEED.value, numbers)
+            samples, mask = job.call(generate_clips, clean, mask, keys, labels=labels, on_steps=on_steps)
             for i, number in enumerate(numbers[: _NUM_SAMPLES.value - numbers[0]]):
                 stems.append(stem := job.stem(number))
-                with job.writer(stem, job.fps) as writer:
-                    for frame in to_uint8(samples[i]) if writer else ():
-                        writer.write(frame)
+                write_videos(job.files([number]), [to_uint8(samples[i])[None]], job.fps)
                 write_comparison(stem, clean[i], mask[i], [samples[i]], job.fps, num_known == job.shape[0])
                 print(f"{stem}: {int(mask[i].mean() * 100)} % generated")
     return stems
 
 
-def roll_on(job: Job) -> list[Path]:
+def roll_on(job: Job, num_new: int) -> list[Path]:
     """--extend: windows one after another, all samples of a batch at once."""
-    num_frames, num_given, num_new = job.shape[0], _NUM_GIVEN.value or job.shape[0] // 2, _EXTEND.value
-    backward, stems = _TASK.value == "backward", []
+    num_frames, num_given = job.shape[0], _NUM_GIVEN.value or job.shape[0] // 2
     if not 1 <= num_given < num_frames:
         raise UserError(f"{num_given} given frames of {num_frames} cannot be: choose 1 to {num_frames - 1}")
-    # Backward, what comes before the frames of a file is not read, so the truth is not known.
-    total = num_given if backward and _INPUT.value else num_given + num_new
-    clips, batches, num_windows = clips_for(job, total), job.batches(), -(-num_new // (num_frames - num_given))
+    backward, total = _TASK.value == "backward", num_given + num_new
+    # What comes before the first frame of a file is not read: its truth is not known.
+    clips = clips_for(job, num_given if backward and _INPUT.value else total)
+    batches, num_windows, stems = job.batches(), -(-num_new // (num_frames - num_given)), []
     with progress("sampling", len(job.diffusion.schedule) * len(batches) * num_windows, "step") as on_steps:
         for numbers in batches:
             clean, num_known, labels = clips(numbers)
             if num_known < num_given:
-                raise UserError(f"{_INPUT.value} has {num_known} frame(s), {num_given} are to be given: --num_given=1")
+                raise UserError(
+                    f"{_INPUT.value} has {num_known} of the {num_given} given frames: --num_given=1 needs 1"
+                )
             if _DRY_RUN.value:
                 job.report(len(numbers), len(batches) * num_windows)
                 return []
             given = clean[:, -num_given:] if backward else clean[:, :num_given]
-            keys = sample_keys(_SEED.value, numbers)
-            fill = functools.partial(fill_window, job, keys, labels, on_steps)
-            blocks = extend(fill, given, num_new, num_frames, backward)
-            stems += write_rolled(job, numbers, clean if num_known == num_given + num_new else None, given, blocks)
+            fill = job.call(window_filler, sample_keys(_SEED.value, numbers), labels=labels, on_steps=on_steps)
+            blocks = map(to_uint8, extend(fill, given, num_new, num_frames, backward))
+            blocks = [*list(blocks)[::-1], to_uint8(given)] if backward else itertools.chain([to_uint8(given)], blocks)
+            numbers = numbers[: _NUM_SAMPLES.value - numbers[0]]
+            shown = to_float(write_videos(job.files(numbers), blocks, job.fps, _SHOWN_FRAMES))
+            hidden = np.arange(shown.shape[1])
+            hidden = hidden < num_new if backward else hidden >= num_given
+            truth = clean[:, : len(hidden)] if num_known == total else None
+            for i, number in enumerate(numbers):
+                write_pictures(job.stem(number), shown[i], hidden, job.fps, None if truth is None else truth[i])
+                stems.append(job.stem(number))
+                print(f"{job.stem(number)}: {num_new} new frames {'before' if backward else 'after'} {num_given}")
     return stems
 
 
-def fill_window(job, keys, labels, on_steps, clips, mask, windows):
-    return job.sample(clips, job.frame_mask(mask), window_keys(keys, windows), labels, on_steps)[0]
+def write_pictures(stem: Path, video: np.ndarray, hidden: np.ndarray, fps: float, truth: np.ndarray | None) -> None:
+    """The pictures of a video (F, H, W, C) of which frames were generated where `hidden` (F,)."""
+    mask = np.broadcast_to(hidden[:, None, None, None], (*video.shape[:3], 1))
+    write_comparison(stem, video if truth is None else truth, mask, [video], fps, truth is not None)
 
 
-def write_rolled(job, numbers, truth, given, blocks) -> list[Path]:
-    """Forward, each block is written as it comes; backward, when all are there."""
-    backward, num_given, num_new = _TASK.value == "backward", given.shape[1], _EXTEND.value
-    blocks = (
-        [*list(map(to_uint8, blocks))[::-1], to_uint8(given)]
-        if backward
-        else map(to_uint8, itertools.chain([given], blocks))
-    )
-    numbers = numbers[: _NUM_SAMPLES.value - numbers[0]]
-    stems, shown = [job.stem(number) for number in numbers], []
-    with contextlib.ExitStack() as stack:
-        writers = [stack.enter_context(job.writer(stem, job.fps)) for stem in stems]
-        for block in blocks:
-            if sum(part.shape[1] for part in shown) < _SHOWN_FRAMES:
-                shown.append(block)
-            for writer, frames in zip(writers, block, strict=False):
-                for frame in frames if writer else ():
-                    writer.write(frame)
-    shown = to_float(np.concatenate(shown, axis=1)[:, :_SHOWN_FRAMES])
-    hidden = np.arange(shown.shape[1])
-    hidden = hidden < num_new if backward else hidden >= num_given
-    mask = np.broadcast_to(hidden[:, None, None, None], (*shown.shape[1:4], 1))
-    for i, stem in enumerate(stems):
-        clean = shown[i] if truth is None else truth[i, : shown.shape[1]]
-        write_comparison(stem, clean, mask, [shown[i]], job.fps, truth is not None)
-        print(f"{stem}: {num_new} new frames {'before' if backward else 'after'} {num_given}")
-    return stems
-
-
-def fill_in(job: Job) -> list[Path]:
+def fill_in(job: Job, path: str, factor: int) -> list[Path]:
     """--fps_factor: the video is read, filled in and written window by window."""
-    num_frames, factor = job.shape[0], _FPS_FACTOR.value
-    frames, num_input = stream_frames(_INPUT.value, job.shape, _START.value)
-    batch_size = _BATCH_SIZE.value if _OVERLAP.value == 1 else 1
-    new_in_window = max((num_frames - 1) // factor + 1 - _OVERLAP.value, 1)
-    num_windows = max(-(-(num_input - 1) // new_in_window), 1)
+    num_frames, stem, fps = job.shape[0], job.stem(0), job.fps * factor
+    frames, num_input = stream_frames(path, job.shape, _START.value)
+    num_windows = max(-(-(num_input - 1) // max((num_frames - 1) // factor + 1 - _OVERLAP.value, 1)), 1)
+    rows = min(_BATCH_SIZE.value, num_windows) if _OVERLAP.value == 1 else 1
+    num_batches = -(-num_windows // rows)
     if _DRY_RUN.value:
-        job.report(min(batch_size, num_windows), -(-num_windows // min(batch_size, num_windows)))
+        job.report(rows, num_batches)
         return []
-    key, rows, shown, stem = sample_keys(_SEED.value, range(1)), min(batch_size, num_windows), [], job.stem(0)
-    total = len(job.diffusion.schedule) * -(-num_windows // rows)
-    label = parse_number("labels", _LABELS.value[0]) if _LABELS.value else 0
-    with progress("sampling", total, "step") as on_steps, job.writer(stem, job.fps * factor) as writer:
-
-        def fill(clips, mask, windows):
-            extra = rows - len(windows)  # the last batch is as large as the others, or another program is compiled
-            clips = np.concatenate([clips, clips[-1:].repeat(extra, axis=0)])
-            mask = np.concatenate([mask, mask[-1:].repeat(extra, axis=0)])
-            keys = window_keys(key, range(windows.start, windows.start + rows))
-            labels = np.full(rows, label, np.int32)
-            return job.sample(clips, job.frame_mask(mask), keys, labels, on_steps)[0][: len(windows)]
-
-        count = 0
-        for frame in raise_frame_rate(fill, frames, factor, num_frames, _OVERLAP.value, rows):
-            if count < _SHOWN_FRAMES:
-                shown.append(frame)
-            if writer:
-                writer.write(to_uint8(frame))
-            count += 1
-    shown = np.stack(shown)
-    hidden = (np.arange(len(shown)) % factor > 0)[:, None, None, None]
-    write_comparison(stem, shown, np.broadcast_to(hidden, (*shown.shape[:3], 1)), [shown], job.fps * factor, False)
-    print(f"{stem}: {count} frames of {(count - 1) // factor + 1}, at {job.fps * factor:g} frames a second")
+    labels = np.array([parse_number("labels", (_LABELS.value or ["0"])[0])], np.int32)
+    with progress("sampling", len(job.diffusion.schedule) * num_batches, "step") as on_steps:
+        key = sample_keys(_SEED.value, range(1))
+        fill = job.call(window_filler, key, labels=labels, rows=rows, on_steps=on_steps)
+        made = raise_frame_rate(fill, frames, factor, num_frames, _OVERLAP.value, rows)
+        blocks = (to_uint8(frame)[None, None] for frame in made)
+        shown = to_float(write_videos(job.files([0]), blocks, fps, _SHOWN_FRAMES))[0]
+    write_pictures(stem, shown, np.arange(len(shown)) % factor > 0, fps, None)
+    print(f"{stem}: {factor} times the frames, {fps:g} a second")
     return [stem]
 
 

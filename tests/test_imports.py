@@ -10,7 +10,7 @@ FLOORS = [
     {"errors"},
     {"schedules", "masks", "sharding", "video", "safe_pickle", "progress", "windows"},
     {"models", "autoencoder", "diffusion", "data", "inputs"},
-    {"training", "sampling", "torch_weights", "metrics"},
+    {"training", "sampling", "torch_weights", "metrics", "flops"},
     {"checkpoints", "latents"},
     {"generation", "pages"},
     {"cli"},

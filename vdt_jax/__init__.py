@@ -6,7 +6,10 @@ samples = vdt_jax.generate(*loaded[:2], loaded.diffusion(20), clean, mask, vdt_j
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vdt_jax.generation import generate, generate_clips, load, load_model, load_vae, sample_keys, task_masks
 
 __all__ = ["generate", "generate_clips", "load", "load_model", "load_vae", "sample_keys", "task_masks"]
 

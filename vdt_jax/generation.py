@@ -38,7 +38,7 @@ __all__ = [
     "respaced",
     "sample_keys",
     "task_masks",
-    "window_keys",
+    "window_filler",
 ]
 
 _OPTIONS_OF = {"eta": "ddim", "resamples": "repaint"}
@@ -73,14 +73,6 @@ def respaced(options: Mapping[str, Any], steps: int | str, learn_sigma: bool) ->
 def sample_keys(seed: int, numbers: range) -> jax.Array:
     """A key for each sample number: a sample depends on the seed and its number, not on its batch."""
     return jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.asarray(numbers))
-
-
-def window_keys(keys: jax.Array, windows: range) -> jax.Array:
-    """Keys of windows of a long sample: of one window for each of the keys (B,), or of each window for one key (1,)."""
-    pairs = np.broadcast_arrays(np.arange(len(keys)), np.asarray(windows))
-    return jax.vmap(lambda key, window: jax.random.fold_in(jax.random.fold_in(key, 4), window))(
-        keys[pairs[0]], pairs[1]
-    )
 
 
 def task_masks(seed: int, numbers: range, task: str, model: VDT, num_given: int | None = None) -> jax.Array:
@@ -153,11 +145,11 @@ def measure_step(
     **options: float | None,
 ) -> tuple[int, float]:
     """What `generate` would cost, with the same arguments: bytes that its program takes on each device, parameters and
-    all, and seconds for one of its steps, measured on one."""
+    all, and seconds for one of its steps,"""
     arguments = _arguments(model, params, diffusion, clean, mask, keys, sampler, labels, options)
     state = _begin(*arguments)
     program = _advance.lower(*arguments, state, 0, 1).compile()
-    memory = program.memory_analysis()
+    memory: Any = program.memory_analysis()
     size = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
     size -= memory.alias_size_in_bytes  # the state is given away
     state = jax.block_until_ready(program(*arguments[3:], state, 0, 1))
@@ -206,12 +198,8 @@ def _sampling(model, diffusion, sampler, params, inputs, options):
     def network(x_t, timesteps, labels):
         return model.apply({"params": params}, x_t, timesteps, labels)
 
-    def denoise_fn(x_t, timesteps):
-        return network(x_t, timesteps, labels)
-
-    if scales:
-        noise = sample_noise(jax.vmap(lambda key: jax.random.fold_in(key, 3))(keys), clean.shape[1:])
-        denoise_fn = guide(network, diffusion, labels, clean, mask, noise, null_label=model.null_label, **scales)
+    noise = sample_noise(jax.vmap(lambda key: jax.random.fold_in(key, 3))(keys), clean.shape[1:])
+    denoise_fn = guide(network, diffusion, labels, clean, mask, noise, null_label=model.null_label, **scales)
     return SAMPLERS[sampler](diffusion, denoise_fn, keys, clean, mask, **options)
 
 
@@ -263,3 +251,42 @@ def generate_clips(
     if vae is None:
         return samples, mask
     return vae.decode(samples, clips, mask, paste), enlarge_mask(mask, vae.model.factor)
+
+
+def window_filler(
+    model: VDT,
+    params: Any,
+    diffusion: GaussianDiffusion,
+    keys: jax.Array,
+    *,
+    labels: np.ndarray | None = None,
+    rows: int | None = None,
+    **options: Any,
+) -> Callable[[np.ndarray, np.ndarray, range], np.ndarray]:
+    """What completes the windows of a long video, as `windows.extend` and `windows.raise_frame_rate` want it.
+
+    Args:
+      keys: (B,) one for each sample that `extend` goes on with, or (1,) for `raise_frame_rate`.
+      labels: (B,) or (1,) alike.
+      rows: windows of a call, where they are those of one video: fewer are padded, so that one program serves all.
+      options: of `generate_clips`.
+    """
+    labels = np.zeros(len(keys), np.int32) if labels is None else labels
+
+    def fill(clips: np.ndarray, mask: np.ndarray, numbers: range) -> np.ndarray:
+        size = max(len(clips), rows or 0)
+        take = np.minimum(np.arange(size), len(clips) - 1)
+        samples, windows = np.broadcast_arrays(np.arange(len(keys)), np.asarray(numbers)[take if rows else 0])
+        each_key = _fold_in(keys[samples], windows)
+        positions = np.broadcast_to(mask[take][..., None, None, None], (*mask[take].shape, *model.frame_size, 1))
+        filled, _ = generate_clips(
+            model, params, diffusion, clips[take], positions, each_key, labels=labels[samples], **options
+        )
+        return filled[: len(clips)]
+
+    return fill
+
+
+@jax.jit
+def _fold_in(keys: jax.Array, windows: jax.Array) -> jax.Array:
+    return jax.vmap(lambda key, window: jax.random.fold_in(jax.random.fold_in(key, 4), window))(keys, windows)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vdt_jax.errors import UserError
 from vdt_jax.safe_pickle import load_torch
-from vdt_jax.video import as_rgb, fit_frame, frame_rate, read_frames, to_float, to_uint8
+from vdt_jax.video import as_rgb, fit_frame, frame_rate, probe, read_frames, to_float, to_uint8
 
 _ARRAY_SUFFIXES = (".npz", ".pt", ".pth")
 
@@ -66,7 +66,7 @@ def stream_frames(
         video = _read_array(path)[0, start:]
         return (_fit(frame, shape) for frame in video), len(video)
     frames = (to_float(fit_frame(frame, (shape[1], shape[2]), shape[3])) for frame in read_frames(path, start))
-    return frames, max(count_frames(path) - start, 0)
+    return frames, max(probe(path).num_frames - start, 0)
 
 
 def input_rate(path: str | os.PathLike) -> float | None:

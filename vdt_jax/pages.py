@@ -1,14 +1,15 @@
 """Pictures of samples, and the page that shows them."""
 
+import contextlib
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from vdt_jax.errors import UserError
-from vdt_jax.video import as_rgb, enlarge, frame_grid, hide, side_by_side, to_uint8, write_video
+from vdt_jax.video import VideoWriter, as_rgb, enlarge, frame_grid, hide, side_by_side, to_uint8, write_video
 
 _OURS = '<meta name="generator" content="vdt_jax">'
 
@@ -52,6 +53,30 @@ def write_comparison(
     views = [enlarge(view) for view in ([*views, truth] if show_truth else views)]
     write_video(stem.with_suffix(".gif"), side_by_side(*views), fps)
     write_video(stem.with_suffix(".png"), frame_grid(*views)[None])
+
+
+def write_videos(paths: Sequence[Path], blocks: Iterable[np.ndarray], fps: float, keep: int = 0) -> np.ndarray:
+    """Writes videos as they come, a few frames of all of them at a time.
+
+    Args:
+      paths: a file for each video, or none at all.
+      blocks: (B, f, H, W, C) uint8 each.
+      fps: frames a second.
+      keep: frames to return.
+
+    Returns:
+      The first `keep` frames or a few more, (B, f, H, W, C) uint8.
+    """
+    kept: list[np.ndarray] = []
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(VideoWriter(path, fps)) for path in paths]
+        for block in blocks:
+            if not kept or sum(part.shape[1] for part in kept) < keep:
+                kept.append(block)
+            for writer, frames in zip(writers, block, strict=False):
+                for frame in frames:
+                    writer.write(frame)
+    return np.concatenate(kept, axis=1)
 
 
 def table_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
