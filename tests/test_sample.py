@@ -1,6 +1,7 @@
 """sample.py, flag by flag, in this process on a model of a thousand parameters; every mistake gets one clear line."""
 
 import os
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +74,8 @@ def run(checkpoint, tmp_path, monkeypatch):
         for name in flags.FLAGS:
             flags.FLAGS[name].unparse()
         defaults = [f"--checkpoint={checkpoint}", f"--steps={steps}", f"--output={tmp_path}/{output}"]
-        flags.FLAGS(["sample.py", *defaults, *map(str, arguments)])
+        monkeypatch.setattr("sys.argv", ["sample.py", *defaults, *map(str, arguments)])
+        flags.FLAGS(sys.argv)
         sample.main([])
         return tmp_path
 

@@ -152,7 +152,7 @@ def read_mask(
             sizes = {size for size in ((height, width), source_size) if size}
             wanted = " or ".join(f"{size[0]}x{size[1]}" for size in sorted(sizes))
             raise UserError(f"--mask={path} is {mask.shape[1]}x{mask.shape[2]} (height x width): {wanted} is needed")
-        mask = np.stack([_fit_mask(frame, (height, width)) for frame in mask])
+        mask = np.stack([fit_mask(frame, (height, width)) for frame in mask])
     if len(mask) == 1:
         mask = np.repeat(mask, num_frames, axis=0)
     elif len(mask) != num_frames:
@@ -184,7 +184,7 @@ def _white(path: str | os.PathLike) -> np.ndarray:
     return mask > 0.5 if mask.max() <= 1 else mask >= 128
 
 
-def _fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """`fit_frame` for a mask (H', W') bool: (H, W), true where any pixel that a cell touches is."""
     scale = min(mask.shape[0] / size[0], mask.shape[1] / size[1])
     edges = []

@@ -9,7 +9,7 @@ import numpy as np
 
 from vdt_jax.diffusion import DenoiseFn, GaussianDiffusion
 from vdt_jax.masks import apply_mask
-from vdt_jax.sampling.loop import Sampling, denoise, noise_streams, sample_noise
+from vdt_jax.sampling.loop import Sampling, denoise, sample_noise, start_noise, step_keys
 
 
 def ddpm(
@@ -40,14 +40,13 @@ def ddpm(
       The sampling, whose x (B, F, h, w, C) equals `clean` where mask = 0.
     """
     num_steps, shape = len(diffusion.schedule), clean.shape[1:]
-    streams = noise_streams(diffusion, keys)
     if start is None:
-        start = sample_noise(streams[:, num_steps], shape)
+        start = start_noise(keys, shape)
 
     def step(i, state):
         (x_t,), t = state, num_steps - 1 - i
         out = denoise(diffusion, denoise_fn, x_t, t)
-        z = sample_noise(streams[:, t], shape) if noises is None else noises[i]
+        z = sample_noise(step_keys(keys, t), shape) if noises is None else noises[i]
         x_t = out.mean + jnp.where(t > 0, jnp.exp(0.5 * out.log_variance) * z, 0.0)
         return (apply_mask(mask, x_t, clean),)
 
@@ -77,20 +76,20 @@ def ddim(
       eta: how much of ddpm's noise is added, 0 to 1; other arguments and the result as in `ddpm`.
     """
     schedule, shape = diffusion.schedule, clean.shape[1:]
-    num_steps, streams = len(schedule), noise_streams(diffusion, keys)
+    num_steps = len(schedule)
     alpha_bar, alpha_bar_prev = schedule.alphas_cumprod, schedule.alphas_cumprod_prev
     signal, signal_prev = (jnp.asarray(np.sqrt(table), jnp.float32) for table in (alpha_bar, alpha_bar_prev))
     noise, variance_prev = (jnp.asarray(t, jnp.float32) for t in (np.sqrt(1 - alpha_bar), 1 - alpha_bar_prev))
     sigmas = eta * jnp.asarray(np.sqrt(schedule.posterior_variance), jnp.float32)
     if start is None:
-        start = sample_noise(streams[:, num_steps], shape)
+        start = start_noise(keys, shape)
 
     def step(i, state):
         (x_t,), t = state, num_steps - 1 - i
         x_start = denoise(diffusion, denoise_fn, x_t, t).pred_xstart
         eps = (x_t - signal[t] * x_start) / noise[t]
         kept = jnp.sqrt(jnp.maximum(variance_prev[t] - sigmas[t] ** 2, 0.0))
-        x_t = signal_prev[t] * x_start + kept * eps + sigmas[t] * sample_noise(streams[:, t], shape)
+        x_t = signal_prev[t] * x_start + kept * eps + sigmas[t] * sample_noise(step_keys(keys, t), shape)
         return (apply_mask(mask, x_t, clean),)
 
     return Sampling(num_steps, (apply_mask(mask, start, clean),), step)
@@ -122,13 +121,13 @@ def repaint(
       start: as in `ddpm`, like the other arguments and the result.
     """
     schedule, shape = diffusion.schedule, clean.shape[1:]
-    num_steps, streams = len(schedule), noise_streams(diffusion, keys)
+    num_steps = len(schedule)
     betas = jnp.asarray(schedule.betas, jnp.float32)
     alpha_bar_ends = np.append(1.0, schedule.alphas_cumprod)  # at t + 1, so that 0 is no noise at all
     signal = jnp.asarray(np.sqrt(alpha_bar_ends), jnp.float32)
     sigma = jnp.asarray(np.sqrt(1 - alpha_bar_ends), jnp.float32)
     if start is None:
-        start = sample_noise(streams[:, num_steps], shape)
+        start = start_noise(keys, shape)
     fixed_noise = start  # independent of all that is drawn later
 
     def with_given(x, t):
@@ -138,7 +137,7 @@ def repaint(
         t = num_steps - 1 - i
 
         def resample(u, x_t):
-            draws = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, u)))(streams[:, t])
+            draws = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, u)))(step_keys(keys, t))
             again = jnp.sqrt(1 - betas[t]) * x_t + jnp.sqrt(betas[t]) * sample_noise(draws[:, 1], shape)
             x_t = jnp.where(u > 0, with_given(again, t), x_t)
             out = denoise(diffusion, denoise_fn, x_t, t)

@@ -38,9 +38,14 @@ def sample_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
-def noise_streams(diffusion: GaussianDiffusion, keys: jax.Array) -> jax.Array:
-    """Keys (B, T + 1): one for each sample and step, and the last for where the sample starts."""
-    return jax.vmap(lambda key: jax.random.split(key, len(diffusion.schedule) + 1))(keys)
+def start_noise(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """x_T (B, *shape) of these keys (B,): the same for every sampler and any number of steps."""
+    return sample_noise(jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys), shape)
+
+
+def step_keys(keys: jax.Array, step: jax.Array) -> jax.Array:
+    """Keys (B,) for what a sampler draws at a step."""
+    return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 1), step))(keys)
 
 
 def denoise(diffusion: GaussianDiffusion, denoise_fn: DenoiseFn, x_t: jax.Array, step: jax.Array) -> Prediction:

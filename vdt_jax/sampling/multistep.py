@@ -19,7 +19,7 @@ import numpy as np
 
 from vdt_jax.diffusion import DenoiseFn, GaussianDiffusion
 from vdt_jax.masks import apply_mask
-from vdt_jax.sampling.loop import Sampling, denoise, noise_streams, sample_noise
+from vdt_jax.sampling.loop import Sampling, denoise, start_noise
 from vdt_jax.schedules import NoiseSchedule
 
 
@@ -81,7 +81,7 @@ def dpm_solver_pp(
         carry[i], newest[i], before[i] = sigmas[i + 1] / sigmas[i], weight * (1 + ratio / 2), -weight * ratio / 2
     carry, newest, before = (jnp.asarray(table, jnp.float32) for table in (carry, newest, before))
     if start is None:
-        start = sample_noise(noise_streams(diffusion, keys)[:, num_steps], clean.shape[1:])
+        start = start_noise(keys, clean.shape[1:])
     start = apply_mask(mask, start, clean)
 
     def step(i, state):
@@ -139,7 +139,7 @@ def unipc(
     tables = {name: jnp.asarray(table, jnp.float32) for name, table in unipc_tables(diffusion.schedule, order).items()}
     num_steps = len(diffusion.schedule)
     if start is None:
-        start = sample_noise(noise_streams(diffusion, keys)[:, num_steps], clean.shape[1:])
+        start = start_noise(keys, clean.shape[1:])
     start = apply_mask(mask, start, clean)
 
     def step(i, state):
