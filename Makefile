@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+READY_ALL := $(VENV)/.ready-all
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: help install check test test-all torture demo clean
@@ -17,6 +18,11 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
 	@touch $(READY)
 
+# The slow tests need what the page and the notebook need; the browser itself is the machine's, or its test is skipped.
+$(READY_ALL): $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,app,browser,notebook]' --constraint constraints.txt
+	@touch $(READY_ALL)
+
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -25,7 +31,7 @@ check: $(READY)
 test: $(READY)
 	$(PYTEST) -m "not slow"
 
-test-all: $(READY)
+test-all: $(READY_ALL)
 	$(PYTEST)
 
 torture: $(READY)
