@@ -61,7 +61,7 @@ _MASK = flags.DEFINE_string(
 )
 _EXTEND = flags.DEFINE_integer("extend", None, "New frames after (--task=predict) or before (backward) those given.")
 _FPS_FACTOR = flags.DEFINE_integer("fps_factor", None, "Raise the frame rate of all of --input so many times.")
-_OVERLAP = flags.DEFINE_integer("overlap", 1, "Given frames that windows of --fps_factor share.")
+_OVERLAP = flags.DEFINE_integer("overlap", None, "Given frames that windows of --fps_factor share; 2 if there is room.")
 _OUTPUT = flags.DEFINE_string("output", "samples/sample.mp4", f"The sample: {', '.join(OUTPUT_SUFFIXES)}.")
 _FPS = flags.DEFINE_float("fps", None, "Of the output; the input's, or 8.")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Samples; numbered in their file names if more than one.")
@@ -326,8 +326,10 @@ def fill_in(job: Job, path: str, factor: int) -> list[Path]:
     """--fps_factor: the video is read, filled in and written window by window."""
     num_frames, stem, fps = job.shape[0], job.stem(0), job.fps * factor
     frames, num_input = stream_frames(path, job.shape, _START.value)
-    num_windows = max(-(-(num_input - 1) // max((num_frames - 1) // factor + 1 - _OVERLAP.value, 1)), 1)
-    rows = min(_BATCH_SIZE.value, num_windows) if _OVERLAP.value == 1 else 1
+    per_window = (num_frames - 1) // max(factor, 1) + 1
+    overlap = max(min(2, per_window - 1), 1) if _OVERLAP.value is None else _OVERLAP.value
+    num_windows = max(-(-(num_input - overlap) // max(per_window - overlap, 1)), 1)
+    rows = min(_BATCH_SIZE.value, num_windows) if overlap == 1 else 1
     num_batches = -(-num_windows // rows)
     if _DRY_RUN.value:
         job.report(rows, num_batches)
@@ -336,7 +338,7 @@ def fill_in(job: Job, path: str, factor: int) -> list[Path]:
     with progress("sampling", len(job.diffusion.schedule) * num_batches, "step") as on_steps:
         key = sample_keys(_SEED.value, range(1))
         fill = job.call(window_filler, key, labels=labels, rows=rows, on_steps=on_steps)
-        made = raise_frame_rate(fill, frames, factor, num_frames, _OVERLAP.value, rows)
+        made = raise_frame_rate(fill, frames, factor, num_frames, overlap, rows)
         blocks = (to_uint8(frame)[None, None] for frame in made)
         shown = to_float(write_videos(job.files([0]), blocks, fps, _SHOWN_FRAMES))[0]
     write_pictures(stem, shown, np.arange(len(shown)) % factor > 0, fps, None)

@@ -182,7 +182,7 @@ def test_held_out_clips_are_extended_beside_their_truth(run):
     assert Image.open(folder / "out.png").height > 2.5 * 5 * H  # given, sample and truth
 
 
-@pytest.mark.parametrize("arguments", [[], ["--overlap=2"]])
+@pytest.mark.parametrize("arguments", [[], ["--overlap=1"]])
 def test_raise_the_frame_rate(run, inputs, arguments):
     folder = run(
         f"--input={inputs}/frames", "--fps_factor=2", "--fps=10", "--batch_size=2", *arguments, output="out.mp4"
@@ -211,6 +211,10 @@ def test_a_page_of_somebody_else_is_not_overwritten(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--checkpoint=/nowhere"], "no checkpoint in /nowhere"),
+        (["--output=out.webp"], "--output=out.webp: end its name in"),
+        (["--steps=0"], "0 sampling steps"),
+        (["--num_given=99"], "99 given frames of 6"),
         (["--sampler=euler"], "no sampler 'euler': choose from ddpm, ddim"),
         (["--task=fly"], "no task 'fly'"),
         (["--timestep_respacing=leading5"], "'leading5' is not a count"),
@@ -233,6 +237,7 @@ def test_a_page_of_somebody_else_is_not_overwritten(run, tmp_path):
         (["--extend=3", "--num_given=6"], "6 given frames of 6"),
         (["--extend=0"], "--extend=0"),
         (["--fps_factor=2"], "give --input=FILE"),
+        (["--fps_factor=0", "--input=DIR/a.npz"], "raised 0 times: 2 to 5"),
         (["--fps_factor=6", "--input=DIR/a.npz"], "raised 6 times: 2 to 5"),
         (["--fps_factor=2", "--overlap=3", "--input=DIR/a.npz"], "share 3 given frames: 1 to 2"),
         (["--fps_factor=2", "--input=DIR/a.png"], "nothing between them"),
