@@ -20,7 +20,7 @@ from vdt_jax.checkpoints import DEMO
 from vdt_jax.data import make_source, take
 from vdt_jax.errors import UserError
 from vdt_jax.generation import clip_shape, generate_clips, load, load_vae, sample_keys, task_masks
-from vdt_jax.inputs import fit_mask, read_clips
+from vdt_jax.inputs import check_known, fit_mask, read_clips
 from vdt_jax.latents import shrink_mask
 from vdt_jax.masks import TASKS
 from vdt_jax.pages import write_comparison
@@ -88,11 +88,7 @@ class Studio:
             raise UserError(f"seed {seed} cannot be: at least 0")
         clip, num_known, labels = self.clip(file, seed)
         mask = self.mask(task, num_given, painted, seed)
-        needed = 1 + int(np.flatnonzero((mask < 0.5).any(axis=(0, 2, 3, 4))).max(initial=-1))
-        if needed > num_known:
-            raise UserError(
-                f"this file has {num_known} frame(s), and frame {needed - 1} is given: choose fewer, or a task"
-            )
+        check_known("this file", num_known, mask)
         done = [0]
 
         def on_steps(more: int) -> None:
@@ -100,18 +96,9 @@ class Studio:
             progress((done[0], steps), desc="sampling", unit="steps")
 
         progress((0, steps), desc="compiling, the first time", unit="steps")
-        samples, hidden = generate_clips(
-            self.loaded.model,
-            self.loaded.params,
-            self.loaded.diffusion(steps),
-            clip,
-            mask,
-            sample_keys(seed, range(seed, seed + 1)),
-            vae=self.vae,
-            sampler=sampler,
-            labels=labels,
-            on_steps=on_steps,
-        )
+        model, params, keys = self.loaded.model, self.loaded.params, sample_keys(seed, range(seed, seed + 1))
+        options = {"vae": self.vae, "sampler": sampler, "labels": labels, "on_steps": on_steps}
+        samples, hidden = generate_clips(model, params, self.loaded.diffusion(steps), clip, mask, keys, **options)
         stem = Path(tempfile.mkdtemp(dir=self.folder)) / "sample"
         write_comparison(stem, clip[0], hidden[0], [samples[0]], show_truth=num_known == self.shape[0])
         write_video(stem.with_suffix(".mp4"), enlarge(to_uint8(samples[0])))

@@ -39,7 +39,7 @@ from vdt_jax.generation import (
     task_masks,
     window_filler,
 )
-from vdt_jax.inputs import frame_size, input_rate, read_clips, read_mask, stream_frames
+from vdt_jax.inputs import check_known, frame_size, input_rate, read_clips, read_mask, stream_frames
 from vdt_jax.latents import shrink_mask
 from vdt_jax.masks import TASKS
 from vdt_jax.pages import Example, Section, check_free, write_comparison, write_page, write_videos
@@ -252,12 +252,7 @@ def masks_for(job: Job, numbers: range, num_known: int) -> np.ndarray:
             mask[:, frame] = 0
     if not mask.any():
         raise UserError("nothing is left to generate: give fewer frames")
-    needed = 1 + int(np.flatnonzero((mask < 0.5).any(axis=(0, 2, 3, 4))).max(initial=-1))
-    if needed > num_known:
-        raise UserError(
-            f"{_INPUT.value} has {num_known} frame(s) from frame {_START.value} at stride {stride}, and frame "
-            f"{needed - 1} of the clip is to be given: give a longer video, or fewer frames"
-        )
+    check_known(f"{_INPUT.value} from frame {_START.value} at stride {stride}", num_known, mask)
     return mask
 
 

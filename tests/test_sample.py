@@ -243,7 +243,7 @@ def test_a_page_of_somebody_else_is_not_overwritten(run, tmp_path):
         (["--fps_factor=2", "--input=DIR/a.png"], "nothing between them"),
         (["--input=DIR/none.mp4"], "no file"),
         (["--input=DIR/hole.npz"], "holds mask: an array 'video' is needed"),
-        (["--input=DIR/short.mp4"], r"has 2 frame\(s\) from frame 0 at stride 1, and frame 2"),
+        (["--input=DIR/short.mp4"], r"from frame 0 at stride 1 has 2 frame\(s\), and frame 2"),
         (["--input=DIR/short.mp4", "--start=2"], "has no frame 2"),
         (["--input=DIR/short.mp4", "--extend=3"], "has 2 of the 3 given frames"),
         (["--mask=DIR/none.png"], "no mask"),

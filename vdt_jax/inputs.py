@@ -69,6 +69,16 @@ def stream_frames(
     return frames, max(probe(path).num_frames - start, 0)
 
 
+def check_known(what: str, num_known: int, mask: np.ndarray) -> None:
+    """Raises UserError where a mask (B, F, h, w, 1) gives a frame that `what`, of `num_known` frames, has not."""
+    last_given = int(np.flatnonzero((mask < 0.5).any(axis=(0, 2, 3, 4))).max(initial=-1))
+    if last_given >= num_known:
+        raise UserError(
+            f"{what} has {num_known} frame(s), and frame {last_given} of the clip is to be given: take a longer "
+            "video, or give fewer frames"
+        )
+
+
 def input_rate(path: str | os.PathLike) -> float | None:
     """Frames a second, None for what does not say."""
     return None if is_array(path) else frame_rate(path)
