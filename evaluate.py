@@ -28,7 +28,7 @@ from vdt_jax.evaluation import (
     clips_hash,
     make_measures,
 )
-from vdt_jax.generate import clip_shape, load, load_vae
+from vdt_jax.generation import clip_shape, load, load_vae
 from vdt_jax.masks import TASKS
 from vdt_jax.metrics.lpips import NETWORKS
 from vdt_jax.metrics.weights import describe

@@ -24,7 +24,7 @@ from vdt_jax.data import Latents, Source, make_source, take
 from vdt_jax.data.pipeline import batches
 from vdt_jax.diffusion import make_diffusion
 from vdt_jax.errors import UserError
-from vdt_jax.generate import LoadedAutoencoder, generate_clips, load_vae, respaced, sample_keys, task_masks
+from vdt_jax.generation import LoadedAutoencoder, generate_clips, load_vae, respaced, sample_keys, task_masks
 from vdt_jax.masks import TASKS
 from vdt_jax.models import VDT
 from vdt_jax.pages import write_comparison

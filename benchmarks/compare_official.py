@@ -30,7 +30,7 @@ from measure import report, timed
 from vdt_jax import cli
 from vdt_jax.diffusion import make_diffusion
 from vdt_jax.errors import UserError
-from vdt_jax.generate import generate, sample_keys
+from vdt_jax.generation import generate, sample_keys
 from vdt_jax.models import VDT, VDT_VARIANTS
 from vdt_jax.torch_weights.tables import read_table
 from vdt_jax.torch_weights.vdt import vdt_table

@@ -30,7 +30,7 @@ from vdt_jax import cli
 from vdt_jax.data import make_source, take
 from vdt_jax.diffusion import GaussianDiffusion, make_diffusion
 from vdt_jax.errors import UserError
-from vdt_jax.generate import generate_clips, respaced, sample_keys, task_masks
+from vdt_jax.generation import generate_clips, respaced, sample_keys, task_masks
 from vdt_jax.masks import TASKS, apply_mask, draw_masks, varied_mask
 from vdt_jax.metrics.frames import psnr, ssim
 from vdt_jax.models import VDT

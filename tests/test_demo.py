@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vdt_jax.data import make_source, take
-from vdt_jax.generate import generate, load, sample_keys, task_masks
+from vdt_jax.generation import generate, load, sample_keys, task_masks
 from vdt_jax.metrics.baselines import copy_nearest, linear_blend
 from vdt_jax.metrics.frames import psnr, ssim
 

@@ -11,7 +11,7 @@ import pytest
 from vdt_jax.data import make_source, take
 from vdt_jax.errors import UserError
 from vdt_jax.evaluation import MODEL, Evaluation, best_and_worst, make_measures, summarise
-from vdt_jax.generate import LoadedModel
+from vdt_jax.generation import LoadedModel
 from vdt_jax.metrics.frames import psnr
 from vdt_jax.models import VDT
 from vdt_jax.protocol import PRESETS, Protocol, find_preset

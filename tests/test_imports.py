@@ -8,11 +8,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"errors"},
-    {"schedules", "masks", "sharding", "video", "safe_pickle", "progress"},
-    {"models", "autoencoder", "diffusion", "data"},
+    {"schedules", "masks", "sharding", "video", "safe_pickle", "progress", "windows"},
+    {"models", "autoencoder", "diffusion", "data", "inputs"},
     {"training", "sampling", "torch_weights", "metrics", "flops"},
-    {"checkpoints"},
-    {"generate", "pages", "protocol"},
+    {"checkpoints", "latents"},
+    {"generation", "pages", "protocol"},
     {"evaluation", "validation"},
     {"cli"},
     {"__main__"},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vdt_jax.data import make_source, take
-from vdt_jax.generate import task_masks
+from vdt_jax.generation import task_masks
 from vdt_jax.masks import TASKS
 from vdt_jax.models import VDT
 from vdt_jax.sharding import make_mesh

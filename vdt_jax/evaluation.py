@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from vdt_jax.data import Source, take
 from vdt_jax.diffusion import GaussianDiffusion
 from vdt_jax.errors import UserError
-from vdt_jax.generate import LoadedAutoencoder, LoadedModel, generate_clips, sample_keys, task_masks
+from vdt_jax.generation import LoadedAutoencoder, LoadedModel, generate_clips, sample_keys, task_masks
 from vdt_jax.metrics import optical_flow
 from vdt_jax.metrics.baselines import BASELINES
 from vdt_jax.metrics.frames import psnr, ssim

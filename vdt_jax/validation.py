@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from vdt_jax.autoencoder import encode_batch
 from vdt_jax.data import Source, take
 from vdt_jax.diffusion import GaussianDiffusion, make_diffusion
-from vdt_jax.generate import LoadedAutoencoder, generate_clips, respaced, sample_keys, task_masks
+from vdt_jax.generation import LoadedAutoencoder, generate_clips, respaced, sample_keys, task_masks
 from vdt_jax.masks import TASKS
 from vdt_jax.metrics.frames import psnr, ssim
 from vdt_jax.models import VDT
