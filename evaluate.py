@@ -95,9 +95,7 @@ def main(_) -> None:
     output.mkdir(parents=True, exist_ok=True)
     print("\n".join(protocol.lines()), flush=True)
     protocol.keep(output / "protocol.json")
-    evaluation = Evaluation(
-        protocol, loaded, diffusion, source, measures, output / "parts", mesh, _BATCH_SIZE.value, vae
-    )
+    evaluation = Evaluation(protocol, loaded, diffusion, source, measures, output / "parts", _BATCH_SIZE.value, vae)
 
     # ------------------------------------------------------------------ tasks
     report, sections = {}, []

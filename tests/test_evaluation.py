@@ -74,7 +74,7 @@ def evaluation(loaded, folder, batch_size=8, num_devices=8, **changes):
     protocol = dataclasses.replace(PROTOCOL, **changes)
     mesh = make_mesh(num_devices)
     measures = make_measures(protocol.metrics, "alexnet", mesh)
-    return Evaluation(protocol, loaded, loaded.diffusion(2), SOURCE, measures, folder, mesh, batch_size)
+    return Evaluation(protocol, loaded, loaded.diffusion(2), SOURCE, measures, folder, batch_size)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -26,7 +25,6 @@ from vdt_jax.metrics.motion import motion, motion_error
 from vdt_jax.metrics.perceptual import make_frame_features, make_lpips, make_video_features
 from vdt_jax.metrics.weights import SOURCES, find
 from vdt_jax.protocol import METRICS, Protocol
-from vdt_jax.sharding import batch_sharding, replicated
 from vdt_jax.video import to_uint8
 
 MODEL = "model"
@@ -99,8 +97,7 @@ class Evaluation:
       source: of the clips.
       measures: see `make_measures`.
       folder: for the files of finished batches.
-      mesh: the devices that share each batch.
-      batch_size: clips at once; a multiple of the devices.
+      batch_size: clips at once.
       vae: the autoencoder of a model of latents.
     """
 
@@ -112,15 +109,12 @@ class Evaluation:
         source: Source,
         measures: Measures,
         folder: Path,
-        mesh: Mesh,
         batch_size: int,
         vae: LoadedAutoencoder | None = None,
     ):
         self._protocol, self._loaded, self._diffusion, self._source = protocol, loaded, diffusion, source
-        self._measures, self._folder, self._mesh, self._vae = measures, folder, mesh, vae
+        self._measures, self._folder, self._vae = measures, folder, vae
         self._batch_size, self._all_frames = batch_size, tuple(range(protocol.frames))
-        self._spread = vae is None and mesh.size > 1
-        self._params = jax.device_put(loaded.params, replicated(mesh)) if self._spread else loaded.params
         self._truth_features: dict[tuple, Arrays] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -134,16 +128,12 @@ class Evaluation:
         p = self._protocol
         batch = take(self._source, numbers)
         mask = task_masks(p.seed, numbers, task, self._loaded.model, p.num_given if _takes_num_given(task) else None)
-        keys = sample_keys(seed, numbers)
-        if self._spread and len(numbers) % self._mesh.size == 0:
-            keys = jax.device_put(keys, batch_sharding(self._mesh))
         samples, mask = generate_clips(
-            self._loaded.model,
-            self._params,
+            *self._loaded[:2],
             self._diffusion,
             batch["video"],
             mask,
-            keys,
+            sample_keys(seed, numbers),
             vae=self._vae,
             sampler=p.sampler,
             labels=batch["labels"],
