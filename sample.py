@@ -63,7 +63,7 @@ def main(_) -> None:
         batch = take(source, numbers)
         clean, labels = batch["video"], batch["labels"]
     else:
-        stride = data.get("stride", 1)
+        stride = data.get("stride") or 1
         clip = to_float(read_clip(_INPUT.value, shape, _START.value, stride))
         clean, labels = np.stack([clip] * len(numbers)), np.zeros(len(numbers), np.int32)
         fps = _FPS.value or frame_rate(_INPUT.value) / stride
