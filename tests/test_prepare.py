@@ -145,3 +145,13 @@ def test_a_fingerprint_tells_autoencoders_apart():
     changed = jax.tree.map(np.array, vae.params)
     next(iter(jax.tree.leaves(changed))).flat[0] += 1e-3
     assert fingerprint(*vae) == fingerprint(*load_vae(VAE, "bfloat16")) != fingerprint(vae.model, changed)
+
+
+@pytest.mark.slow
+def test_runs_on_all_kinds_of_data_go_on_after_a_kill(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for name in "abc":
+        (tmp_path / "videos" / f"{name}.mp4").write_bytes(video(40))
+    flags = [f"--input={tmp_path}/videos", f"--output={tmp_path}/out", f"--vae={VAE}"]
+    printed = succeed("benchmarks/resume_data.py", *flags)
+    assert printed.count("losses and weights equal bit by bit") == 4

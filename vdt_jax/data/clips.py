@@ -13,6 +13,10 @@ class UnreadableClip(Exception):
     """This clip cannot be had, now or ever; the message says why."""
 
 
+class SlowClip(UnreadableClip):
+    """This clip took too long; another day it may not."""
+
+
 class Source(Protocol):
     """Clips by number; labels are 0 to num_classes - 1, and 0 where there are no classes (num_classes = 1)."""
 
