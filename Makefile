@@ -36,6 +36,7 @@ test-all: $(READY_ALL)
 
 torture: $(READY)
 	PYTHONPATH=.:tests $(BIN)/python tests/torture.py 100000 0
+	PYTHONPATH=.:tests $(BIN)/python tests/torture_videos.py 10000 0
 
 demo: $(READY)
 	BIN=$(BIN) sh demo.sh

@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from vdt_jax import cli
-from vdt_jax.autoencoder import decode_video, encode_batch, fingerprint
+from vdt_jax.autoencoder import decode_video, draw_latents, encode_batch, fingerprint
 from vdt_jax.checkpoints import Checkpoints, load_config, save_config, start_from
 from vdt_jax.data import Latents, Source, make_source, take
 from vdt_jax.data.pipeline import batches
@@ -38,7 +38,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/<reci
 _STOP_AFTER = flags.DEFINE_integer("stop_after", None, "Save and end after this step; the same command goes on later.")
 
 # A run may be continued with other values of these; with other values of the rest it would be another run.
-_FREE_KEYS = (
+_FREE_KEYS = {
     "total_steps",
     "log_every",
     "checkpoint_every",
@@ -46,7 +46,8 @@ _FREE_KEYS = (
     "data_threads",
     "preview",
     "validation",
-)
+}
+_FREE_KEYS |= {"data.max_bad", "data.time_limit", "data.memory_limit"}
 
 
 def main(_) -> None:
@@ -87,9 +88,14 @@ def main(_) -> None:
         out_shardings=replicated(mesh),
         donate_argnums=0,
     )
-    if vae is not None and not cached:
-        encode = jax.jit(
-            functools.partial(encode_batch, vae.model),
+    to_latents, weights = None, None  # what a batch goes through first, and the first argument of it
+    if isinstance(source, Latents):
+        to_latents, weights = draw_latents, source.scaling_factor
+    elif vae is not None:
+        to_latents, weights = functools.partial(encode_batch, vae.model), vae.params
+    if to_latents is not None:
+        to_latents = jax.jit(
+            to_latents,
             in_shardings=(replicated(mesh), batch_sharding(mesh), replicated(mesh)),
             out_shardings=batch_sharding(mesh),
         )
@@ -144,8 +150,8 @@ def main(_) -> None:
         )
         for step in range(first_step + 1, last_step + 1):
             batch = next(train_batches)
-            if vae is not None and not cached:
-                batch["video"] = encode(vae.params, batch["video"], jax.random.fold_in(encode_key, step))
+            if to_latents is not None:
+                batch["video"] = to_latents(weights, batch["video"], jax.random.fold_in(encode_key, step))
             state, metrics = train_step(state, batch, train_key)
 
             validated = {}
@@ -189,7 +195,7 @@ def check_same_run(workdir: Path, options: dict) -> None:
     differing = sorted(
         key
         for key in theirs.keys() | ours.keys()
-        if theirs.get(key) != ours.get(key) and key.split(".")[0] not in _FREE_KEYS
+        if theirs.get(key) != ours.get(key) and not {key, key.split(".")[0]} & _FREE_KEYS
     )
     if differing:
         shown = ", ".join(f"{key}={theirs.get(key)} (now {ours.get(key)})" for key in differing[:5])
@@ -211,8 +217,9 @@ def preview(
     numbers = range(config.preview.num_clips)
     batch = take(held_out, numbers)
     clean, labels = batch["video"], batch["labels"]
-    if isinstance(held_out, Latents) and vae is not None:
-        clean = np.stack([decode_video(*vae, latents) for latents in clean])
+    if isinstance(held_out, Latents):
+        clean = np.asarray(draw_latents(held_out.scaling_factor, clean, None))
+        clean = clean if vae is None else np.stack([decode_video(*vae, latents) for latents in clean])
     ema_params = jax.device_put(ema_params, jax.local_devices()[0])
     for task in TASKS:
         drawn = task_masks(config.seed, numbers, task, model)

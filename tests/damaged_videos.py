@@ -269,6 +269,11 @@ def _(path):
     path.write_bytes(video())
 
 
+@kind("spins.mp4", BAD)
+def _(path):
+    path.write_bytes(video())
+
+
 @kind("crashes.mp4", BAD)
 def _(path):
     path.write_bytes(video())

@@ -13,6 +13,9 @@ def answer(request, content):
     if name == "hangs.mp4":
         while True:
             time.sleep(1)
+    if name == "spins.mp4":
+        while True:
+            pass
     if name == "crashes.mp4":
         os.abort()
     if name == "takes_all_memory.mp4":

@@ -1,10 +1,11 @@
 """Damaged files: nothing crashes, nothing hangs, each is listed with its reason, and the rest is served."""
 
+import contextlib
 import functools
 import json
 import os
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -22,31 +23,33 @@ LIMIT = 3.0
 
 
 def torture(folder, count, seed):
-    """Indexes a corpus and decodes each of its clips; returns what was listed, and the clips that were served."""
-    expected = make_corpus(folder / "corpus", count, seed)
-    options = {"path": str(folder / "corpus"), "max_bad": 1.0, "time_limit": LIMIT, "memory_limit": 1500}
-    source = make_source(
-        {"name": "video_folder", "held_out": 0.0, "hop": 4} | options, SHAPE, "train", folder / "bad.jsonl"
-    )
-    served, slowest = set(), 0.0
-    for number in range(len(source)):
-        start = time.monotonic()
-        try:
+    """Indexes a corpus and decodes each of its clips.
+
+    Returns:
+      What was expected of each kind, the source, what was listed as bad by name, the names of which a clip was served.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(video_folder, "Decoders", functools.partial(decoders.Decoders, command=FRAGILE))
+        expected = make_corpus(folder / "corpus", count, seed)
+        options = {"path": str(folder / "corpus"), "max_bad": 1.0, "time_limit": LIMIT, "memory_limit": 1500}
+        options |= {"name": "video_folder", "held_out": 0.0, "hop": 4}
+        source = make_source(options, SHAPE, "train", folder / "bad.jsonl")
+
+    def decode(number):
+        with contextlib.suppress(UnreadableClip):
             assert source.clip(number)["video"].shape == SHAPE
             served.add(source._videos[source._clips[number][0]][0].name)
-        except UnreadableClip:
-            pass
-        slowest = max(slowest, time.monotonic() - start)
-    listed = [json.loads(line) for line in (folder / "bad.jsonl").read_text().splitlines()]
-    assert slowest < 10, slowest
+
+    served = set()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(decode, range(len(source))))
+    listed = map(json.loads, (folder / "bad.jsonl").read_text().splitlines())
     return expected, source, {entry["path"]: entry["reason"] for entry in listed}, served
 
 
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(video_folder, "Decoders", functools.partial(decoders.Decoders, command=FRAGILE))
-        yield torture(tmp_path_factory.mktemp("damage"), 100, 0)
+    return torture(tmp_path_factory.mktemp("damage"), 100, 0)
 
 
 def test_every_kind_ends_as_it_should(outcome):
@@ -71,6 +74,7 @@ def test_reasons_are_lines_that_say_why(outcome):
     assert all(reason and "\n" not in reason and len(reason) < 300 for reason in reasons.values())
     for name, why in {
         "hangs.mp4": "takes more than 3 s",
+        "spins.mp4": "takes more than 3 s",
         "crashes.mp4": "signal 6",
         "takes_all_memory.mp4": "out of memory",
         "sound_only.mp4": "no video stream",

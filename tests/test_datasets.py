@@ -317,3 +317,16 @@ def test_mistakes_with_digits(digit_files, tmp_path):
     ]:
         with pytest.raises(UserError, match=message):
             make_source({"name": "moving_mnist", "path": str(path)}, shape, "train")
+
+
+def test_videos_come_the_same_on_any_number_of_hosts_and_processes(folder):
+    source = open_folder(folder, random_crop=0.6, random_flip=True)
+
+    def run(**options):
+        stream = batches(source, batch_size=4, seed=5, **options)
+        return np.stack([next(stream)["video"] for _ in range(2)])
+
+    whole = run(first_step=1, num_threads=1)
+    np.testing.assert_array_equal(run(first_step=2, num_threads=3)[0], whole[1])
+    halves = [run(first_step=1, host=host, num_hosts=2) for host in range(2)]
+    np.testing.assert_array_equal(np.concatenate(halves, axis=1), whole)

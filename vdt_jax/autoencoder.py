@@ -267,6 +267,14 @@ def encode_batch(model: AutoencoderKL, params: Any, videos: jax.Array, key: jax.
     return model.scaling_factor * sample_posterior(mean, logvar, key)
 
 
+def draw_latents(
+    scaling_factor: float | jax.Array, moments: jax.Array | np.ndarray, key: jax.Array | None
+) -> jax.Array:
+    """Scaled latents (..., C) float32 from cached moments (..., 2 C), mean and logvar; `key` as in `encode_video`."""
+    mean, logvar = jnp.split(jnp.asarray(moments, jnp.float32), 2, axis=-1)
+    return scaling_factor * sample_posterior(mean, logvar, key)
+
+
 def decode_video(
     model: AutoencoderKL, params: Any, latents: np.ndarray, *, chunk: int = 4, tile: int = 512
 ) -> np.ndarray:

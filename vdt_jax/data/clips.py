@@ -6,11 +6,15 @@ import numpy as np
 
 from vdt_jax.video import to_float
 
-Clip = dict[str, Any]  # "video": uint8 (F, H, W, C), or float32 latents; "label": int
+Clip = dict[str, Any]  # "video": uint8 (F, H, W, C), or moments of latents, float16 (F, h, w, 2 C); "label": int
 
 
 class UnreadableClip(Exception):
     """This clip cannot be had, now or ever; the message says why."""
+
+
+class SlowClip(UnreadableClip):
+    """This clip took too long; another day it may not."""
 
 
 class Source(Protocol):
@@ -25,8 +29,7 @@ class Source(Protocol):
 
         Args:
           number: which.
-          rng: draws what is random in a clip (crop, flip, latents); None for the clip as it is looked at: centre crop,
-            no flip, the mode.
+          rng: draws what is random in a clip (crop, flip); None for the clip as it is looked at: centre crop, no flip.
 
         Raises:
           UnreadableClip: another has to take its place.
@@ -35,6 +38,6 @@ class Source(Protocol):
 
 
 def as_example(clip: Clip) -> dict[str, Any]:
-    """A clip as the network takes it, without the batch axis: "video" float32, pixels in [-1, 1]; "labels" int32."""
+    """A clip without the batch axis: "video", pixels float32 in [-1, 1], moments as they are; "labels" int32."""
     video = clip["video"]
     return {"video": to_float(video) if video.dtype == np.uint8 else video, "labels": np.int32(clip["label"])}

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from vdt_jax.data.clips import UnreadableClip
+from vdt_jax.data.clips import SlowClip, UnreadableClip
 from vdt_jax.video import CENTRE, Crop, VideoInfo
 from vdt_jax.video.worker import DONE
 
+_PATIENCE = 40  # quarters of the time limit that a process may be kept waiting by others
 _START_SECONDS = 120  # for Python to start on a machine that is busy
 _MODULE = (sys.executable, "-m", "vdt_jax.video.worker")
 
@@ -31,7 +32,7 @@ class Decoders:
     """Decodes in other processes; may be called from many threads.
 
     Args:
-      time_limit: seconds that a file may take for one clip.
+      time_limit: seconds that a file may take for one clip; those in which others have the processor do not count.
       memory_limit: megabytes that a process may take.
       command: what runs `vdt_jax.video.worker`.
     """
@@ -104,8 +105,9 @@ class _Worker:
         root = str(Path(__file__).parents[2])
         paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         with theirs:
-            # Twice the limit: the process ends itself where its parent, which would kill it, is gone.
-            arguments = [str(theirs.fileno()), str(memory_limit), str(int(2 * time_limit) + 1)]
+            # The process ends itself where its parent, which would kill it, is gone.
+            patience = int((1 + _PATIENCE / 4) * time_limit) + 5
+            arguments = [str(theirs.fileno()), str(memory_limit), str(patience)]
             self._process = subprocess.Popen(
                 [*command, *arguments],
                 pass_fds=[theirs.fileno()],
@@ -125,15 +127,42 @@ class _Worker:
         try:
             self._connection.send_bytes(json.dumps(request).encode())
             self._connection.send_bytes(content)
-            answered = self._connection.poll(time_limit)
+            answered = self._wait(time_limit)
         except OSError:
             answered = True
         if not answered:
-            raise UnreadableClip(f"takes more than {time_limit:g} s to decode")
+            raise SlowClip(f"takes more than {time_limit:g} s to decode")
         reply = self._receive()
         if not reply:
             raise UnreadableClip(f"the decoder died of it ({self._last_words()})")
         return reply
+
+    def _wait(self, time_limit: float) -> bool:
+        """Whether there is an answer in time. A process that waits for a processor is not one that hangs."""
+        before = self._cpu_seconds()
+        if self._connection.poll(time_limit):
+            return True
+        for _ in range(_PATIENCE):
+            state, used = self._state(), self._cpu_seconds() - before
+            if state != "R" or used >= time_limit:
+                return False
+            if self._connection.poll(time_limit / 4):
+                return True
+        return False
+
+    def _status(self) -> list[str]:
+        """The fields of /proc/PID/stat from the state on; none where there is no /proc."""
+        try:
+            return Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return []
+
+    def _state(self) -> str:
+        return (self._status() or ["?"])[0]
+
+    def _cpu_seconds(self) -> float:
+        fields = self._status()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
 
     def _receive(self) -> bytes:
         try:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vdt_jax.data.clips import UnreadableClip
+from vdt_jax.data.clips import SlowClip, UnreadableClip
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import Found
 from vdt_jax.progress import progress
@@ -30,10 +30,14 @@ def index_videos(root: Path, found: Sequence[Found], decoders: Decoders) -> list
     states = [_state(root, video) for video in found]
     new = [n for n, state in enumerate(states) if state not in kept and not found[n].reason]
 
+    slow = set()  # not kept: the next run tries again
+
     def look(number: int) -> tuple[int, Known]:
         try:
             return number, decoders.probe(os.path.abspath(root / found[number].name))  # noqa: PTH100
         except UnreadableClip as error:
+            if isinstance(error, SlowClip):
+                slow.add(number)
             return number, str(error)
 
     if new:
@@ -43,7 +47,8 @@ def index_videos(root: Path, found: Sequence[Found], decoders: Decoders) -> list
         with ThreadPoolExecutor(threads) as pool, store.open("a") as file, show as advance:
             for number, known in pool.map(look, new):
                 kept[states[number]] = known
-                file.write(_line(states[number], known))
+                if number not in slow:
+                    file.write(_line(states[number], known))
                 advance(1)
         if len(kept) > 2 * len(found):
             _rewrite(store, {state: kept[state] for state in states if state in kept})

@@ -4,7 +4,7 @@
     DIR/shard_00000.npy    moments (frames, h, w, 2 c) float16: mean and logvar, so that each epoch draws anew
     DIR/shard_00000.json   its videos in order, a CRC-32 of each frame, the SHA-256 of the .npy; written last
 
-The latent of a clip is drawn as scaling_factor * (mean + exp(logvar / 2) eps).
+Clips are served as moments, and the step draws scaling_factor * (mean + exp(logvar / 2) eps) on the device.
 """
 
 import functools
@@ -102,16 +102,17 @@ def write_shard(path: Path, number: int, videos: Sequence[tuple[Found, VideoInfo
 
 
 class Latents:
-    """Clips of a latent cache, (F, h, w, C) float32, scaled.
+    """Clips of a latent cache, as moments (F, h, w, 2 C) float16: mean and logvar, not scaled.
 
     Args:
-      shape: (F, h, w, C).
+      shape: (F, h, w, C) of the latents.
       split: `train` or `held_out`, as for `VideoFolder`.
       path: the cache.
       held_out, stride, fps, hop, short, labels: as for `VideoFolder`.
 
     Attributes:
       autoencoder: the hash of the autoencoder that made it.
+      scaling_factor: of the autoencoder; latents are its product with what is drawn.
 
     Raises:
       UserError: no cache, one that is not finished or of another size, no video long enough.
@@ -133,9 +134,9 @@ class Latents:
             raise UserError("no latent cache was named: add --config.data.path=DIR, which prepare.py --vae wrote")
         metadata, self._path = read_metadata(path), Path(path)
         self.autoencoder: str = metadata["autoencoder"]
-        self._scale: float = metadata["scaling_factor"]
+        self.scaling_factor: float = metadata["scaling_factor"]
         if tuple(metadata["latent_size"]) != shape[1:]:
-            raise UserError(f"{path} holds latents of {metadata['latent_size']} (h, w, c), the model takes {shape[1:]}")
+            raise UserError(f"{path} holds latents of {metadata['latent_size']} (h, w, c), not {shape[1:]}")
         missing = [n for n in range(metadata["num_shards"]) if not _shard(self._path, n, ".json").is_file()]
         if missing:
             done = metadata["num_shards"] - len(missing)
@@ -176,7 +177,7 @@ class Latents:
         return len(self._clips)
 
     def clip(self, number: int, rng: np.random.Generator | None = None) -> Clip:
-        """See `Source`; without `rng` the mode of the latents.
+        """See `Source`; nothing in moments is random.
 
         Raises:
           UserError: the cache is not what was written.
@@ -185,13 +186,9 @@ class Latents:
         video, info, shard, first = self._videos[number]
         frames = [first + n for n in self._window.numbers(info, which)]
         moments = np.asarray(_open(self._path, shard)[frames])
-        checks = [zlib.crc32(frame.tobytes()) for frame in moments]
-        if checks != self._checks[shard][frames].tolist():
+        if [zlib.crc32(frame) for frame in moments] != self._checks[shard][frames].tolist():
             raise UserError(f"{_shard(self._path, shard, '.npy')} is damaged: run prepare.py again, which mends it")
-        mean, logvar = np.split(moments.astype(np.float32), 2, axis=-1)
-        if rng is not None:
-            mean += np.exp(0.5 * logvar) * rng.standard_normal(mean.shape, np.float32)
-        return {"video": self._scale * mean, "label": self._labels[video.label]}
+        return {"video": moments, "label": self._labels[video.label]}
 
 
 @functools.lru_cache(maxsize=256)

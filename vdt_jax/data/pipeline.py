@@ -1,7 +1,7 @@
 """From a source to batches: order, replacement, sharing among hosts, prefetch.
 
 **A data position is a number.** Example number p of a run is a function of (source, seed, p) alone: epoch after epoch,
-each in its own shuffled order, with its own crops, flips and draws of latents. A clip that cannot be read is replaced
+each in its own shuffled order, with its own crops and flips. A clip that cannot be read is replaced
 by the next one in that order. Step s of a run with batch size B takes positions s * B to s * B + B - 1, so a run that
 resumes at step s needs no iterator state, on any number of hosts and threads.
 """
@@ -73,7 +73,7 @@ def batches(
     num_threads: int = 2,
     put: Callable[[dict[str, np.ndarray]], Any] = lambda batch: batch,
 ) -> Iterator[Any]:
-    """Endless batches from step `first_step` on, "video": float32 (B / num_hosts, F, H, W, C) in [-1, 1] and "labels".
+    """Endless batches from step `first_step` on, "video" (B / num_hosts, F, H, W, C), see `as_example`, and "labels".
 
     Args:
       source: clips by number.
