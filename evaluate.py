@@ -20,7 +20,6 @@ from vdt_jax.checkpoints import DEMO
 from vdt_jax.data import SPLITS, make_source
 from vdt_jax.errors import UserError
 from vdt_jax.evaluation import (
-    HOW_TO_GET,
     MODEL,
     Evaluation,
     available_metrics,
@@ -87,15 +86,16 @@ def main(_) -> None:
     diffusion = loaded.diffusion(_STEPS.value)
     data = chosen_data(loaded.config["data"])
     source = make_source(data, shape, _SPLIT.value)
-    measures = make_measures(chosen_metrics(), _LPIPS.value, mesh, _METRIC_WEIGHTS.value)
+    measures = make_measures(chosen_metrics(shape), _LPIPS.value, mesh, _METRIC_WEIGHTS.value)
     protocol = make_protocol(preset, data, shape, source, measures.names)
+    batch_size = min(_BATCH_SIZE.value, -(-protocol.clips // mesh.size) * mesh.size)
 
     # ------------------------------------------------------------------ protocol: said first, and the same as before
     output = Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
     print("\n".join(protocol.lines()), flush=True)
     protocol.keep(output / "protocol.json")
-    evaluation = Evaluation(protocol, loaded, diffusion, source, measures, output / "parts", _BATCH_SIZE.value, vae)
+    evaluation = Evaluation(protocol, loaded, diffusion, source, measures, output / "parts", batch_size, vae)
 
     # ------------------------------------------------------------------ tasks
     report, sections = {}, []
@@ -157,13 +157,14 @@ def chosen_data(trained_on: dict[str, Any]) -> dict[str, Any]:
     return data
 
 
-def chosen_metrics() -> list[str]:
-    """Those asked for, or all whose weights are there, with a line that says how to get the others."""
+def chosen_metrics(shape: tuple[int, int, int, int]) -> list[str]:
+    """Those asked for, or all that can be measured, with a line for each that cannot."""
     if _METRICS.value is not None:
         return _METRICS.value
-    names, missing = available_metrics(_LPIPS.value, _METRIC_WEIGHTS.value)
-    if missing:
-        print(f"not measured: {', '.join(missing)}, whose weights are not here: {HOW_TO_GET}", flush=True)
+    names, missing = available_metrics(_LPIPS.value, _METRIC_WEIGHTS.value, shape)
+    for reason in sorted(set(missing.values())):
+        without = ", ".join(metric.upper() for metric in missing if missing[metric] == reason)
+        print(f"not measured: {without}: {reason}", flush=True)
     return names
 
 
@@ -190,7 +191,7 @@ def make_protocol(preset: str | None, data: dict, shape: tuple, source: Any, met
         width=shape[2],
         channels=shape[3],
         crop="centre, then bicubic with antialiasing" if files else "none: made at this size",
-        stride=data.get("stride", 1) if files else None,
+        stride=(data.get("stride") or 1) if files else None,
         clips_per_video="as many as the source cuts from it (data.hop), every so many-th taken" if files else "1",
         tasks=_TASKS.value,
         num_given=_NUM_GIVEN.value,

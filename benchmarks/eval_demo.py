@@ -20,7 +20,7 @@ from absl import flags
 
 from vdt_jax import cli
 from vdt_jax.errors import UserError
-from vdt_jax.evaluation import HOW_TO_GET, available_metrics
+from vdt_jax.metrics.weights import find
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT, PAGE = ROOT / "docs" / "eval_demo.json", ROOT / "docs" / "evaluation.md"
@@ -35,10 +35,8 @@ _NUM_CLIPS = flags.DEFINE_integer("num_clips", 16, "Clips a task; the committed 
 
 
 def main(_) -> None:
-    if available_metrics("alexnet", None)[1]:
-        raise UserError(
-            f"the weights of LPIPS and FVD are not here: {HOW_TO_GET.split(', or')[0]}, or `make eval-demo`"
-        )
+    if None in (find("alexnet"), find("i3d")):
+        raise UserError("the weights of LPIPS and FVD are not here: use `make eval-demo`, which installs them")
     output = Path(_OUTPUT.value)
     if _FRESH.value:
         shutil.rmtree(output, ignore_errors=True)

@@ -10,7 +10,7 @@ import pytest
 
 from vdt_jax.data import make_source, take
 from vdt_jax.errors import UserError
-from vdt_jax.evaluation import MODEL, Evaluation, best_and_worst, make_measures, summarise
+from vdt_jax.evaluation import MODEL, Evaluation, available_metrics, best_and_worst, make_measures, summarise
 from vdt_jax.generation import LoadedModel
 from vdt_jax.metrics.frames import psnr
 from vdt_jax.models import VDT
@@ -171,3 +171,10 @@ def test_presets():
 def test_an_unknown_metric():
     with pytest.raises(UserError, match="no metric 'fid'"):
         make_measures(["psnr", "fid"], "alexnet", make_mesh())
+
+
+def test_what_cannot_be_measured_is_told(tmp_path):
+    names, missing = available_metrics("alexnet", str(tmp_path), (16, 64, 64, 3))
+    assert names == ["psnr", "ssim", "motion"] and "pip install" in missing["lpips"] and "pip install" in missing["fvd"]
+    _, missing = available_metrics("alexnet", str(tmp_path), (8, 16, 16, 1))
+    assert "9 frames" in missing["fvd"] and "31 pixels" in missing["lpips"]

@@ -3,6 +3,8 @@
 import pickle
 import random
 import tracemalloc
+import zipfile
+from io import BytesIO
 
 import audit
 import numpy as np
@@ -80,14 +82,12 @@ def test_what_is_no_array_is_refused(tmp_path, data, message):
 
 
 def test_names_of_code_are_refused(tmp_path):
-    import zipfile
-    from io import BytesIO
-
     for name, data, must_name in list(names_of_code())[::16]:
         archive = zipfile.ZipFile(BytesIO(data))
         body = archive.read(next(entry for entry in archive.namelist() if entry.endswith("data.pkl")))
-        with pytest.raises(UserError, match=must_name if "numpy" not in name else ""):
+        with pytest.raises(UserError) as refusal:
             load(tmp_path, body)
+        assert must_name in str(refusal.value) or "numpy" in name
 
 
 def test_mutants_are_loaded_or_refused_in_bounded_memory(tmp_path):

@@ -24,7 +24,7 @@ SHRUNK = [
     "--config.preview.num_steps=2",
     "--config.preview.num_clips=1",
     "--config.validation.num_steps=2",
-    "--config.validation.num_clips=2",
+    "--config.validation.num_clips=1",
     "--config.log_every=1",
     "--config.learning_rate.warmup_steps=1",
 ]
@@ -68,6 +68,7 @@ def workdir(tmp_path_factory, videos):
         f"--workdir={workdir}",
         f"--config.data.path={videos}",
         "--config.total_steps=4",
+        "--config.validation.every=3",
         *SHRUNK,
     ]
     assert "step 0 to 2" in succeed(*command, "--stop_after=2")
@@ -92,8 +93,10 @@ def test_every_recipe_trains_and_previews(recipe, tmp_path, videos):
 
 
 def test_working_directory_after_a_resumed_run(workdir):
-    lines = [json.loads(line)["step"] for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert lines == [1, 2, 3, 4]
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert ["validation/predict" in line for line in lines] == [False, False, True, False]
+    assert lines[2]["evaluation/interpolation PSNR"] > 0
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
     assert len(list(workdir.glob("events.*"))) == 2
     assert json.loads((workdir / "config.json").read_text())["batch_size"] == 2

@@ -21,9 +21,10 @@ from vdt_jax.metrics import optical_flow
 from vdt_jax.metrics.baselines import BASELINES
 from vdt_jax.metrics.frames import psnr, ssim
 from vdt_jax.metrics.frechet import frechet_distance
+from vdt_jax.metrics.i3d import MIN_FRAMES
 from vdt_jax.metrics.motion import motion, motion_error
-from vdt_jax.metrics.perceptual import make_frame_features, make_lpips, make_video_features
-from vdt_jax.metrics.weights import SOURCES, find
+from vdt_jax.metrics.perceptual import MIN_PIXELS, make_frame_features, make_lpips, make_video_features
+from vdt_jax.metrics.weights import find
 from vdt_jax.protocol import METRICS, Protocol
 from vdt_jax.video import to_uint8
 
@@ -43,10 +44,19 @@ class Measures(NamedTuple):
     features: Mapping[str, Callable[[np.ndarray], np.ndarray]]  # "FVD", "frame Frechet": videos to rows of features
 
 
-def available_metrics(lpips_network: str, folder: str | None) -> tuple[list[str], list[str]]:
-    """The metrics that can be measured by default, and those for which weights are missing."""
-    needs = {"lpips": lpips_network, "fvd": "i3d"}
-    missing = [name for name, network in needs.items() if network in SOURCES and find(network, folder) is None]
+def available_metrics(
+    lpips_network: str, folder: str | None, shape: tuple[int, int, int, int]
+) -> tuple[list[str], dict[str, str]]:
+    """The metrics that can be measured by default on clips (F, H, W, C), and why the others cannot."""
+    missing = {
+        metric: f"the weights are not here: {HOW_TO_GET}"
+        for metric, network in {"lpips": lpips_network, "fvd": "i3d"}.items()
+        if find(network, folder) is None
+    }
+    if shape[0] < MIN_FRAMES:
+        missing["fvd"] = f"it needs at least {MIN_FRAMES} frames"
+    if min(shape[1:3]) < MIN_PIXELS[lpips_network]:
+        missing["lpips"] = f"{lpips_network} needs at least {MIN_PIXELS[lpips_network]} pixels"
     return [name for name in METRICS if name not in missing and name != "frame_frechet"], missing
 
 

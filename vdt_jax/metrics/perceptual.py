@@ -18,7 +18,7 @@ from vdt_jax.metrics.batches import over_batches
 from vdt_jax.metrics.lpips import LPIPS
 from vdt_jax.metrics.weights import load_i3d, load_lpips
 
-_MIN_PIXELS = {"vgg16": 16, "alexnet": 31}  # fewer leave nothing to the last layer
+MIN_PIXELS = {"vgg16": 16, "alexnet": 31}  # fewer leave nothing to the last layer
 _FRAMES_AT_ONCE = 64
 
 
@@ -50,7 +50,10 @@ def make_video_features(
 
     def checked(video: np.ndarray) -> np.ndarray:
         if video.shape[1] < i3d.MIN_FRAMES:
-            raise UserError(f"FVD needs at least {i3d.MIN_FRAMES} frames, these videos have {video.shape[1]}")
+            raise UserError(
+                f"FVD needs at least {i3d.MIN_FRAMES} frames, these videos have {video.shape[1]}: "
+                "count all frames (--fvd_frames=all), or leave it out of --metrics"
+            )
         return apply(_rgb(video))
 
     return checked
@@ -66,8 +69,8 @@ def make_lpips(
     Raises:
       UserError: no weights, an unknown network; from the result: frames too small for the network.
     """
-    if network not in _MIN_PIXELS:
-        raise UserError(f"no network '{network}' for LPIPS: choose from {', '.join(_MIN_PIXELS)}")
+    if network not in MIN_PIXELS:
+        raise UserError(f"no network '{network}' for LPIPS: choose from {', '.join(MIN_PIXELS)}")
 
     def distance(params, x, y) -> Any:
         return LPIPS(network).apply({"params": params}, x, y)
@@ -107,5 +110,5 @@ def make_frame_features(mesh: Mesh, folder: str | Path | None = None) -> Callabl
 
 
 def _check_size(network: str, video: np.ndarray) -> None:
-    if min(video.shape[2:4]) < _MIN_PIXELS[network]:
-        raise UserError(f"{network} needs pictures of at least {_MIN_PIXELS[network]} pixels, not {video.shape[2:4]}")
+    if min(video.shape[2:4]) < MIN_PIXELS[network]:
+        raise UserError(f"{network} needs pictures of at least {MIN_PIXELS[network]} pixels, not {video.shape[2:4]}")
