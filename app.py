@@ -137,7 +137,7 @@ def page(studio: Studio) -> Any:
                 seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="seed")
                 button = gr.Button("Generate", variant="primary", elem_id="generate")
             with gr.Column():
-                comparison = gr.Image(label="given | sample | truth", type="filepath", elem_id="comparison")
+                comparison = gr.Image(label="given | sample | truth", elem_id="comparison", buttons=["fullscreen"])
                 video = gr.File(label="The sample", elem_id="sample")
                 painted = gr.ImageEditor(label="Paint over what shall be generated", type="numpy", elem_id="painted")
         file.change(told(studio.first_frame), [file, seed], painted)
