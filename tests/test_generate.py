@@ -16,6 +16,7 @@ from vdt_jax.generation import generate, respaced, sample_keys, task_masks
 from vdt_jax.masks import TASKS
 from vdt_jax.models import VDT
 from vdt_jax.pages import Example, Section, table_text, write_comparison, write_page
+from vdt_jax.sharding import make_mesh, replicated
 
 MODEL = VDT(input_size=4, num_frames=4, in_channels=1, patch_size=2, hidden_size=8, depth=1, num_heads=1, num_classes=2)
 DIFFUSION = make_diffusion(timestep_respacing="3")
@@ -69,12 +70,12 @@ def test_names_and_numbers_that_do_not_exist(params):
         respaced({}, 0, True)
 
 
-def test_samples_do_not_depend_on_the_number_of_devices(params, monkeypatch):
+def test_samples_do_not_depend_on_the_number_of_devices(params):
     everything, keys = np.ones((3, *MODEL.video_shape[:3], 1), np.float32), sample_keys(5, range(3))
-    eight = generate(MODEL, params, DIFFUSION, clean(3), everything, keys)
-    mesh = generation.make_mesh(1)
-    monkeypatch.setattr(generation, "make_mesh", lambda: mesh)
-    np.testing.assert_allclose(generate(MODEL, params, DIFFUSION, clean(3), everything, keys), eight, rtol=1e-4)
+    one = generate(MODEL, params, DIFFUSION, clean(3), everything, keys)
+    everywhere = jax.device_put(params, replicated(make_mesh()))
+    assert len(generation._mesh_of(params).devices) == 1 and len(generation._mesh_of(everywhere).devices) == 8
+    np.testing.assert_allclose(generate(MODEL, everywhere, DIFFUSION, clean(3), everything, keys), one, rtol=1e-4)
 
 
 def test_only_other_shapes_are_compiled_anew(params):
