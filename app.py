@@ -52,7 +52,7 @@ class Studio:
         self.loaded = load(checkpoint)
         self.vae = None if vae is None else load_vae(vae)
         self.shape = clip_shape(self.loaded.model, self.vae)
-        self.folder = tempfile.mkdtemp(prefix="vdt_jax_")
+        self.folder = tempfile.TemporaryDirectory(prefix="vdt_jax_")
 
     def clip(self, file: str | None, seed: int) -> tuple[np.ndarray, int, np.ndarray]:
         """A clip (1, F, H, W, C) of the file, or a held-out one; how many of its frames are known; its label."""
@@ -99,7 +99,7 @@ class Studio:
         model, params, keys = self.loaded.model, self.loaded.params, sample_keys(seed, range(seed, seed + 1))
         options = {"vae": self.vae, "sampler": sampler, "labels": labels, "on_steps": on_steps}
         samples, hidden = generate_clips(model, params, self.loaded.diffusion(steps), clip, mask, keys, **options)
-        stem = Path(tempfile.mkdtemp(dir=self.folder)) / "sample"
+        stem = Path(self.folder.name) / "sample"  # one run at a time, and Gradio has copied what the last one wrote
         write_comparison(stem, clip[0], hidden[0], [samples[0]], show_truth=num_known == self.shape[0])
         write_video(stem.with_suffix(".mp4"), enlarge(to_uint8(samples[0])))
         return str(stem.with_suffix(".gif")), str(stem.with_suffix(".mp4"))
@@ -137,7 +137,7 @@ def page(studio: Studio) -> Any:
                 seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="seed")
                 button = gr.Button("Generate", variant="primary", elem_id="generate")
             with gr.Column():
-                comparison = gr.Image(label="given | sample | truth", type="filepath", elem_id="comparison")
+                comparison = gr.Image(label="given | sample | truth", elem_id="comparison", buttons=["fullscreen"])
                 video = gr.File(label="The sample", elem_id="sample")
                 painted = gr.ImageEditor(label="Paint over what shall be generated", type="numpy", elem_id="painted")
         file.change(told(studio.first_frame), [file, seed], painted)

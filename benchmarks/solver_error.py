@@ -20,7 +20,7 @@ from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
 from vdt_jax.data import make_source, take
 from vdt_jax.generation import load, sample_keys, task_masks
-from vdt_jax.sampling import ddim, ddpm, dpm_solver_pp, run, unipc
+from vdt_jax.sampling import ddim, ddpm, dpm_solver_pp, unipc
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "As for sample.py.")
 _TASK = flags.DEFINE_string("task", "predict", "As for sample.py.")
@@ -48,15 +48,15 @@ def main(_) -> None:
     clean, keys = jnp.asarray(take(source, numbers)["video"]), sample_keys(0, numbers)
     mask = task_masks(0, numbers, _TASK.value, model)
 
+    # The network is the one thing that is compiled: a program for each sampler and number of steps would take hours.
+    network = jax.jit(lambda x_t, timesteps: model.apply({"params": loaded.params}, x_t, timesteps))
+
     def solve(sampler: Any, respacing: str) -> np.ndarray:
-        @jax.jit
-        def samples(params):
-            def denoise_fn(x_t, timesteps):
-                return model.apply({"params": params}, x_t, timesteps)
-
-            return run(sampler(loaded.diffusion(respacing), denoise_fn, keys, clean, mask))
-
-        return np.asarray(samples(loaded.params))
+        sampling = sampler(loaded.diffusion(respacing), network, keys, clean, mask)
+        state = sampling.state
+        for i in range(sampling.num_steps):
+            state = sampling.step(i, state)
+        return np.asarray(state[0])
 
     solution, generated = solve(ddim, str(_REFERENCE.value)), np.broadcast_to(np.asarray(mask) > 0.5, clean.shape)
     cells = [(name, spacing) for name in _SAMPLERS for spacing in _SPACINGS] + [("ddpm", "even")]

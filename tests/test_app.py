@@ -77,27 +77,53 @@ def open_page(browser, address):
     return page
 
 
-def generate(page):
+def drop_in(page, path):
+    page.locator("#file input[type=file]").set_input_files(path)
+    page.locator("#file .file-name, #file .file-preview").first.wait_for()
+
+
+def generate(page, path):
+    """Presses the button, waits for the sample, and gives its frames (16, 32, 32, 1)."""
     page.locator("#steps input[type=number]").fill("3")
     page.get_by_role("button", name="Generate").click()
+    with page.expect_download() as download:
+        page.locator("#sample a[download]").first.click()
+    download.value.save_as(path)
+    return np.stack(list(read_frames(path)))[:, 2::4, 2::4, :1].astype(int)
 
 
 def test_from_a_video_to_an_mp4(browser, address, tmp_path):
     clip = digits(tmp_path / "digits.mp4")
     page = open_page(browser, address)
-    page.locator("#file input[type=file]").set_input_files(tmp_path / "digits.mp4")
-    page.locator("#file .file-name, #file .file-preview").first.wait_for()
-    generate(page)
-    with page.expect_download() as download:
-        page.locator("#sample a[download]").first.click()
-    download.value.save_as(tmp_path / "sample.mp4")
+    drop_in(page, tmp_path / "digits.mp4")
+    frames = generate(page, tmp_path / "sample.mp4")
     page.locator("#comparison img").first.wait_for()
     page.screenshot(path=os.environ.get("APP_SCREENSHOT", tmp_path / "page.png"))
     page.close()
-    frames = np.stack(list(read_frames(tmp_path / "sample.mp4")))[:, 2::4, 2::4, :1].astype(int)
     assert frames.shape == clip.shape
     assert np.abs(frames[:8] - clip[:8]).mean() < 12  # mp4 twice
     assert np.abs(frames[8:] - clip[8:]).mean() > 12
+
+
+def test_a_painted_mask(browser, address, tmp_path):
+    clip = digits(tmp_path / "digits.mp4")
+    page = open_page(browser, address)
+    drop_in(page, tmp_path / "digits.mp4")
+    page.locator("#task input").click()
+    page.get_by_role("option", name="what I paint").click()
+    box = page.locator("#painted canvas").first.bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for step in range(10):
+        page.mouse.move(x + 4 * step, y + 2 * step)
+    page.mouse.up()
+    frames = generate(page, tmp_path / "sample.mp4")
+    page.close()
+    changed = np.abs(frames - clip).max(axis=(0, 3)) > 60
+    assert changed.any()
+    rows, columns = np.nonzero(changed)
+    assert rows.min() > 8 and rows.max() < 28 and columns.min() > 8 and columns.max() < 31
 
 
 def test_a_mistake_is_one_line_on_the_page(browser, address, tmp_path):

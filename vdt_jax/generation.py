@@ -1,7 +1,7 @@
 """From a checkpoint and clips to samples: what the scripts call.
 
 The loop over steps is one program, compiled for the shapes of a batch and reused for any other batch, scale of
-guidance or stretch of steps. A batch is spread over all devices.
+guidance or stretch of steps. A batch is spread over the devices that hold the parameters.
 """
 
 import functools
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vdt_jax.checkpoints import load_config, load_model
 from vdt_jax.diffusion import GaussianDiffusion, make_diffusion
@@ -22,7 +23,7 @@ from vdt_jax.latents import LoadedAutoencoder, clip_shape, enlarge_mask, load_va
 from vdt_jax.masks import task_mask
 from vdt_jax.models import VDT
 from vdt_jax.sampling import SAMPLERS, advance, guide, sample_noise
-from vdt_jax.sharding import batch_sharding, make_mesh, replicated
+from vdt_jax.sharding import make_mesh, replicated
 
 __all__ = [
     "LoadedAutoencoder",
@@ -101,6 +102,7 @@ def generate(
     """Samples what the mask asks for.
 
     Args:
+      params: on the devices to sample on, on each of them or spread: all of them where `load` put them.
       clean: (B, F, H, W, C) in [-1, 1], read where mask = 0.
       mask: (B, F, H, W, 1), 1 = generate, 0 = given.
       keys: (B,) one for each sample.
@@ -111,8 +113,8 @@ def generate(
         repaint. None is as if not said.
 
     Returns:
-      (B, F, H, W, C), equal to `clean` where mask = 0. On several hosts, which must call this with the same values, all
-      of it on each.
+      (B, F, H, W, C), equal to `clean` where mask = 0. Hosts that share the parameters must all call this, with the
+      same values, and each gets all of it.
 
     Raises:
       UserError: an unknown sampler, an option that it does not have, or a label that the model does not have.
@@ -127,7 +129,7 @@ def generate(
             jax.block_until_ready(state)
             on_steps(last - first)
     samples = state[0]
-    if jax.process_count() > 1:
+    if not samples.is_fully_addressable:
         samples = multihost_utils.process_allgather(samples, tiled=True)
     return np.asarray(samples)[:size]
 
@@ -166,13 +168,21 @@ def _arguments(model, params, diffusion, clean, mask, keys, sampler, labels, opt
         labels = np.zeros(len(keys), np.int32)
     elif not bool(((labels >= 0) & (labels <= model.num_classes)).all()):
         raise UserError(f"labels {labels.tolist()} are not all in 0..{model.num_classes} (the last is 'no label')")
-    mesh, size = make_mesh(), len(keys)
+    mesh, size = _mesh_of(params), len(keys)
     inputs = {"clean": np.asarray(clean), "mask": np.asarray(mask), "labels": np.asarray(labels), "keys": keys}
     if size % mesh.size:  # every device takes the same number: the last sample several times
         rows = np.minimum(np.arange(-(-size // mesh.size) * mesh.size), size - 1)
         inputs = {name: x[rows] for name, x in inputs.items()}
-    inputs = jax.device_put(inputs, batch_sharding(mesh))
-    return model, diffusion, sampler, jax.device_put(params, replicated(mesh)), inputs, options
+    inputs = jax.device_put(inputs, NamedSharding(mesh, PartitionSpec("samples")))
+    return model, diffusion, sampler, params, inputs, options
+
+
+def _mesh_of(params: Any) -> Mesh:
+    """The devices that hold the parameters: of all hosts, or of one that samples while the others do not."""
+    leaf = jax.tree.leaves(params)[0]
+    devices = leaf.sharding.device_set if isinstance(leaf, jax.Array) else jax.local_devices()[:1]
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(ordered), ("samples",), axis_types=(AxisType.Auto,))
 
 
 def _check(model: VDT, sampler: str, options: Mapping[str, float]) -> None:

@@ -26,7 +26,7 @@ __all__ = [
     "repaint",
     "run",
     "sample_noise",
+    "unipc",
 ]
-__all__ += ["unipc"]
 
 SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm_solver_pp": dpm_solver_pp, "unipc": unipc, "repaint": repaint}
