@@ -10,13 +10,16 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from vdt_jax.errors import UserError
+from vdt_jax.errors import INTERRUPTED, RunStopped, UserError
 
 USER_ERROR = 2
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """app.run, but a mistake of the user's ends in one line on stderr and exit code 2, without a traceback."""
+    """app.run, but a mistake of the user's ends in one line on stderr and exit code 2, without a traceback.
+
+    So does a run that stops before its end, with the code of `RunStopped`.
+    """
 
     def guarded(argv: Sequence[str]) -> None:
         try:
@@ -25,6 +28,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             main(argv)
         except UserError as error:
             _fail(str(error))
+        except RunStopped as stop:
+            print("stopped:" if stop.code == INTERRUPTED else "error:", stop, file=sys.stderr)
+            sys.exit(stop.code)
 
     app.run(guarded, flags_parser=_parse_flags)
 
