@@ -16,7 +16,7 @@ from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
 from vdt_jax.data import make_source, take
 from vdt_jax.errors import UserError
-from vdt_jax.generate import enlarge_mask, generate, load, load_vae, sample_keys, task_masks
+from vdt_jax.generate import clip_shape, generate_clips, load, load_vae, sample_keys, task_masks
 from vdt_jax.masks import TASKS
 from vdt_jax.pages import write_comparison
 from vdt_jax.sampling import SAMPLERS
@@ -54,34 +54,35 @@ def main(_) -> None:
     loaded = load(_CHECKPOINT.value)
     model, data = loaded.model, loaded.config["data"]
     vae = None if _VAE.value is None else load_vae(_VAE.value, _VAE_DTYPE.value)
-    if vae is None and model.in_channels not in (1, 3):
-        raise UserError(f"{_CHECKPOINT.value} is a model of latents ({model.in_channels} channels): add --vae=FOLDER")
-    clip_shape = model.video_shape if vae is None else vae.clip_shape(model)
+    shape = clip_shape(model, vae)
 
     numbers = range(_NUM_SAMPLES.value)
     fps = _FPS.value or 8.0
     if _INPUT.value is None:
-        source = make_source(data, clip_shape, "held_out")
+        source = make_source(data, shape, "held_out")
         batch = take(source, numbers)
         clean, labels = batch["video"], batch["labels"]
     else:
         stride = data.get("stride", 1)
-        clip = to_float(read_clip(_INPUT.value, clip_shape, _START.value, stride))
+        clip = to_float(read_clip(_INPUT.value, shape, _START.value, stride))
         clean, labels = np.stack([clip] * len(numbers)), np.zeros(len(numbers), np.int32)
         fps = _FPS.value or frame_rate(_INPUT.value) / stride
     if _LABEL.value is not None:
         labels = np.full(len(numbers), _LABEL.value, np.int32)
 
-    mask = np.asarray(task_masks(_SEED.value, numbers, _TASK.value, model, _NUM_GIVEN.value))
-    keys = sample_keys(_SEED.value, numbers)
-    diffusion = loaded.diffusion(_STEPS.value)
-    given = clean if vae is None else vae.encode(clean, mask, keys, _ENCODE_FULL.value)
-    samples = np.asarray(
-        generate(model, loaded.params, diffusion, given, mask, keys, sampler=_SAMPLER.value, labels=labels)
+    samples, mask = generate_clips(
+        model,
+        loaded.params,
+        loaded.diffusion(_STEPS.value),
+        clean,
+        task_masks(_SEED.value, numbers, _TASK.value, model, _NUM_GIVEN.value),
+        sample_keys(_SEED.value, numbers),
+        vae=vae,
+        encode_full=_ENCODE_FULL.value,
+        paste=_PASTE.value,
+        sampler=_SAMPLER.value,
+        labels=labels,
     )
-    if vae is not None:
-        samples = vae.decode(samples, clean, mask, _PASTE.value)
-        mask = enlarge_mask(mask, vae.model.factor)
     for number in numbers:
         stem = output.with_name(output.stem + (f"_{number}" if len(numbers) > 1 else ""))
         if output.suffix in (".mp4", ".npz"):

@@ -18,12 +18,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from vdt_jax import cli
+from vdt_jax.autoencoder import encode_batch
 from vdt_jax.checkpoints import Checkpoints, load_config, save_config, start_from
 from vdt_jax.data import Source, make_source, take
 from vdt_jax.data.pipeline import batches
 from vdt_jax.diffusion import make_diffusion
 from vdt_jax.errors import UserError
-from vdt_jax.generate import generate, respaced, sample_keys, task_masks
+from vdt_jax.generate import LoadedAutoencoder, generate_clips, load_vae, respaced, sample_keys, task_masks
 from vdt_jax.masks import TASKS
 from vdt_jax.models import VDT
 from vdt_jax.pages import write_comparison
@@ -56,14 +57,16 @@ def main(_) -> None:
     check_batch_size(config.batch_size, mesh)
     model = VDT(**config.model)
     model.check_sizes()
+    vae = None if config.vae is None else load_vae(config.vae)
     diffusion = make_diffusion(**config.diffusion, learn_sigma=model.learn_sigma)
-    source = make_source(config.data, model.video_shape, "train")
-    held_out = make_source(config.data, model.video_shape, "held_out")
+    clip_shape = model.video_shape if vae is None else vae.clip_shape(model)
+    source = make_source(config.data, clip_shape, "train")
+    held_out = make_source(config.data, clip_shape, "held_out")
     if model.num_classes not in (1, source.num_classes):
         raise UserError(f"model.num_classes={model.num_classes}, but the data has {source.num_classes}: use that, or 1")
     learning_rate = make_learning_rate(total_steps=config.total_steps, **config.learning_rate)
     optimizer = make_optimizer(learning_rate, **config.optimizer)
-    init_key, train_key = jax.random.split(jax.random.key(config.seed))
+    init_key, train_key, encode_key = jax.random.split(jax.random.key(config.seed), 3)
 
     init = functools.partial(init_state, model, optimizer)
     train_step = jax.jit(
@@ -72,6 +75,12 @@ def main(_) -> None:
         out_shardings=replicated(mesh),
         donate_argnums=0,
     )
+    if vae is not None:
+        encode = jax.jit(
+            functools.partial(encode_batch, vae.model),
+            in_shardings=(replicated(mesh), batch_sharding(mesh), replicated(mesh)),
+            out_shardings=batch_sharding(mesh),
+        )
 
     # ------------------------------------------------------------------ state: fresh, or where the run was left
     like = jax.tree.map(
@@ -110,7 +119,10 @@ def main(_) -> None:
             f"{mesh.size} {mesh.devices.flat[0].device_kind} device(s), step {first_step} to {last_step}"
         )
         for step in range(first_step + 1, last_step + 1):
-            state, metrics = train_step(state, shard_batch(next(train_batches), mesh), train_key)
+            batch = shard_batch(next(train_batches), mesh)
+            if vae is not None:
+                batch["video"] = encode(vae.params, batch["video"], jax.random.fold_in(encode_key, step))
+            state, metrics = train_step(state, batch, train_key)
 
             if step % config.log_every == 0 or step in (first_step + 1, last_step):
                 values = {name: float(value) for name, value in metrics.items()}
@@ -119,7 +131,7 @@ def main(_) -> None:
                 checkpoints.save(state)
             if config.preview.every and (step % config.preview.every == 0 or step == last_step):
                 folder = workdir / "samples" / f"step_{step:07d}"
-                preview(model, state.ema_params, config, held_out, folder)
+                preview(model, vae, state.ema_params, config, held_out, folder)
                 log.say(f"samples of every task: {folder}")
 
 
@@ -164,7 +176,9 @@ def _flatten(tree: dict, prefix: str = "") -> dict:
     return leaves
 
 
-def preview(model: VDT, ema_params: Any, config: Any, held_out: Source, folder: Path) -> None:
+def preview(
+    model: VDT, vae: LoadedAutoencoder | None, ema_params: Any, config: Any, held_out: Source, folder: Path
+) -> None:
     """Samples every task on the first held-out clips with the EMA weights; one GIF and one PNG a task and clip."""
     diffusion = respaced(config.diffusion, config.preview.num_steps, model.learn_sigma)
     numbers = range(config.preview.num_clips)
@@ -172,11 +186,11 @@ def preview(model: VDT, ema_params: Any, config: Any, held_out: Source, folder: 
     clean, labels = batch["video"], batch["labels"]
     ema_params = jax.device_put(ema_params, jax.local_devices()[0])
     for task in TASKS:
-        mask = task_masks(config.seed, numbers, task, model)
+        drawn = task_masks(config.seed, numbers, task, model)
         keys = sample_keys(config.seed, numbers)
-        samples = np.asarray(generate(model, ema_params, diffusion, clean, mask, keys, labels=labels))
+        samples, mask = generate_clips(model, ema_params, diffusion, clean, drawn, keys, vae=vae, labels=labels)
         for number in numbers:
-            write_comparison(folder / f"{task}_{number}", clean[number], np.asarray(mask[number]), [samples[number]])
+            write_comparison(folder / f"{task}_{number}", clean[number], mask[number], [samples[number]])
 
 
 if __name__ == "__main__":

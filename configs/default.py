@@ -32,6 +32,9 @@ def get_config() -> ConfigDict:
         dtype="float32",
         unroll=1,
     )
+    # For a model of latents on videos: the autoencoder, as --vae of sample.py. It encodes batches and is not trained.
+    config.vae = config_dict.placeholder(str)
+
     # Keyword arguments of vdt_jax.diffusion.make_diffusion.
     config.diffusion = dict(
         noise_schedule="linear",  # or cosine

@@ -3,6 +3,7 @@
 import collections
 import os
 import pickle
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from torch_files import Call, Stored, archive, storage, tensor
+from torch_files import Call, Stored, archive, pickled, storage, tensor
 
 from vdt_jax.errors import UnsafeFileError, UserError
 from vdt_jax.safe_pickle import Ignored, load_torch
@@ -149,6 +150,33 @@ def test_archives_that_torch_does_not_write(tmp_path):
 def test_damaged_pickles(tmp_path, data):
     with pytest.raises(UnsafeFileError):
         load_torch(archive(tmp_path / "a.pt", data=data))
+
+
+def test_a_checksum_of_zero_means_none(tmp_path):
+    """torch writes that where it was told not to compute any (torch.serialization.set_crc32_options)."""
+    path = archive(tmp_path / "a.pt", {"w": tensor()})
+    data = path.read_bytes()
+    for signature, crc in ((b"PK\3\4", 14), (b"PK\1\2", 16)):
+        for place in re.finditer(signature, data):
+            data = data[: place.start() + crc] + bytes(4) + data[place.start() + crc + 4 :]
+    path.write_bytes(data)
+    np.testing.assert_array_equal(load_torch(path)["w"], np.arange(6).reshape(2, 3))
+
+
+@pytest.mark.slow
+def test_a_file_of_more_than_four_gigabytes(tmp_path):
+    numel = (1 << 30) + 7
+    nest = {"huge": tensor((numel,), (1,), stored=storage("0", numel=numel)), "w": tensor(stored=storage("1"))}
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as file:
+        file.writestr("m/data.pkl", pickled(nest))
+        with file.open("m/data/0", "w", force_zip64=True) as entry:
+            for _ in range(1024):
+                entry.write(bytes(1 << 22))
+            entry.write(np.arange(7, dtype=np.float32).tobytes())
+        file.writestr("m/data/1", np.arange(6, dtype=np.float32).tobytes())
+    out = load_torch(tmp_path / "a.pt")
+    assert out["huge"].shape == (numel,) and out["huge"][-1] == 6
+    np.testing.assert_array_equal(out["w"], np.arange(6).reshape(2, 3))
 
 
 def test_every_truncation_of_a_good_file_is_refused(tmp_path):

@@ -103,3 +103,13 @@ def save_torch(path: Path, value: Any) -> Path:
         return tensor(item.shape, strides, stored=storage(key, STORAGES[item.dtype], item.size))
 
     return archive(path, stored(value), entries=entries)
+
+
+def archived(data: bytes, entries: dict[str, bytes] | None = None, compress: int = zipfile.ZIP_STORED) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", compress) as file:
+        file.writestr("m/data.pkl", data)
+        file.writestr("m/byteorder", "little")
+        for name, content in (entries or {"m/data/0": np.arange(6, dtype=np.float32).tobytes()}).items():
+            file.writestr(name, content)
+    return stream.getvalue()

@@ -241,6 +241,20 @@ def encode_video(
     return model.scaling_factor * sample_posterior(jnp.asarray(mean), jnp.asarray(logvar), key)
 
 
+def encode_batch(model: AutoencoderKL, params: Any, videos: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Scaled latents (B, F, h, w, 4) of training clips (B, F, H, W, 3) in [-1, 1]; `key` as in `encode_video`.
+
+    Traceable. One frame of every clip at a time, so that memory does not grow with F and B may be spread over devices.
+    """
+
+    def encode(frames: jax.Array) -> jax.Array:
+        moments: Any = model.apply({"params": params}, frames, method="encode")
+        return jnp.stack(moments)
+
+    mean, logvar = jnp.moveaxis(jax.lax.map(encode, jnp.moveaxis(videos, 1, 0)), (0, 1), (2, 0))
+    return model.scaling_factor * sample_posterior(mean, logvar, key)
+
+
 def decode_video(
     model: AutoencoderKL, params: Any, latents: np.ndarray, *, chunk: int = 4, tile: int = 512
 ) -> np.ndarray:

@@ -99,6 +99,19 @@ def load_vae(where: str | os.PathLike, dtype: str = "float32") -> LoadedAutoenco
     return LoadedAutoencoder(*load_autoencoder(where, dtype))
 
 
+def clip_shape(model: VDT, vae: LoadedAutoencoder | None) -> tuple[int, int, int, int]:
+    """(F, H, W, C) of the clips that a model works on, through its autoencoder if it is one of latents.
+
+    Raises:
+      UserError: a model of latents without an autoencoder, or with another's.
+    """
+    if vae is not None:
+        return vae.clip_shape(model)
+    if model.in_channels not in (1, 3):
+        raise UserError(f"this is a model of latents ({model.in_channels} channels): add --vae=FOLDER")
+    return model.video_shape
+
+
 def load(path: str | os.PathLike) -> LoadedModel:
     """Loads a working directory or a converted folder."""
     return LoadedModel(*load_model(path), load_config(path))
@@ -159,6 +172,39 @@ def generate(
     elif not bool(((labels >= 0) & (labels <= model.num_classes)).all()):
         raise UserError(f"labels {labels.tolist()} are not all in 0..{model.num_classes} (the last is 'no label')")
     return _generate(model, diffusion, sampler, params, jnp.asarray(clean), mask, keys, labels)
+
+
+def generate_clips(
+    model: VDT,
+    params: Any,
+    diffusion: GaussianDiffusion,
+    clips: np.ndarray,
+    mask: jax.Array | np.ndarray,
+    keys: jax.Array,
+    *,
+    vae: LoadedAutoencoder | None = None,
+    encode_full: bool = False,
+    paste: bool = True,
+    **options: Any,
+) -> tuple[np.ndarray, np.ndarray]:
+    """`generate` from pixels to pixels: encoded before and decoded after it where the model is one of latents.
+
+    Args:
+      clips: (B, F, H, W, C) in [-1, 1].
+      mask: (B, F, h, w, 1) over what the model denoises, 1 = generate, 0 = given.
+      vae: the autoencoder of a model of latents.
+      encode_full, paste: see LoadedAutoencoder.
+      options: of `generate`.
+
+    Returns:
+      The samples (B, F, H, W, C) in [-1, 1], and the mask over their pixels (B, F, H, W, 1).
+    """
+    mask = np.asarray(mask)
+    given = clips if vae is None else vae.encode(clips, mask, keys, encode_full)
+    samples = np.asarray(generate(model, params, diffusion, given, mask, keys, **options))
+    if vae is None:
+        return samples, mask
+    return vae.decode(samples, clips, mask, paste), enlarge_mask(mask, vae.model.factor)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
