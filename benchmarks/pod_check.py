@@ -1,7 +1,7 @@
 """Compiles the full training step ahead of time for TPU pods, on a CPU: `make pod-check`.
 
     python benchmarks/pod_check.py                      # every row of the table, minutes each
-    python benchmarks/pod_check.py --rows=v5e:4x4 --model=tiny
+    python benchmarks/pod_check.py --rows=v5e:4x4/16 --model=tiny
 
 Prints what the compiler counts per chip, and the collectives of the program. It fails where a program has a collective
 that it should not have, where a step that must fit does not, and where memory per chip grows with the pod.
@@ -30,7 +30,7 @@ from vdt_jax.models import VDT, VDT_VARIANTS
 from vdt_jax.sharding import batch_sharding, gather_whole, make_mesh, replicated, state_shardings, with_shardings
 from vdt_jax.training import init_state, make_optimizer, make_train_step, shard_train_step
 
-_ROWS = flags.DEFINE_list("rows", None, "Topologies to compile for; all if not given.")
+_ROWS = flags.DEFINE_list("rows", None, "Which of the table, as topology/fsdp; all if not given.")
 _MODEL = flags.DEFINE_enum("model", "VDT-L/2", [*VDT_VARIANTS, "tiny"], "Which sizes.")
 _OUTPUT = flags.DEFINE_string("output", None, "A file of JSON lines that the rows are added to.")
 
@@ -56,14 +56,23 @@ ROWS = (
 TINY = dict(depth=2, hidden_size=256, patch_size=2, num_heads=4)
 GIB = 2**30
 
-# Gradients are summed, the loop that draws block masks asks whether anyone goes on; with FSDP kernels are gathered too.
-_ALLOWED = {False: {"all-reduce"}, True: {"all-reduce", "all-gather", "reduce-scatter"}}
-_COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast"
+# Gradients are summed, and the loop that draws block masks asks whether anyone goes on. With FSDP kernels are gathered,
+# and their gradients are summed and split, which the compiler does in a ring of collective-permutes beside the product.
+_ALLOWED = {False: {"all-reduce"}, True: {"all-reduce", "all-gather", "reduce-scatter", "collective-permute"}}
+_COLLECTIVES = (
+    "all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast"
+)
 
 
-def census(program: str) -> dict[str, int]:
-    """How many of each collective an optimised HLO program has; a start and its end count once."""
-    return dict(sorted(Counter(re.findall(rf"[ =]({_COLLECTIVES})(?:-start)?\(", program)).items()))
+def census(program: str) -> tuple[dict[str, int], int]:
+    """How many of each collective an optimised HLO program has (a start and its end count once), and the elements of
+    the largest array that one other than all-reduce gives: with FSDP a kernel, never activations."""
+    found, largest = Counter(), 0
+    for shape, kind in re.findall(rf"= \(?\w+\[([\d,]*)\].*? ({_COLLECTIVES})(?:-start)?\(", program):
+        found[kind] += 1
+        if kind != "all-reduce":
+            largest = max(largest, int(np.prod([int(size) for size in shape.split(",") if size])))
+    return dict(sorted(found.items())), largest
 
 
 def compile_row(row: Row, sizes: dict) -> dict:
@@ -93,10 +102,12 @@ def compile_row(row: Row, sizes: dict) -> dict:
         used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", str(error))
         return found | {"error": used.group(0) if used else str(error).splitlines()[0][:200]}
     memory = compiled.memory_analysis()
+    collectives, largest = census(compiled.as_text())
     return found | {
         "state": round(memory.argument_size_in_bytes / GIB, 2),
         "peak": round(memory.peak_memory_in_bytes / GIB, 2),
-        "collectives": census(compiled.as_text()),
+        "collectives": collectives,
+        "kernels": round(largest / (model.hidden_size * int(model.hidden_size * 6)), 3),
         "seconds": round(time.monotonic() - start),
     }
 
@@ -110,6 +121,8 @@ def problems(found: list[dict]) -> list[str]:
             wrong.append(f"{name}: " + (f"does not fit: {row['error']}" if "error" in row else "fits, and should not"))
         if extra := row.get("collectives", {}).keys() - _ALLOWED[row["fsdp"] > 1]:
             wrong.append(f"{name}: {', '.join(sorted(extra))}")
+        if row.get("kernels", 0) > 1:
+            wrong.append(f"{name}: a collective moves {row['kernels']} times the largest kernel")
     sized = [row for row in found if "peak" in row]
     for small in sized:
         for large in sized:
@@ -124,7 +137,7 @@ def main(_: object) -> None:
     sizes = TINY if _MODEL.value == "tiny" else VDT_VARIANTS[_MODEL.value]
     found = []
     for row in ROWS:
-        if _ROWS.value is None or row.topology in _ROWS.value:
+        if _ROWS.value is None or f"{row.topology}/{row.fsdp}" in _ROWS.value:
             found.append(compile_row(row, sizes))
             print(json.dumps(found[-1]), flush=True)
             if _OUTPUT.value:

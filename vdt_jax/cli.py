@@ -40,7 +40,7 @@ def quiet_start() -> None:
 
     JAX_COMPILATION_CACHE_DIR, where set, names another folder.
     """
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # what goes wrong in a library is raised too, and told in one line
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         # A cache is code that will be run: nobody else may write there.
         folder = Path.home() / ".cache" / "vdt_jax" / "xla"

@@ -215,7 +215,7 @@ class VDT(nn.Module):
       unroll: blocks per iteration of the scan over depth.
       remat: what training keeps of each block's forward pass: "none" recomputes nothing, "full" keeps the block's input
         alone, "matmuls" the outputs of its linear layers too.
-      temporal: False leaves out temporal attention and time_embed: a model of images, the first stage of training in two.
+      temporal: False leaves out temporal attention and time_embed: a model of images, the first of two stages.
       gather: makes a block's parameters whole before they are used, where they are split over devices.
 
     Raises:

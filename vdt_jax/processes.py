@@ -116,14 +116,20 @@ class Interruption:
             signal.signal(signal.SIGTERM, self._before)
             os.close(signal.set_wakeup_fd(self._pipe_before))
 
+    @property
+    def asked(self) -> bool:
+        """Whether to stop soon; as far as this process knows."""
+        return self._asked.is_set()
+
     def requested(self, step: int) -> bool:
         """Whether to save and stop after this step. All processes must ask after each step."""
         self._worth_saving = True
-        if jax.process_count() > 1 and not self._asked.is_set():
-            if multihost_utils.reached_preemption_sync_point(step):
-                self._asked.set()
-                threading.Thread(target=self._end_after_grace, daemon=True).start()
-        return self._asked.is_set()
+        if jax.process_count() == 1 or self.asked:
+            return self.asked
+        if multihost_utils.reached_preemption_sync_point(step):
+            self._asked.set()
+            threading.Thread(target=self._end_after_grace, daemon=True).start()
+        return self.asked
 
     def _listen(self, reading: int) -> None:
         while numbers := os.read(reading, 1):

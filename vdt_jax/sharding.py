@@ -19,7 +19,7 @@ from vdt_jax.errors import UserError
 GATHERED = "gathered"
 
 # [(path regex, spec)], the first that is found in a path counts. The EMA and the optimizer's moments have the path of
-# their parameter at the end of their own. Kernels of blocks are (depth, in, out); all else is half a percent of VDT-L/2.
+# their parameter at the end of their own. Kernels of blocks are (depth, in, out); the rest is half a percent of a VDT.
 FSDP_RULES = (
     (r"blocks/.*/kernel$", PartitionSpec(None, None, "fsdp")),
     (r"", PartitionSpec()),

@@ -90,10 +90,7 @@ def trained_params(params: Any, frozen: str = "") -> dict[str, Any]:
         pattern = re.compile(frozen) if frozen else None
     except re.error as error:
         raise UserError(f"optimizer.frozen={frozen} is not a regular expression: {error}") from None
-    leaves = {
-        path_name(path): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-    }
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     free = {path: leaf for path, leaf in leaves.items() if path.split("/")[0] not in FROZEN_PARAMS}
     trained = {path: leaf for path, leaf in free.items() if pattern is None or not pattern.search(path)}
     if frozen and len(trained) == len(free):
@@ -109,9 +106,7 @@ def init_state(model: VDT, optimizer: optax.GradientTransformation, key: jax.Arr
     params = model.init(key, x, jnp.zeros(1))["params"]
     # The EMA is a copy: the step donates its state, and a buffer cannot be given away twice.
     ema_params = jax.tree.map(jnp.copy, params)
-    return TrainState(
-        jnp.zeros((), jnp.int32), params, ema_params, optimizer.init(params), jnp.zeros(2, jnp.int32)
-    )
+    return TrainState(jnp.zeros((), jnp.int32), params, ema_params, optimizer.init(params), jnp.zeros(2, jnp.int32))
 
 
 def count_trained(params: Any, frozen: str = "") -> int:
@@ -230,7 +225,7 @@ def make_train_step(
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (params, ema_params, opt_state), old)
         skipped = jnp.where(finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
         metrics["skipped"], metrics["skipped_in_a_row"] = skipped
-        return TrainState(state.step + 1, *kept, skipped), metrics
+        return TrainState(state.step + 1, kept[0], kept[1], kept[2], skipped), metrics
 
     return train_step
 

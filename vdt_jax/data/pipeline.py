@@ -70,3 +70,9 @@ def batches(
     )
     dataset = grain.MapDataset.source(examples).map(as_example)
     return iter(dataset.to_iter_dataset(options).batch(batch_size // num_hosts))
+
+
+def clip_numbers(num_clips: int, seed: int, positions: range) -> list[int]:
+    """Which clips of the source stand at these positions of a run, if all can be read: to name those of a bad batch."""
+    order: Any = grain.MapDataset.range(num_clips).shuffle(seed=seed).repeat()
+    return [int(order[position]) for position in positions]
