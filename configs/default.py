@@ -51,7 +51,7 @@ def get_config() -> ConfigDict:
         clip_denoised=False,  # True for pixels
     )
     # Keyword arguments of vdt_jax.training.loss_fn and draw_examples.
-    config.loss = dict(loss="normalised", mask_mixture="varied", label_dropout=0.1)
+    config.loss = dict(loss="normalised", mask_mixture="varied", label_dropout=0.1, noise_shift=1.0)
 
     # frozen: a regex; parameters in whose path it is found are not trained, e.g. "blocks/(attn|mlp)".
     config.optimizer = dict(weight_decay=0.0, clip_norm=1.0, b2=0.999, frozen="")

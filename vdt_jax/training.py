@@ -122,6 +122,7 @@ def draw_examples(
     *,
     mask_mixture: str = "varied",
     label_dropout: float = 0.1,
+    noise_shift: float = 1.0,
 ) -> Batch:
     """A batch with all that a step draws at random, one of each for each sample.
 
@@ -129,6 +130,7 @@ def draw_examples(
       batch: `video` (B, F, H, W, C) in [-1, 1], and `labels` (B,) int32, which a model of one class does not look at.
       mask_mixture: `varied` or `official`, see masks.
       label_dropout: share of samples whose label is replaced by "no label", for guidance.
+      noise_shift: more than 1 trains at more noise, see NoiseSchedule.shifted_steps.
 
     Returns:
       `x_start`, `mask`, `steps`, `noise` as in GaussianDiffusion.training_losses, and `labels`; axis 0 is the batch.
@@ -136,11 +138,12 @@ def draw_examples(
     step_key, noise_key, mask_key, label_key = jax.random.split(key, 4)
     x_start = batch["video"]
     batch_size = x_start.shape[0]
+    steps = jnp.asarray(diffusion.schedule.shifted_steps(noise_shift))
     labels = batch["labels"] if model.num_classes > 1 else jnp.zeros(batch_size, jnp.int32)
     return {
         "x_start": x_start,
         "mask": draw_masks(mask_key, batch_size, model.video_shape[:3], mask_mixture),
-        "steps": jax.random.randint(step_key, (batch_size,), 0, len(diffusion.schedule)),
+        "steps": steps[jax.random.randint(step_key, (batch_size,), 0, len(steps))],
         "noise": jax.random.normal(noise_key, x_start.shape),
         "labels": jnp.where(jax.random.bernoulli(label_key, label_dropout, (batch_size,)), model.null_label, labels),
     }
