@@ -83,6 +83,8 @@ def main(_) -> None:
 
 def train(config: Any, interruption: Interruption, watch: Watch) -> None:
     workdir = Path(_WORKDIR.value or f"runs/{recipe_name()}")
+    if (_WORKDIR.value or "").startswith("gs://"):
+        raise UserError(f"--workdir={_WORKDIR.value} is a bucket: mount it, and name the folder")
     print(f"working directory: {workdir}", flush=True)
     options = json.loads(config.to_json())
     check_same_run(workdir, options)

@@ -39,7 +39,7 @@ def assert_same(a: TrainState, b: TrainState) -> None:
 
 def save_steps(workdir: Path, steps: tuple[int, ...]) -> Path:
     """Saves small states; the folder of the checkpoints."""
-    with Checkpoints(workdir, keep=len(steps)) as checkpoints:
+    with Checkpoints(workdir, keep=max(3, len(steps))) as checkpoints:
         for step in steps:
             checkpoints.save(small_state(step))
     return workdir / "checkpoints"

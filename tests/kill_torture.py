@@ -57,7 +57,7 @@ def start(workdir: Path, *arguments: str) -> int:
         sys.argv += [f"--config.{key}={value}" for key, value in TINY.items()] + list(arguments)
         cli.run(train.main)
     except SystemExit as end:
-        os._exit(end.code if isinstance(end.code, int) else 1)
+        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
     except BaseException:
         import traceback
 
@@ -76,6 +76,12 @@ def ended(child: int, within: float = 0.0) -> int | None:
         if time.monotonic() >= end:
             return None
         time.sleep(0.002)
+
+
+def finish(workdir: Path, *arguments: str) -> None:
+    """Starts or goes on with a run, to its end."""
+    code = ended(start(workdir, *arguments), 600)
+    assert code == 0, (code, (workdir.parent / "output.txt").read_text()[-3000:])
 
 
 def kill_one(workdir: Path, rng: random.Random) -> str:
@@ -162,10 +168,10 @@ def torture(kills: int, seed: int, folder: Path) -> Counter:
     rng, outcomes = random.Random(seed), Counter()
     whole = folder / "whole"
     whole.parent.mkdir(parents=True, exist_ok=True)
-    assert ended(start(whole, "--stop_after=1"), 600) == 0  # compiles, so that the next is as quick as all others
+    finish(whole, "--stop_after=1")  # compiles, so that the next is as quick as all others
     shutil.rmtree(whole)
     began = time.monotonic()
-    assert ended(start(whole), 600) == 0, (folder / "output.txt").read_text()[-3000:]
+    finish(whole)
     (folder / "seconds.txt").write_text(str(time.monotonic() - began))
     done = 0
     while done < kills:
@@ -177,7 +183,7 @@ def torture(kills: int, seed: int, folder: Path) -> Counter:
             outcomes[outcome] += 1
             done += outcome not in ("finished", "SIGTERM")
         if outcome != "finished":
-            assert ended(start(workdir), 600) == 0, (folder / "output.txt").read_text()[-3000:]
+            finish(workdir)
             outcomes["finished"] += 1
         compare(whole, workdir)
         shown = ", ".join(f"{name} {number}" for name, number in sorted(outcomes.items()))

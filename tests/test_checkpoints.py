@@ -137,7 +137,7 @@ def test_a_failed_save_is_told_and_tried_again(run, monkeypatch):
             broken.setattr(manager_module, "write_manifest", _no_space)
             checkpoints.save(small_state(100))
             checkpoints.wait()
-        assert len(said) == 1 and "saving step 100 failed (1 of 5 in a row): no space" in said[0]
+        assert len(said) == 1 and "saving step 100 failed (1 of 5 in a row): [Errno 28] no space" in said[0]
         assert names(run) == ["1", "2"]
         assert [step for step in range(101, 131) if checkpoints.due(step)] == [110, 120, 130]
         checkpoints.save(small_state(110))

@@ -62,8 +62,8 @@ def load_config_flag(config: Any) -> ConfigDict:
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return app.parse_flags_with_usage(list(argv)) if _asks_for_help(argv) else flags.FLAGS(list(argv))
-    except flags.Error as error:
-        _fail(str(error))
+    except flags.Error as error:  # of what a recipe raises ml_collections gives the traceback, the reason last
+        _fail(str(error).rpartition("UserError: ")[2])
     except (AttributeError, KeyError) as error:  # ml_collections: a key that the config does not have
         lines = str(error).strip("'\"").replace("\\n", "\n").replace("\\'", "'").splitlines()
         _fail(f"the config has no {lines[0]}. {' '.join(lines[1:]) or 'The keys are in configs/default.py.'}")
