@@ -152,9 +152,7 @@ def train(config: Any, interruption: Interruption, watch: Watch) -> None:
     )
     state = checkpoints.restore(like)
     if state is None:
-        state = jax.jit(init, out_shardings=state_shardings(like, mesh))(
-            init_key
-        )  # parameters are born where they live
+        state = jax.jit(init, out_shardings=state_shardings(like, mesh))(init_key)  # born where it lives
         if config.init_from is not None:
             state = start_state(state, config)
     first_step = int(state.step)
@@ -271,8 +269,13 @@ def _flatten(tree: dict, prefix: str = "") -> dict:
 
 def on_one_device(params: Any, mesh: Mesh) -> Any:
     """Parameters that are spread over all devices, whole on this process's first; every process must call it."""
-    whole = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(params)
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), whole)
+    if mesh.shape["fsdp"] > 1:
+        params = jax.jit(_same, out_shardings=replicated(mesh))(params)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
+
+
+def _same(tree: Any) -> Any:
+    return tree
 
 
 def preview(

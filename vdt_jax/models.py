@@ -114,10 +114,7 @@ class Mlp(nn.Module):
 
 
 class VDTBlock(nn.Module):
-    """Temporal attention (unless the model is one of images), then an adaLN-Zero DiT block.
-
-    `c` (B, D) is the condition after SiLU.
-    """
+    """Temporal attention (unless `temporal` is False), then an adaLN-Zero DiT block; `c` (B, D): the condition after SiLU."""
 
     num_heads: int
     mlp_ratio: float = 4.0
@@ -213,8 +210,7 @@ class VDT(nn.Module):
       learn_sigma: whether C more channels hold the variance fraction.
       dtype: of the computation ("float32", "bfloat16"); parameters and output are float32.
       unroll: blocks per iteration of the scan over depth.
-      remat: what training keeps of each block's forward pass: "none" recomputes nothing, "full" keeps the block's input
-        alone, "matmuls" the outputs of its linear layers too.
+      remat: what a block keeps for the backward pass: all ("none"), what linear layers give ("matmuls"), nothing ("full").
       temporal: False leaves out temporal attention and time_embed: a model of images, the first of two stages.
       gather: makes a block's parameters whole before they are used, where they are split over devices.
 
@@ -290,16 +286,14 @@ class VDT(nn.Module):
         self.check_sizes()
         if x.shape[1:] != self.video_shape:
             raise UserError(f"this model takes videos (F, H, W, C) = {self.video_shape}, not {tuple(x.shape[1:])}")
-        if labels is None:
-            labels = jnp.zeros(x.shape[0], jnp.int32)
+        labels = jnp.zeros(x.shape[0], jnp.int32) if labels is None else labels
 
         tokens = PatchEmbed(self.hidden_size, self.patch_size, self.dtype, name="x_embedder")(x)  # (B, F, N, D)
         pos_embed = self.param("pos_embed", lambda _: _table(grid_embedding(self.grid, self.hidden_size)))
         positions = pos_embed[:, None]  # (1, 1, N, D)
         if self.temporal:
-            time_embed = self.param(
-                "time_embed", lambda _: _table(sincos_embedding(np.arange(self.num_frames), self.hidden_size))
-            )
+            frames = np.arange(self.num_frames)
+            time_embed = self.param("time_embed", lambda _: _table(sincos_embedding(frames, self.hidden_size)))
             positions = positions + time_embed[:, :, None]  # (1, F, N, D)
         tokens = tokens + positions.astype(self.dtype)
 
@@ -307,8 +301,7 @@ class VDT(nn.Module):
         y = LabelEmbedder(self.num_classes, self.hidden_size, self.dtype, name="y_embedder")(labels)
         c = nn.silu(t + y)  # (B, D)
 
-        block = VDTBlock
-        gather = None if self.is_initializing() else self.gather
+        block, gather = VDTBlock, None if self.is_initializing() else self.gather
         if gather is not None:
             block = nn.map_variables(block, "params", trans_in_fn=gather)
         if gather is not None or self.remat != "none":  # the scan keeps the recomputation apart: CSE does no harm
