@@ -114,7 +114,7 @@ class Mlp(nn.Module):
 
 
 class VDTBlock(nn.Module):
-    """Temporal attention (unless `temporal` is False), then an adaLN-Zero DiT block; `c` (B, D): the condition after SiLU."""
+    """Temporal attention (if `temporal`), then an adaLN-Zero block; `c` (B, D): the condition after SiLU."""
 
     num_heads: int
     mlp_ratio: float = 4.0
@@ -210,7 +210,7 @@ class VDT(nn.Module):
       learn_sigma: whether C more channels hold the variance fraction.
       dtype: of the computation ("float32", "bfloat16"); parameters and output are float32.
       unroll: blocks per iteration of the scan over depth.
-      remat: what a block keeps for the backward pass: all ("none"), what linear layers give ("matmuls"), nothing ("full").
+      remat: what a block keeps for its gradient: all ("none"), what linear layers give ("matmuls"), nothing ("full").
       temporal: False leaves out temporal attention and time_embed: a model of images, the first of two stages.
       gather: makes a block's parameters whole before they are used, where they are split over devices.
 
