@@ -37,6 +37,7 @@ from vdt_jax.sharding import (
     check_batch_size,
     gather_whole,
     make_mesh,
+    put_whole,
     replicated,
     shard_batch,
     state_shardings,
@@ -108,8 +109,8 @@ def train(config: Any, interruption: Interruption, watch: Watch) -> None:
         raise UserError(f"model.num_classes={model.num_classes}, but the data has {source.num_classes}: use that, or 1")
     learning_rate = make_learning_rate(total_steps=config.total_steps, **config.learning_rate)
     optimizer = make_optimizer(learning_rate, **config.optimizer)
-    keys = jax.random.split(jax.random.key(config.seed), 3)
-    init_key, train_key, encode_key = (jax.device_put(key, replicated(mesh)) for key in keys)
+    draw_keys = jax.jit(lambda: jax.random.split(jax.random.key(config.seed), 3), out_shardings=replicated(mesh))
+    init_key, train_key, encode_key = draw_keys()
 
     init = functools.partial(init_state, model, optimizer)
     like = jax.eval_shape(init, init_key)
@@ -126,7 +127,7 @@ def train(config: Any, interruption: Interruption, watch: Watch) -> None:
     )
     train_step = shard_train_step(train_step, like, mesh)
     if vae is not None:
-        vae_params = jax.device_put(vae.params, replicated(mesh))
+        vae_params = jax.tree.map(functools.partial(put_whole, sharding=replicated(mesh)), vae.params)
         encode = jax.jit(
             functools.partial(encode_batch, vae.model),
             in_shardings=(replicated(mesh), batch_sharding(mesh), replicated(mesh)),

@@ -8,14 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
 from vdt_jax.checkpoints.manifest import all_steps, damage, finished_steps
 from vdt_jax.errors import UserError
 from vdt_jax.models import VDT
-from vdt_jax.sharding import path_name
+from vdt_jax.sharding import path_name, put_whole
 
 Config = dict[str, Any]
 DEMO = "demo"  # names the model that ships with the package
@@ -159,7 +158,7 @@ def start_from(path: str | os.PathLike, params: Any, fresh: Sequence[str] = ()) 
 
     def pick(path: Any, leaf: jax.Array) -> jax.Array:
         name = path_name(path)
-        return leaf if name in staying else jax.device_put(np.asarray(theirs[name]), leaf.sharding)
+        return leaf if name in staying else put_whole(theirs[name], leaf.sharding)
 
     return jax.tree_util.tree_map_with_path(pick, params)
 
