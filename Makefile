@@ -6,10 +6,11 @@ READY := $(VENV)/.ready
 READY_ALL := $(VENV)/.ready-all
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help install check test test-all torture demo eval-demo eval-demo-commit clean
+.PHONY: help install check test test-all torture pod-check demo eval-demo eval-demo-commit clean
 
 help:
-	@echo "make install | check | test | test-all | torture | demo | eval-demo | clean   (PYTHON=python3.12 for another Python)"
+	@echo "make install | check | test | test-all | torture N=200 | pod-check | demo | eval-demo | clean"
+	@echo "PYTHON=python3.12 for another Python"
 
 install: $(READY)
 
@@ -34,9 +35,19 @@ test: $(READY)
 test-all: $(READY_ALL)
 	$(PYTEST)
 
+# N kills of a training run; as many damaged checkpoints and hostile files as each has always been given.
+N ?= 200
 torture: $(READY)
 	PYTHONPATH=.:tests $(BIN)/python tests/torture.py 100000 0
 	PYTHONPATH=.:tests $(BIN)/python tests/torture_videos.py 10000 0
+	PYTHONPATH=.:tests $(BIN)/python tests/checkpoint_damage.py damage 2000
+	PYTHONPATH=.:tests $(BIN)/python tests/checkpoint_damage.py full 100
+	PYTHONPATH=.:tests $(BIN)/python tests/kill_torture.py $(N) 0
+
+# Compiles VDT-L/2 for TPU pods on this CPU: minutes a row. ROWS=v5e:4x4/16 for one of them.
+pod-check: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[tpu]' --constraint constraints.txt
+	$(BIN)/python benchmarks/pod_check.py $(if $(ROWS),--rows=$(ROWS))
 
 demo: $(READY)
 	BIN=$(BIN) sh demo.sh

@@ -4,8 +4,8 @@
 
 2.38 M parameters, 16 frames of 32x32. On two CPU cores 1.5 to 1.7 steps a second with nothing beside it; the whole
 40,000 steps were not run yet. --config.data.num_digits=2 draws two digits, which takes much longer to learn: loss then,
-averaged over some hundred steps and without noise_shift, 0.15 at step 500, 0.13 at 1,000, 0.08 at 2,000, 0.065 at 3,000.
-The model that ships learned two digits for 5,000 steps, and then one for 2,650; docs/digits.md has its metrics, and what
+over some hundred steps and without noise_shift, 0.15 at step 500, 0.13 at 1,000, 0.08 at 2,000, 0.065 at 3,000. The
+model that ships learned two digits for 5,000 steps, and then one for 2,650; docs/digits.md has its metrics, and what
 was tried on the way.
 """
 

@@ -11,16 +11,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from vdt_jax.autoencoder import encode_batch
-from vdt_jax.data import Source, take
+from vdt_jax.autoencoder import decode_video, draw_latents, encode_batch
+from vdt_jax.data import Latents, Source, take
 from vdt_jax.diffusion import GaussianDiffusion, make_diffusion
 from vdt_jax.generation import LoadedAutoencoder, generate_clips, respaced, sample_keys, task_masks
 from vdt_jax.masks import TASKS
 from vdt_jax.metrics.frames import psnr, ssim
 from vdt_jax.models import VDT
-from vdt_jax.sharding import batch_sharding
 
 QUARTILES = 4
 
@@ -29,7 +27,6 @@ def make_validation(
     model: VDT,
     diffusion_options: Mapping[str, Any],
     source: Source,
-    mesh: Mesh,
     *,
     num_clips: int,
     num_steps: int,
@@ -44,19 +41,18 @@ def make_validation(
     Args:
       model, diffusion_options: as the run's config has them.
       source: of the held-out clips.
-      mesh: the devices of the run.
       num_clips: the first so many clips.
       num_steps: sampling steps of the small evaluation.
       seed: of everything that is drawn.
       vae: the autoencoder of a model of latents.
     """
-    losses = _make_losses(model, make_diffusion(**diffusion_options, learn_sigma=model.learn_sigma), mesh)
+    losses = _make_losses(model, make_diffusion(**diffusion_options, learn_sigma=model.learn_sigma))
     respaced_diffusion = respaced(diffusion_options, num_steps, model.learn_sigma)
     numbers = range(num_clips)
 
     @functools.cache
     def draw() -> tuple:
-        clips, keys = take(source, numbers), sample_keys(seed, numbers)
+        clips, keys = take_clips(source, numbers, vae), sample_keys(seed, numbers)
         masks = {task: np.asarray(task_masks(seed, numbers, task, model)) for task in TASKS}
         if vae is None:
             return clips, clips["video"], masks, keys
@@ -67,11 +63,10 @@ def make_validation(
         by_task = np.asarray(losses(params, x_start, clips["labels"], np.stack(list(masks.values())), keys))
         values = {f"validation/{task}": loss for task, loss in zip(TASKS, by_task.mean(1), strict=True)}
         values |= {f"validation/quartile {i}": loss for i, loss in enumerate(by_task.mean(0), 1)}
-        local_params = jax.device_put(params, jax.local_devices()[0])
         for task, drawn in masks.items():
             samples, mask = generate_clips(
                 model,
-                local_params,
+                params,
                 respaced_diffusion,
                 clips["video"],
                 drawn,
@@ -86,16 +81,22 @@ def make_validation(
     return validate
 
 
-def _make_losses(model: VDT, diffusion: GaussianDiffusion, mesh: Mesh) -> Callable[..., jax.Array]:
+def take_clips(source: Source, numbers: range, vae: LoadedAutoencoder | None) -> dict[str, np.ndarray]:
+    """Clips of a source as `take` gives them; of cached latents their mode, decoded where there is an autoencoder."""
+    batch = take(source, numbers)
+    if isinstance(source, Latents):
+        video = np.asarray(draw_latents(source.scaling_factor, batch["video"], None))
+        batch["video"] = video if vae is None else np.stack([decode_video(*vae, latents) for latents in video])
+    return batch
+
+
+def _make_losses(model: VDT, diffusion: GaussianDiffusion) -> Callable[..., jax.Array]:
     """The losses (tasks, quartiles) of clips (B, F, H, W, C) under masks (tasks, B, F, h, w, 1)."""
     length = len(diffusion.schedule)
     edges = np.linspace(0, length, QUARTILES + 1).astype(int)
 
     @jax.jit
     def losses(params, x_start, labels, masks, keys):
-        if len(x_start) % mesh.size == 0:
-            x_start = jax.lax.with_sharding_constraint(x_start, batch_sharding(mesh))
-
         def denoise_fn(x_t: jax.Array, timesteps: jax.Array) -> Any:
             return model.apply({"params": params}, x_t, timesteps, labels if model.num_classes > 1 else 0 * labels)
 
