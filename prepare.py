@@ -55,6 +55,7 @@ _LABELS = flags.DEFINE_bool("labels", False, "Whether the folders below --input,
 _HELD_OUT = flags.DEFINE_float("held_out", 0.1, "Share of the videos that becomes the split held_out.")
 
 _READ_FRAMES = 128  # decoded at once: it bounds the memory that a long video takes
+_TIME_LIMIT = 60.0  # seconds for these
 
 Video = tuple[Found, VideoInfo]
 
@@ -64,7 +65,7 @@ def main(_) -> None:
         raise UserError("say what to read and where to write: --input=FOLDER --output=DIR")
     size = frame_size(_SIZE.value)
     cli.quiet_start()
-    output, decoders = Path(_OUTPUT.value), Decoders()
+    output, decoders = Path(_OUTPUT.value), Decoders(_TIME_LIMIT)
     if _VAE.value is None:
         write_clips(size, output)
         return
