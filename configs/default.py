@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
         clip_denoised=False,  # True for pixels
     )
     # Keyword arguments of vdt_jax.training.loss_fn.
-    config.loss = dict(loss="normalised", mask_mixture="varied", label_dropout=0.1)
+    config.loss = dict(loss="normalised", mask_mixture="varied", label_dropout=0.1, noise_shift=1.0)
 
     config.optimizer = dict(weight_decay=0.0, clip_norm=1.0, b2=0.999)
     config.learning_rate = dict(peak=1e-4, warmup_steps=1_000, decay="constant")  # or cosine, tail

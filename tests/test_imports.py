@@ -10,7 +10,7 @@ FLOORS = [
     {"errors"},
     {"schedules", "masks", "sharding", "video", "safe_pickle", "progress"},
     {"models", "autoencoder", "diffusion", "data"},
-    {"training", "sampling", "torch_weights", "metrics"},
+    {"training", "sampling", "torch_weights", "metrics", "flops"},
     {"checkpoints"},
     {"generate", "pages", "protocol"},
     {"evaluation", "validation"},

@@ -51,6 +51,18 @@ def test_cosine_follows_its_formula():
     assert alphas_cumprod[499] == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_shifted_steps_have_as_many_times_the_noise(name):
+    schedule = make_schedule(name)
+    np.testing.assert_array_equal(schedule.shifted_steps(1.0), np.arange(1000))
+    noise_over_signal = np.sqrt(1 / schedule.alphas_cumprod - 1)
+    shifted = schedule.shifted_steps(3.0)
+    inside = shifted < 999  # past the end of the schedule there is no more noise to be had
+    assert (noise_over_signal[shifted][inside] >= 3 * noise_over_signal[inside]).all()
+    assert (noise_over_signal[shifted - 1] < 3 * noise_over_signal).all()
+    assert inside.mean() > 0.8
+
+
 @pytest.mark.parametrize("respacing", ["0", "1001", "ddim999", "ten", "10,,10", "600,600"])
 def test_impossible_respacing_is_refused(respacing):
     with pytest.raises(UserError):

@@ -130,6 +130,23 @@ def test_labels_are_dropped_at_the_rate_asked_for():
     assert (seen[0] == 5).mean() == pytest.approx(0.25, abs=0.07)
 
 
+def test_noise_is_drawn_as_shifted():
+    """The noise level that a sample was given shows in the timestep that the network is told."""
+    seen = []
+
+    class Watched(VDT):
+        def __call__(self, x, timesteps, labels=None):
+            seen.append(timesteps)
+            return jnp.zeros((*x.shape[:-1], 2 * self.in_channels))
+
+    model = Watched(input_size=8, num_frames=2, in_channels=1, patch_size=8, hidden_size=8, depth=1, num_heads=1)
+    batch = {"video": jnp.zeros((512, *model.video_shape)), "labels": jnp.zeros(512, jnp.int32)}
+    for shift in (1.0, 3.0):
+        loss_fn(model, DIFFUSION, {}, batch, KEY, noise_shift=shift)
+    even, shifted = (np.asarray(timesteps) for timesteps in seen)
+    np.testing.assert_array_equal(shifted, DIFFUSION.schedule.shifted_steps(3.0)[even])
+
+
 def test_learning_rate_warms_up_then_stays_or_falls():
     constant = make_learning_rate(1e-3, 10, 100, "constant")
     cosine = make_learning_rate(1e-3, 10, 100, "cosine")

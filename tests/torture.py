@@ -13,8 +13,8 @@ from pathlib import Path
 
 import audit
 import numpy as np
-from hostile_files import archived, safetensors
-from torch_files import Call, pickled, tensor
+from hostile_files import safetensors
+from torch_files import Call, archived, pickled, tensor
 
 from vdt_jax.errors import UserError
 from vdt_jax.safe_pickle import load_weights

@@ -55,6 +55,16 @@ class NoiseSchedule:
     def alphas_cumprod_prev(self) -> np.ndarray:
         return np.append(1.0, self.alphas_cumprod[:-1])
 
+    def shifted_steps(self, noise_shift: float) -> np.ndarray:
+        """Steps (T,) int that, drawn evenly, have `noise_shift` times the noise over signal of 0, ..., T - 1.
+
+        Frames that repeat each other tell at a given noise what one of them would hide, so that a video is decided at
+        more noise than a picture (Hoogeboom et al. 2023, arXiv 2301.11093, sec. 3.1, on large pictures; Esser et al.
+        2024, arXiv 2403.03206, eq. 23).
+        """
+        log_snr = np.log(self.alphas_cumprod / (1 - self.alphas_cumprod))
+        return np.minimum(np.searchsorted(-log_snr, 2 * np.log(noise_shift) - log_snr), len(self) - 1)
+
     @functools.cached_property
     def posterior_variance(self) -> np.ndarray:
         """beta-tilde of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 7); 0 at t = 0."""

@@ -94,6 +94,7 @@ def loss_fn(
     loss: str = "normalised",
     mask_mixture: str = "varied",
     label_dropout: float = 0.1,
+    noise_shift: float = 1.0,
 ) -> tuple[jax.Array, Metrics]:
     """The mean loss of a batch, with steps, noise and masks drawn from `key`.
 
@@ -102,6 +103,7 @@ def loss_fn(
       loss: `normalised` or `parity`, see GaussianDiffusion.training_losses.
       mask_mixture: `varied` or `official`, see masks.
       label_dropout: share of samples whose label is replaced by "no label", for guidance.
+      noise_shift: more than 1 trains at more noise, see NoiseSchedule.shifted_steps.
 
     Returns:
       The scalar to minimise, and the means of its terms.
@@ -109,7 +111,8 @@ def loss_fn(
     step_key, noise_key, mask_key, label_key = jax.random.split(key, 4)
     x_start = batch["video"]
     batch_size = x_start.shape[0]
-    steps = jax.random.randint(step_key, (batch_size,), 0, len(diffusion.schedule))
+    steps = jnp.asarray(diffusion.schedule.shifted_steps(noise_shift))
+    steps = steps[jax.random.randint(step_key, (batch_size,), 0, len(steps))]
     noise = jax.random.normal(noise_key, x_start.shape)
     mask = draw_masks(mask_key, batch_size, model.video_shape[:3], mask_mixture)
     labels = batch["labels"] if model.num_classes > 1 else jnp.zeros(batch_size, jnp.int32)

@@ -1,0 +1,78 @@
+"""How long it takes until something happens: compile time against depth, and from `python` to the first step.
+
+    PYTHONPATH=. python benchmarks/startup.py
+
+The blocks are scanned, so that a deep network compiles about as fast as a shallow one. The start is that of train.py
+in a process of its own, with a compilation cache that is empty and then with the cache that this left.
+"""
+
+import functools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+from measure import report
+
+from vdt_jax import cli
+from vdt_jax.diffusion import make_diffusion
+from vdt_jax.models import VDT
+from vdt_jax.training import init_state, make_learning_rate, make_optimizer, make_train_step
+
+_DEPTHS = flags.DEFINE_multi_integer("depth", [4, 28, 112], "Depths to compile a training step at.")
+_WIDTH = flags.DEFINE_integer("hidden_size", 384, "Width of the networks compiled, of 16 x 32x32 latents.")
+_CONFIG = flags.DEFINE_string("config", "configs/default.py", "The recipe that is started.")
+_REPEATS = flags.DEFINE_integer("repeats", 3, "Compilations of each depth.")
+_OUTPUT = flags.DEFINE_string("output", "runs/benchmarks/startup.json", "The report.")
+_ROOT = Path(__file__).parent.parent
+
+
+def main(_) -> None:
+    rows = []
+    for depth in _DEPTHS.value:
+        taken = sorted(compile_seconds(depth) for _ in range(_REPEATS.value))
+        median = taken[len(taken) // 2]
+        rows.append({"what": f"compile, depth {depth}", "seconds": f"{median:.2f} ({taken[0]:.2f} to {taken[-1]:.2f})"})
+    with tempfile.TemporaryDirectory() as folder:
+        for what in ("cold", "warm"):
+            rows.append({"what": f"{what} start to the end of step 1", "seconds": f"{start_seconds(folder, what):.1f}"})
+    report(_OUTPUT.value, rows)
+
+
+def compile_seconds(depth: int) -> float:
+    """Lowering and compiling a training step, without any cache."""
+    model = VDT(hidden_size=_WIDTH.value, depth=depth, num_heads=6)
+    optimizer = make_optimizer(make_learning_rate(1e-4, 0, 1, "constant"))
+    state = jax.eval_shape(functools.partial(init_state, model, optimizer), jax.random.key(0))
+    batch = {
+        "video": jax.ShapeDtypeStruct((1, *model.video_shape), np.float32),
+        "labels": jax.ShapeDtypeStruct((1,), np.int32),
+    }
+    step = jax.jit(make_train_step(model, make_diffusion(), optimizer), donate_argnums=0)
+    start = time.perf_counter()
+    step.lower(state, batch, jax.random.key(1)).compile()
+    return time.perf_counter() - start
+
+
+def start_seconds(folder: str, what: str) -> float:
+    """From `python` to the end of train.py's first step, the checkpoint of it included."""
+    command = [sys.executable, "train.py", f"--config={_CONFIG.value}", f"--workdir={folder}/{what}", "--stop_after=1"]
+    command += ["--config.batch_size=1", "--config.preview.every=0"]
+    start = time.perf_counter()
+    subprocess.run(
+        command,
+        cwd=_ROOT,
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": f"{folder}/cache", "PYTHONPATH": str(_ROOT)},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,45 @@
+"""Read and write video: what FFmpeg decodes, GIF, animated WebP, pictures, folders of frames; mp4, GIF, PNG grids, npz.
+
+On disk and at this door frames are uint8 `(F, H, W, 3)`; inside the program video is float32 `(F, H, W, C)` in [-1, 1].
+mp4 is lossy: what was given comes out of a file nearly, not exactly, as it went in. GIF keeps 256 colours a frame.
+"""
+
+from vdt_jax.video.frames import (
+    CENTRE,
+    Crop,
+    as_rgb,
+    enlarge,
+    fit_frame,
+    frame_grid,
+    hide,
+    side_by_side,
+    to_float,
+    to_uint8,
+)
+from vdt_jax.video.images import IMAGE_SUFFIXES
+from vdt_jax.video.info import VideoInfo
+from vdt_jax.video.read import VIDEO_SUFFIXES, frame_rate, probe, read_clip, read_frames, read_numbers
+from vdt_jax.video.write import OUTPUT_SUFFIXES, write_video
+
+__all__ = [
+    "CENTRE",
+    "IMAGE_SUFFIXES",
+    "OUTPUT_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "Crop",
+    "VideoInfo",
+    "as_rgb",
+    "enlarge",
+    "fit_frame",
+    "frame_grid",
+    "frame_rate",
+    "hide",
+    "probe",
+    "read_clip",
+    "read_frames",
+    "read_numbers",
+    "side_by_side",
+    "to_float",
+    "to_uint8",
+    "write_video",
+]

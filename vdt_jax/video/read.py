@@ -1,0 +1,224 @@
+"""Read video: every file that FFmpeg or Pillow decodes, and folders of frames, by one door.
+
+What a file is, its first bytes say, not its name.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from vdt_jax.errors import UserError
+from vdt_jax.video.frames import CENTRE, Crop, fit_frame
+from vdt_jax.video.images import folder_numbers, image_numbers, is_image, probe_folder, probe_image
+from vdt_jax.video.info import VideoInfo
+
+# fmt: off
+VIDEO_SUFFIXES = (
+    ".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".gif", ".mpg", ".mpeg", ".wmv",
+    ".flv", ".ts", ".mts", ".m2ts", ".3gp", ".ogv", ".y4m", ".mjpeg", ".vob",
+)
+# fmt: on
+_FAILURES = (
+    av.error.FFmpegError,
+    OSError,  # Pillow's failures too, UnidentifiedImageError among them
+    SyntaxError,  # Pillow's, for a broken PNG
+    ValueError,
+    EOFError,
+    IndexError,
+    MemoryError,
+    Image.DecompressionBombError,
+)
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")  # they name other files, and some are waited for without end
+# How many frames before the wanted one a seek aims at, one try after another: it may land on a keyframe that is shown
+# later than the wanted frame, since files are searched in the order of decoding.
+_SEEK_MARGINS = (0, 16, 128)
+
+
+def probe(path: str | os.PathLike) -> VideoInfo:
+    """Counts the frames of a video and finds when each is shown, without decoding more than the first.
+
+    Raises:
+      UserError: nothing there, or nothing that can be decoded.
+    """
+    with _named_failures(path):
+        if Path(path).is_dir():
+            info = probe_folder(path)
+        elif is_image(path):
+            info = probe_image(path)
+        else:
+            info = _probe_file(path)
+    if not info.num_frames:
+        raise UserError(f"{path} has no frames")
+    return info
+
+
+def read_numbers(
+    path: str | os.PathLike, numbers: Sequence[int], info: VideoInfo | None = None
+) -> Iterator[np.ndarray]:
+    """Decodes the frames of these rising numbers, (H, W, 3) uint8 each, until the video ends.
+
+    Args:
+      path: a file, or a folder of frames.
+      numbers: from 0.
+      info: what `probe` said; with it the file is searched and not decoded from its beginning.
+
+    Raises:
+      UserError: nothing there, or nothing that can be decoded.
+    """
+    with _named_failures(path):
+        if Path(path).is_dir():
+            yield from folder_numbers(path, numbers)
+        elif is_image(path):
+            yield from image_numbers(path, numbers)
+        elif info is None or info.pts is None:
+            yield from _count_to(path, numbers)
+        else:
+            yield from _seek_to(path, info.pts[np.asarray(numbers)])
+
+
+def read_frames(path: str | os.PathLike, start: int = 0, stride: int = 1) -> Iterator[np.ndarray]:
+    """Decodes frames start, start + stride, ... of a video, (H, W, 3) uint8 each, until it ends.
+
+    Raises:
+      UserError: no such video, or none that can be decoded.
+    """
+    yield from read_numbers(path, range(start, 1 << 62, stride))
+
+
+def frame_rate(path: str | os.PathLike) -> float:
+    """Frames a second of a video, 25 where it does not say."""
+    return probe(path).fps
+
+
+def read_clip(
+    path: str | os.PathLike,
+    shape: tuple[int, int, int, int],
+    start: int = 0,
+    stride: int = 1,
+    crop: Crop = CENTRE,
+) -> np.ndarray:
+    """One clip of a video, uint8 of shape (F, H, W, C), cropped and resized.
+
+    Raises:
+      UserError: a video that cannot be decoded, or is too short.
+    """
+    num_frames, height, width, channels = shape
+    numbers = range(start, start + num_frames * stride, stride)
+    clip = [fit_frame(frame, (height, width), channels, crop) for frame in read_numbers(path, numbers)]
+    if len(clip) < num_frames:
+        raise UserError(f"{path} has {len(clip)} frames from frame {start} at stride {stride}: {num_frames} are needed")
+    return np.stack(clip)
+
+
+@contextlib.contextmanager
+def _named_failures(path: str | os.PathLike) -> Iterator[None]:
+    """Whatever the decoders raise, as one line with the file's name; a pipe or a device is not even opened."""
+    shown = _shown(path)
+    if not Path(path).exists():
+        raise UserError(f"no file {shown}: give a video that exists")
+    if not (Path(path).is_file() or Path(path).is_dir()):
+        raise UserError(f"{shown} is neither a file nor a folder")
+    try:
+        yield
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        raise UserError(f"{shown} cannot be decoded: it begins as a picture and goes on as none") from None
+    except _FAILURES as error:
+        reason = str(error).replace(os.fspath(path), "").strip() or type(error).__name__
+        raise UserError(f"{shown} cannot be decoded ({reason}): is it a video?") from None
+
+
+def _shown(path: str | os.PathLike) -> str:
+    """A name as it can be printed, also where it is not UTF-8."""
+    return os.fsencode(path).decode(errors="replace")
+
+
+@contextlib.contextmanager
+def _open(path: str | os.PathLike) -> Iterator[tuple[Any, Any]]:
+    """A file and its first video stream. Nothing that the file names is opened: playlists could name anything."""
+    with Path(path).open("rb") as file:
+        if file.read(16).lstrip(b"\xef\xbb\xbf").startswith(_PLAYLISTS):
+            raise UserError(f"{_shown(path)} is a playlist: give the videos that it names")
+    name = os.path.abspath(path)  # noqa: PTH100 -- FFmpeg takes a name with a colon for an address
+    with contextlib.ExitStack() as stack:
+        try:
+            name.encode()
+            opened: Any = name
+        except UnicodeEncodeError:  # a name that is not UTF-8
+            opened = stack.enter_context(Path(path).open("rb"))
+        container = stack.enter_context(av.open(opened, options={"protocol_whitelist": "file"}))
+        if not container.streams.video:
+            raise UserError(f"{_shown(path)} has no video stream")
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        yield container, stream
+
+
+def _probe_file(path: str | os.PathLike) -> VideoInfo:
+    with _open(path) as (container, stream):
+        packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
+        stamps = [packet.pts for packet in packets]
+        fps = float(stream.average_rate or stream.guessed_rate or 25)
+        time_base = float(stream.time_base or 1 / fps)
+    with _open(path) as (container, _):
+        first = next(container.decode(video=0), None)
+        if first is None:
+            return VideoInfo(0, fps, 0, 0)
+        frame = _upright(first)
+    pts = None
+    if None not in stamps:
+        pts = np.sort(np.array(stamps, np.int64))
+        if first.pts != pts[0] or (np.diff(pts) <= 0).any():
+            pts = None
+    return VideoInfo(len(stamps), fps, frame.shape[0], frame.shape[1], pts, time_base)
+
+
+def _count_to(path: str | os.PathLike, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+    """Decodes from the beginning and counts."""
+    wanted = iter(numbers)
+    number = next(wanted, None)
+    with _open(path) as (container, _):
+        for index, frame in enumerate(container.decode(video=0)):
+            if number is None:
+                return
+            if index == number:
+                yield _upright(frame)
+                number = next(wanted, None)
+
+
+def _seek_to(path: str | os.PathLike, pts: np.ndarray) -> Iterator[np.ndarray]:
+    """Decodes the frames that are shown at these rising times, from the keyframe before the first one on."""
+    with _open(path) as (container, stream):
+        step = int(pts[1] - pts[0]) if len(pts) > 1 else 1
+        for margin in _SEEK_MARGINS:
+            container.seek(int(pts[0]) - margin * step, stream=stream)
+            frames = container.decode(video=0)
+            frame = next(frames, None)
+            if frame is not None and frame.pts is not None and frame.pts <= pts[0]:
+                break
+        else:
+            raise UserError(f"frame at {pts[0]} cannot be reached in {path}")
+        wanted = iter(pts.tolist())
+        stamp = next(wanted)
+        while frame is not None and stamp is not None:
+            if frame.pts is not None and frame.pts > stamp:
+                raise UserError(f"no frame at {stamp} in {path}")
+            if frame.pts == stamp:
+                yield _upright(frame)
+                stamp = next(wanted, None)
+            frame = next(frames, None)
+
+
+def _upright(frame: Any) -> np.ndarray:
+    """(H, W, 3) uint8, turned as the file asks for."""
+    if frame.is_corrupt:
+        raise ValueError("a frame is damaged")
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90))
