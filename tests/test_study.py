@@ -74,3 +74,18 @@ def test_eval_demo_tells_every_number_that_is_off():
     assert eval_demo.differences(close, committed) == []
     off = {"tasks": {"predict": {"model": {"PSNR": 10.2}, "copy nearest": {"PSNR": 9.0, "motion": 0.0}}}}
     assert len(eval_demo.differences(off, committed)) == 2
+
+
+def test_eval_demo_writes_its_table():
+    report = {
+        "protocol": {"clips": 16, "steps": 25, "sampler": "ddpm", "versions": {"jax": "0.10.2"}},
+        "tasks": {"predict": {"model": {"PSNR": 10.123, "FVD": 99.6}, "copy nearest": {"PSNR": 9.0, "motion": 0.0}}},
+        "truth against other truth": {"FVD": 767.6},
+        "truth against itself": {"FVD": 3e-12},
+    }
+    table = eval_demo.markdown_table(report)
+    assert (
+        "| predict | model | 10.12 | - | - | 100 | - |" in table
+        and "| copy nearest | 9.00 | - | - | - | 0.00 |" in table
+    )
+    assert "16 held-out clips, 25 ddpm steps" in table and "FVD 768; against themselves: 3e-12" in table
