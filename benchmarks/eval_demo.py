@@ -8,8 +8,6 @@ the extra `eval`.
 """
 
 import json
-import math
-import platform
 import shutil
 import subprocess
 import sys
@@ -17,6 +15,7 @@ import time
 from pathlib import Path
 
 from absl import flags
+from reports import TOLERANCE, differences, markdown_table
 
 from vdt_jax import cli
 from vdt_jax.errors import UserError
@@ -25,8 +24,6 @@ from vdt_jax.metrics.weights import find
 ROOT = Path(__file__).resolve().parent.parent
 REPORT, PAGE = ROOT / "docs" / "eval_demo.json", ROOT / "docs" / "evaluation.md"
 _BEGIN, _END = "<!-- eval-demo: begin -->", "<!-- eval-demo: end -->"
-_TOLERANCE = 0.01
-_COLUMNS = ("PSNR", "SSIM", "LPIPS", "FVD", "motion")
 
 _COMMIT = flags.DEFINE_bool("commit", False, "Write the report and the table that are committed.")
 _FRESH = flags.DEFINE_bool("fresh", False, "Forget what an earlier run left.")
@@ -55,43 +52,8 @@ def main(_) -> None:
     if not REPORT.is_file():
         raise UserError("no report is committed yet: add --commit")
     problems = differences(report, json.loads(REPORT.read_text()))
-    print("\n".join(problems) or f"within {_TOLERANCE:.0%} of {REPORT.relative_to(ROOT)}")
+    print("\n".join(problems) or f"within {TOLERANCE:.0%} of {REPORT.relative_to(ROOT)}")
     sys.exit(1 if problems else 0)
-
-
-def differences(report: dict, committed: dict) -> list[str]:
-    """Every number that is missing or more than the tolerance from the committed one, a line each."""
-    problems = []
-    for task, rows in committed["tasks"].items():
-        for what, expected in rows.items():
-            found = report["tasks"].get(task, {}).get(what, {})
-            for name in _COLUMNS:
-                if name not in expected:
-                    continue
-                if not math.isclose(found.get(name, math.nan), expected[name], rel_tol=_TOLERANCE, abs_tol=1e-6):
-                    problems.append(f"{task}, {what}: {name} {found.get(name)}, committed {expected[name]}")
-    return problems
-
-
-def markdown_table(report: dict) -> str:
-    """The table, and a line that says with what it was made."""
-    protocol, against = report["protocol"], report["truth against other truth"].get("FVD", math.nan)
-    itself = report["truth against itself"].get("FVD", math.nan)
-    lines = ["| task | what | PSNR | SSIM | LPIPS | FVD | motion |", "|---|---|---|---|---|---|---|"]
-    for task, rows in report["tasks"].items():
-        for what, row in rows.items():
-            formats = {"PSNR": ".2f", "SSIM": ".3f", "LPIPS": ".4f", "FVD": ".0f", "motion": ".2f"}
-            cells = [format(row[name], formats[name]) if name in row else "-" for name in _COLUMNS]
-            lines.append(f"| {task} | {what} | {' | '.join(cells)} |")
-    made = time.strftime("%Y-%m-%d", time.gmtime())
-    versions = ", ".join(f"{name} {version}" for name, version in protocol["versions"].items())
-    lines += [
-        "",
-        f"{protocol['clips']} held-out clips, {protocol['steps']} {protocol['sampler']} steps. True clips against "
-        f"as many other true clips: FVD {against:.0f}; against themselves: {itself:.1g}. "
-        f"Python {platform.python_version()}, {versions}, {made}.",
-    ]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

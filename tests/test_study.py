@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import arms
-import eval_demo
+import reports
 
 from vdt_jax.generation import respaced
 from vdt_jax.models import VDT
@@ -71,9 +71,9 @@ def test_eval_demo_tells_every_number_that_is_off():
     close = {
         "tasks": {"predict": {"model": {"PSNR": 10.05, "FVD": 99.5}, "copy nearest": {"PSNR": 9.0, "motion": 0.0}}}
     }
-    assert eval_demo.differences(close, committed) == []
+    assert reports.differences(close, committed) == []
     off = {"tasks": {"predict": {"model": {"PSNR": 10.2}, "copy nearest": {"PSNR": 9.0, "motion": 0.0}}}}
-    assert len(eval_demo.differences(off, committed)) == 2
+    assert len(reports.differences(off, committed)) == 2
 
 
 def test_eval_demo_writes_its_table():
@@ -83,7 +83,7 @@ def test_eval_demo_writes_its_table():
         "truth against other truth": {"FVD": 767.6},
         "truth against itself": {"FVD": 3e-12},
     }
-    table = eval_demo.markdown_table(report)
+    table = reports.markdown_table(report)
     assert (
         "| predict | model | 10.12 | - | - | 100 | - |" in table
         and "| copy nearest | 9.00 | - | - | - | 0.00 |" in table
