@@ -204,7 +204,7 @@ def clips_for(job: Job, num_frames: int) -> Callable[[range], tuple[np.ndarray, 
     if _INPUT.value is None:
         source = make_source(data, shape, "held_out")
     else:
-        read = read_clips(_INPUT.value, shape, _START.value, data.get("stride", 1))
+        read = read_clips(_INPUT.value, shape, _START.value, data.get("stride") or 1)
 
     def clips(numbers: range) -> tuple[np.ndarray, int, np.ndarray]:
         if source is not None:
@@ -231,7 +231,7 @@ def parse_number(flag: str, text: str) -> int:
 def masks_for(job: Job, numbers: range, num_known: int) -> np.ndarray:
     """The masks (B, F, h, w, 1) that the flags ask for."""
     num_frames, height, width, _ = job.shape
-    size, stride = len(numbers), job.loaded.config["data"].get("stride", 1)
+    size, stride = len(numbers), job.loaded.config["data"].get("stride") or 1
     if _MASK.value is None and _GIVEN_FRAMES.value is None:
         task, num_given = _TASK.value, _NUM_GIVEN.value
         if num_known == 1 and task == "predict":

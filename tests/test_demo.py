@@ -32,7 +32,7 @@ def sample(demo, task, numbers):
 
 
 @pytest.mark.parametrize(
-    ("task", "baseline", "margin"), [("interpolation", linear_blend, 0.5), ("predict", copy_nearest, 1.0)]
+    ("task", "baseline", "margin"), [("interpolation", linear_blend, 1.5), ("predict", copy_nearest, 1.0)]
 )
 def test_it_beats_what_can_be_done_without_a_model(demo, task, baseline, margin):
     video, clean, mask = sample(demo, task, range(8))

@@ -8,11 +8,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"errors"},
-    {"schedules", "masks", "sharding", "video", "safe_pickle", "progress", "windows"},
+    {"schedules", "masks", "sharding", "processes", "video", "safe_pickle", "progress", "windows"},
     {"models", "autoencoder", "diffusion", "data", "inputs"},
     {"training", "sampling", "torch_weights", "metrics", "flops"},
     {"checkpoints", "latents"},
-    {"generation", "pages"},
+    {"generation", "pages", "protocol"},
+    {"evaluation", "validation"},
     {"cli"},
     {"__main__"},
 ]
@@ -22,8 +23,10 @@ RESTRICTED = {
     "ml_collections": {"cli"},
     "orbax": {"checkpoints"},
     "grain": {"data"},
-    "flax": {"models", "autoencoder", "training"},
+    "flax": {"models", "autoencoder", "training", "metrics"},
+    "cv2": {"metrics"},
     "huggingface_hub": {"torch_weights"},
+    "tensorflow_datasets": {"data"},
     "torch": set(),
     "tensorflow": set(),
 }
