@@ -20,13 +20,13 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from vdt_jax import cli
-from vdt_jax.autoencoder import encode_batch
+from vdt_jax.autoencoder import draw_latents, encode_batch, fingerprint
 from vdt_jax.checkpoints import Checkpoints, fresh_paths, load_config, save_config, start_from
-from vdt_jax.data import Source, make_source, take
+from vdt_jax.data import Latents, Source, make_source
 from vdt_jax.data.pipeline import batches, clip_numbers
 from vdt_jax.diffusion import make_diffusion
 from vdt_jax.errors import INTERRUPTED, RunStopped, UserError
-from vdt_jax.generate import LoadedAutoencoder, generate_clips, load_vae, respaced, sample_keys, task_masks
+from vdt_jax.generation import LoadedAutoencoder, generate_clips, load_vae, respaced, sample_keys, task_masks
 from vdt_jax.masks import TASKS
 from vdt_jax.models import VDT
 from vdt_jax.pages import write_comparison
@@ -52,6 +52,7 @@ from vdt_jax.training import (
     make_train_step,
     shard_train_step,
 )
+from vdt_jax.validation import make_validation, take_clips
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A recipe of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/<recipe> if not given.")
@@ -68,7 +69,11 @@ _FREE_KEYS = (
     "keep_checkpoints",
     "keep_every",
     "data_threads",
+    "data.max_bad",
+    "data.time_limit",
+    "data.memory_limit",
     "preview",
+    "validation",
 )
 _FREE_KEYS += ("mesh", "grad_accum", "model.remat", "model.unroll")  # these change how a step is computed, not what
 MAX_SKIPPED = 5  # steps in a row without a finite loss and gradient; then the run stops
@@ -102,9 +107,12 @@ def train(config: Any, interruption: Interruption, watch: Watch) -> None:
     model.check_sizes()
     vae = None if config.vae is None else load_vae(config.vae)
     diffusion = make_diffusion(**config.diffusion, learn_sigma=model.learn_sigma)
-    clip_shape = model.video_shape if vae is None else vae.clip_shape(model)
-    source = make_source(config.data, clip_shape, "train")
+    cached = config.data.name == "latents"  # then the autoencoder is for the previews alone
+    clip_shape = model.video_shape if vae is None or cached else vae.clip_shape(model)
+    source = make_source(config.data, clip_shape, "train", workdir / "bad_files.jsonl")
     held_out = make_source(config.data, clip_shape, "held_out")
+    if isinstance(source, Latents) and vae is not None:
+        source.check_autoencoder(fingerprint(*vae))
     if model.num_classes not in (1, source.num_classes):
         raise UserError(f"model.num_classes={model.num_classes}, but the data has {source.num_classes}: use that, or 1")
     learning_rate = make_learning_rate(total_steps=config.total_steps, **config.learning_rate)
@@ -126,10 +134,15 @@ def train(config: Any, interruption: Interruption, watch: Watch) -> None:
         **config.loss,
     )
     train_step = shard_train_step(train_step, like, mesh)
-    if vae is not None:
-        vae_params = jax.tree.map(functools.partial(put_whole, sharding=replicated(mesh)), vae.params)
-        encode = jax.jit(
-            functools.partial(encode_batch, vae.model),
+    to_latents, weights = None, None  # what a batch goes through first, and the first argument of it
+    if isinstance(source, Latents):
+        to_latents, weights = draw_latents, source.scaling_factor
+    elif vae is not None:
+        to_latents = functools.partial(encode_batch, vae.model)
+        weights = jax.tree.map(functools.partial(put_whole, sharding=replicated(mesh)), vae.params)
+    if to_latents is not None:
+        to_latents = jax.jit(
+            to_latents,
             in_shardings=(replicated(mesh), batch_sharding(mesh), replicated(mesh)),
             out_shardings=batch_sharding(mesh),
         )
@@ -166,6 +179,17 @@ def train(config: Any, interruption: Interruption, watch: Watch) -> None:
         host=jax.process_index(),
         num_hosts=jax.process_count(),
         num_threads=config.data_threads,
+        put=functools.partial(shard_batch, mesh=mesh),
+    )
+
+    validate = make_validation(
+        model,
+        config.diffusion,
+        held_out,
+        num_clips=config.validation.num_clips,
+        num_steps=config.validation.num_steps,
+        seed=config.seed,
+        vae=vae,
     )
 
     # ------------------------------------------------------------------ loop
@@ -180,18 +204,21 @@ def train(config: Any, interruption: Interruption, watch: Watch) -> None:
         for step in range(first_step + 1, last_step + 1):
             with watch.reading():
                 batch = next(train_batches)
-            batch = shard_batch(batch, mesh)
-            if vae is not None:
-                batch["video"] = encode(vae_params, batch["video"], jax.random.fold_in(encode_key, step))
+            if to_latents is not None:
+                batch["video"] = to_latents(weights, batch["video"], jax.random.fold_in(encode_key, step))
             state, metrics = train_step(state, batch, train_key)
             if before is not None:
                 report_skip(step - 1, before, config, len(source), checkpoints, log)
             before = metrics
             interrupted = interruption.requested(step)
 
-            if step % config.log_every == 0 or step in (first_step + 1, last_step):
+            validated = {}
+            if config.validation.every and step % config.validation.every == 0:
+                ema_params = on_one_device(state.ema_params, mesh)
+                validated = validate(ema_params) if first_process else {}
+            if validated or step % config.log_every == 0 or step in (first_step + 1, last_step):
                 values = {name: float(value) for name, value in metrics.items() if name != "skipped_in_a_row"}
-                log.metrics(step, values | {"learning_rate": float(np.asarray(learning_rate(step - 1)))})
+                log.metrics(step, values | {"learning_rate": float(np.asarray(learning_rate(step - 1)))} | validated)
             if interrupted or step == last_step:
                 checkpoints.save_and_wait(state)
             elif checkpoints.due(step):
@@ -291,7 +318,7 @@ def preview(
     """Samples every task on the first held-out clips with the EMA weights; one GIF and one PNG a task and clip."""
     diffusion = respaced(config.diffusion, config.preview.num_steps, model.learn_sigma)
     numbers = range(config.preview.num_clips)
-    batch = take(held_out, numbers)
+    batch = take_clips(held_out, numbers, vae)
     clean, labels = batch["video"], batch["labels"]
     for task in TASKS:
         if stop.asked:

@@ -58,10 +58,29 @@ def get_config() -> ConfigDict:
     config.learning_rate = dict(peak=1e-4, warmup_steps=1_000, decay="constant")  # or cosine, tail
     config.ema_decay = 0.9999
 
-    # name: moving_digits, synthetic, video_folder; the rest are keyword arguments of that source.
-    config.data = dict(name="synthetic")
+    # What stays None is as the source has it; docs/data.md says more, and which source takes which.
+    config.data = dict(
+        name="synthetic",  # moving_digits, moving_mnist, video_folder, latents, tfds:NAME, tfds:FOLDER
+        path=config_dict.placeholder(str),  # a folder, a .csv or .jsonl list; a latent cache; a file of digits
+        held_out_path=config_dict.placeholder(str),  # another folder or list that is held out
+        held_out=config_dict.placeholder(float),  # or a share of the videos: 0.1
+        stride=config_dict.placeholder(int),  # frames of the video from one frame of a clip to the next: 1
+        fps=config_dict.placeholder(float),  # or frames a second of a clip, whatever the videos'
+        hop=config_dict.placeholder(int),  # frames of the video from one clip to the next: 4
+        short=config_dict.placeholder(str),  # videos shorter than a clip: skip, or pad
+        labels=config_dict.placeholder(bool),  # classes from folders, list or dataset; set model.num_classes
+        random_crop=config_dict.placeholder(float),  # smallest size of a random crop, e.g. 0.8
+        random_flip=config_dict.placeholder(bool),
+        max_bad=config_dict.placeholder(float),  # share of the videos that may be unreadable: 0.1
+        time_limit=config_dict.placeholder(float),  # seconds that decoding a clip may take: 10
+        memory_limit=config_dict.placeholder(int),  # megabytes: 3000
+        feature=config_dict.placeholder(str),  # of a tfds dataset: video
+        num_digits=config_dict.placeholder(int),  # of moving digits and moving MNIST: 2
+    )
     config.data_threads = 2
 
     # Samples of the EMA weights for every task on held-out clips, into WORKDIR/samples; every=0 for none.
     config.preview = dict(every=2_000, num_steps=50, num_clips=2)
+    # Losses by task and noise level, PSNR and SSIM of samples: EMA weights, held-out clips; every=0 for none.
+    config.validation = dict(every=2_000, num_steps=25, num_clips=8)
     return config

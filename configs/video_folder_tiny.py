@@ -30,7 +30,7 @@ def get_config() -> ConfigDict:
     )
     config.diffusion.update(noise_schedule="cosine", prediction="x_start", loss_on="v", clip_denoised=True)
     config.diffusion.min_snr_gamma = 5.0
-    config.data = ConfigDict(dict(name="video_folder", path="", stride=1, hop=4))
+    config.data.update(name="video_folder", path="", stride=1, hop=4)
     config.learning_rate.update(peak=1e-3, warmup_steps=50)
     config.ema_decay = 0.99
     config.preview.update(every=200, num_steps=25)

@@ -1,6 +1,10 @@
 """Eight fake CPU devices, exact float32, no silent broadcasting between ranks, and a compilation cache that stays."""
 
+import atexit
+import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import jax
@@ -11,3 +15,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(Path(sys.prefix) / "jax-cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+# The indexes of folders that are gone when the tests end.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="vdt_jax_")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)

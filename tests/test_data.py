@@ -1,5 +1,7 @@
 """Sources and the pipeline: a position is a number."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -32,17 +34,19 @@ def folder(tmp_path_factory):
 
 def test_digits_are_the_same_for_the_same_index_and_held_out_apart():
     train, held_out = (make_source({"name": "moving_digits"}, SHAPE, split) for split in ("train", "held_out"))
-    clip = train[5]["video"]
+    clip = train.clip(5)["video"]
     assert len(train) >= 1_000_000 and clip.shape == SHAPE and clip.dtype == np.uint8
-    np.testing.assert_array_equal(train[5]["video"], clip)
-    assert not any(np.array_equal(train[i]["video"], held_out[j]["video"]) for i in range(5) for j in range(5))
+    np.testing.assert_array_equal(train.clip(5)["video"], clip)
+    assert not any(
+        np.array_equal(train.clip(i)["video"], held_out.clip(j)["video"]) for i in range(5) for j in range(5)
+    )
 
 
 def test_digits_move_at_the_speed_asked_for_and_stay_inside():
     source = make_source({"name": "moving_digits", "num_digits": 1}, (16, 64, 64, 1), "train")
     grid = np.arange(64)
     for index in range(20):
-        clip = source[index]["video"][..., 0].astype(float)
+        clip = source.clip(index)["video"][..., 0].astype(float)
         mass = clip.sum((1, 2))
         np.testing.assert_allclose(mass, mass[0], rtol=0.03)  # anti-aliasing keeps the ink, nothing leaves the frame
         y, x = (clip.sum(2) * grid).sum(1) / mass, (clip.sum(1) * grid).sum(1) / mass
@@ -54,15 +58,15 @@ def test_digits_move_at_the_speed_asked_for_and_stay_inside():
 
 def test_digits_stand_between_pixels():
     source = make_source({"name": "moving_digits"}, SHAPE, "train")
-    assert len(np.unique(source[0]["video"])) > 30
+    assert len(np.unique(source.clip(0)["video"])) > 30
 
 
 def test_one_digit_is_its_own_label():
     one = make_source({"name": "moving_digits", "num_digits": 1}, (1, 32, 32, 1), "train")
-    ink = [[one[i]["video"].astype(int).sum() for i in range(200) if one[i]["label"] == d] for d in (1, 8)]
+    ink = [[one.clip(i)["video"].astype(int).sum() for i in range(200) if one.clip(i)["label"] == d] for d in (1, 8)]
     assert one.num_classes == 10 and max(ink[0]) < min(ink[1])  # an 8 has more of it than a 1
     two = make_source({"name": "moving_digits"}, SHAPE, "train")
-    assert two.num_classes == 1 and two[0]["label"] == 0
+    assert two.num_classes == 1 and two.clip(0)["label"] == 0
 
 
 def test_take_makes_a_batch_and_begins_again():
@@ -79,21 +83,22 @@ def test_digits_refuse_frames_that_are_too_small():
 def test_video_folder_crops_resizes_and_keeps_colours(folder):
     source = make_source({"name": "video_folder", "path": str(folder), "hop": 1}, (16, 24, 24, 3), "train")
     assert len(source) == 6 + 7  # videos 1 and 2, with 21 and 22 frames; video 0 is held out
-    clip = source[0]["video"]
+    clip = source.clip(0)["video"]
     assert clip.shape == (16, 24, 24, 3)
     red, blue = clip[0, 12, 3], clip[0, 1, 1]  # the square's left part survives the crop of 48x64 to 48x48
     assert red[0] > 150 and red[2] < 90 and blue[2] > 150 and blue[0] < 60
     assert np.abs(clip[0].astype(int) - clip[5]).max() > 100
-    np.testing.assert_array_equal(source[1]["video"][:15], clip[1:])  # one hop later
+    np.testing.assert_array_equal(source.clip(1)["video"][:15], clip[1:])  # one hop later
     assert (
-        make_source({"name": "video_folder", "path": str(folder)}, (16, 24, 24, 1), "train")[0]["video"].shape[-1] == 1
+        make_source({"name": "video_folder", "path": str(folder)}, (16, 24, 24, 1), "train").clip(0)["video"].shape[-1]
+        == 1
     )
 
 
 def test_video_folder_stride_skips_frames(folder):
     dense = make_source({"name": "video_folder", "path": str(folder)}, (7, 24, 24, 3), "held_out")
     strided = make_source({"name": "video_folder", "path": str(folder), "stride": 3}, (3, 24, 24, 3), "held_out")
-    np.testing.assert_array_equal(strided[0]["video"], dense[0]["video"][::3])
+    np.testing.assert_array_equal(strided.clip(0)["video"], dense.clip(0)["video"][::3])
 
 
 @pytest.mark.parametrize(
@@ -122,10 +127,16 @@ def test_empty_folder_and_unknown_source(tmp_path):
 def test_a_file_that_breaks_later_is_an_unreadable_clip(tmp_path):
     for name in "ab":
         write_video(tmp_path / f"{name}.mp4", moving_square())
-    source = make_source({"name": "video_folder", "path": str(tmp_path)}, (4, 8, 8, 3), "train")
-    (tmp_path / "b.mp4").write_bytes(b"no longer a video")
-    with pytest.raises(UnreadableClip, match=r"b\.mp4"):
-        source[0]
+    options = {"name": "video_folder", "path": str(tmp_path), "max_bad": 1.0}
+    source = make_source(options, (4, 8, 8, 3), "train", tmp_path / "run" / "bad_files.jsonl")
+    for name in "ab":
+        (tmp_path / f"{name}.mp4").write_bytes(b"no longer a video")
+    with pytest.raises(UnreadableClip, match="cannot be decoded"):
+        source.clip(0)
+    (line,) = (tmp_path / "run" / "bad_files.jsonl").read_text().splitlines()
+    assert json.loads(line)["path"] in ("a.mp4", "b.mp4") and "cannot be decoded" in json.loads(line)["reason"]
+    with pytest.raises(UserError, match=r"2 of 2 videos cannot be read, more than data\.max_bad=0\.1"):
+        make_source(options | {"max_bad": 0.1}, (4, 8, 8, 3), "train")
 
 
 class Numbers:
@@ -139,10 +150,10 @@ class Numbers:
     def __len__(self):
         return self.length
 
-    def __getitem__(self, index):
-        if index in self.bad:
-            raise UnreadableClip(f"clip {index}")
-        return {"video": np.full((1, 1, 1, 1), index, np.uint8), "label": index}
+    def clip(self, number, rng=None):
+        if number in self.bad:
+            raise UnreadableClip(f"clip {number}")
+        return {"video": np.full((1, 1, 1, 1), number, np.uint8), "label": number}
 
 
 def numbers(stream, steps):

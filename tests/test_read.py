@@ -1,5 +1,6 @@
 """Reading video: every kind of input by one door, frames by number, what is no video."""
 
+import json
 import os
 from fractions import Fraction
 
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from vdt_jax.errors import UserError
-from vdt_jax.video import probe, read_clip, read_frames, read_numbers, write_video
+from vdt_jax.video import VideoInfo, probe, read_clip, read_frames, read_numbers, write_video
 
 
 def count_up(num=40, height=32, width=48):
@@ -80,9 +81,12 @@ def test_every_kind_has_its_frames_in_order(inputs, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_search_finds_the_frames_that_counting_finds(inputs, kind):
     info = probe(inputs[kind])
+    assert (info.pts is None) == (kind in ("frames", "raw.h264"))
+    assert VideoInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
     every = list(read_frames(inputs[kind]))
     for start in range(0, 35, 3):
-        found = list(read_numbers(inputs[kind], [start, start + 1, start + 4], info))
+        numbers = [start, start + 1, start + 4]
+        found = list(read_numbers(inputs[kind], numbers, [info.pts[n] for n in numbers] if info.pts else None))
         np.testing.assert_array_equal(found, [every[start], every[start + 1], every[start + 4]])
 
 
@@ -102,7 +106,7 @@ def test_a_name_that_is_not_utf8(inputs, tmp_path):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe:.mp4")
     with open(path, "wb") as file:  # noqa: PTH123
         file.write(inputs["b_frames.mp4"].read_bytes())
-    assert numbers_of(read_numbers(path, [3, 30], probe(path))) == [3, 30]
+    assert numbers_of(read_numbers(path, [3, 30], [probe(path).pts[n] for n in (3, 30)])) == [3, 30]
 
 
 def test_a_picture_is_a_video_of_one_frame(tmp_path):

@@ -11,7 +11,9 @@ Parameter paths are diffusers' names with Flax's leaf names: `encoder/down_block
 `encode_video` and `decode_video` bound the memory: frames in chunks, large frames in tiles, each shape compiled once.
 """
 
+import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -208,6 +210,16 @@ class AutoencoderKL(nn.Module):
         return self.decode(self.encode(x)[0])
 
 
+def fingerprint(model: AutoencoderKL, params: Any) -> str:
+    """A hash of an autoencoder, its sizes and parameters: SHA-256 in hexadecimal. What it computes in is left out."""
+    names = [field.name for field in dataclasses.fields(model) if field.name not in ("dtype", "parent", "name")]
+    digest = hashlib.sha256(repr([(name, getattr(model, name)) for name in names]).encode())
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
 def sample_posterior(mean: jax.Array, logvar: jax.Array, key: jax.Array | None) -> jax.Array:
     """A draw from the distribution of the latents, or its mode where there is no key."""
     if key is None:
@@ -253,6 +265,14 @@ def encode_batch(model: AutoencoderKL, params: Any, videos: jax.Array, key: jax.
 
     mean, logvar = jnp.moveaxis(jax.lax.map(encode, jnp.moveaxis(videos, 1, 0)), (0, 1), (2, 0))
     return model.scaling_factor * sample_posterior(mean, logvar, key)
+
+
+def draw_latents(
+    scaling_factor: float | jax.Array, moments: jax.Array | np.ndarray, key: jax.Array | None
+) -> jax.Array:
+    """Scaled latents (..., C) float32 from cached moments (..., 2 C), mean and logvar; `key` as in `encode_video`."""
+    mean, logvar = jnp.split(jnp.asarray(moments, jnp.float32), 2, axis=-1)
+    return scaling_factor * sample_posterior(mean, logvar, key)
 
 
 def decode_video(

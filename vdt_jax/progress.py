@@ -70,7 +70,7 @@ class RunLog:
         tqdm.write(message) if self._bar is not None else print(message, flush=True)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Logs the metrics of a step, with steps a second and the time left.
+        """Logs the metrics of a step, with steps a second and the time left; the terminal shows those without a slash.
 
         The rate is that since the last call; the first call, which compilation precedes, has none.
         """
@@ -85,7 +85,7 @@ class RunLog:
         self._file.flush()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if "/" not in name)
         if self._bar is not None:
             self._bar.set_postfix_str(shown)
             self._bar.update(step - self._last)

@@ -107,7 +107,7 @@ def with_shardings(shapes: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def put_whole(value: Any, sharding: NamedSharding) -> jax.Array:
+def put_whole(value: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     """An array that every process has as a whole, onto the devices of all of them."""
     value = np.asarray(value)
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])

@@ -1,10 +1,11 @@
-"""Clips by number: sources (digits, synthetic, video_folder), and the one pipeline that serves them.
+"""Clips by number: sources (digits, videos, datasets, latents), and the one pipeline that serves them.
 
-A source is a sequence of clips, `source[index] -> {"video": uint8 (F, H, W, C), "label": int}`, the same for the same
-index always. It may raise `UnreadableClip`, and the pipeline puts another in its place.
+`source.clip(number, rng) -> {"video": uint8 (F, H, W, C), "label": int}` is the same for the same number and the same
+draws always. It may raise `UnreadableClip`, and the pipeline puts another in its place.
 """
 
 import inspect
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,35 +13,54 @@ import numpy as np
 
 from vdt_jax.data.clips import Source, as_example
 from vdt_jax.data.digits import MovingDigits
+from vdt_jax.data.latents import Latents
+from vdt_jax.data.moving_mnist import MovingMnist
 from vdt_jax.data.synthetic import Synthetic
+from vdt_jax.data.tfds import Tfds
 from vdt_jax.data.video_folder import VideoFolder
 from vdt_jax.errors import UserError
 
 SPLITS = ("train", "held_out")
-_SOURCES = {"moving_digits": MovingDigits, "synthetic": Synthetic, "video_folder": VideoFolder}
+_SOURCES = {
+    "moving_digits": MovingDigits,
+    "moving_mnist": MovingMnist,
+    "synthetic": Synthetic,
+    "video_folder": VideoFolder,
+    "tfds": Tfds,
+    "latents": Latents,
+}
 
 
-def make_source(options: Mapping[str, Any], shape: tuple[int, int, int, int], split: str) -> Source:
+def make_source(
+    options: Mapping[str, Any],
+    shape: tuple[int, int, int, int],
+    split: str,
+    bad_files: str | os.PathLike | None = None,
+) -> Source:
     """The source that a config's `data` section names.
 
     Args:
-      options: `name`, and the keyword arguments of that source.
+      options: `name`, and the keyword arguments of that source; None and "" are its default. tfds:NAME is a dataset.
       shape: (F, H, W, C) of a clip.
       split: `train`, or `held_out`: clips that training never sees.
+      bad_files: a JSON-lines file where a source of files lists those that it cannot read, with the reasons.
 
     Raises:
       UserError: an unknown name, or what the source says.
     """
-    options = dict(options)
-    name = options.pop("name")
+    options = {key: value for key, value in options.items() if value not in (None, "")}
+    name, colon, dataset = options.pop("name").partition(":")
+    options |= {"dataset": dataset} if colon else {}
     if name not in _SOURCES:
         raise UserError(f"no data source '{name}': choose from {', '.join(_SOURCES)}")
     taken = inspect.signature(_SOURCES[name]).parameters.keys() - {"shape", "split"}
+    extra = {"bad_files": bad_files} if "bad_files" in taken else {}
+    taken -= extra.keys()
     if unknown := options.keys() - taken:
         raise UserError(
             f"data source {name} takes no {', '.join(sorted(unknown))}: it takes {sorted(taken) or 'nothing'}"
         )
-    return _SOURCES[name](shape, split, **options)
+    return _SOURCES[name](shape, split, **options, **extra)
 
 
 def take(source: Source, numbers: range) -> dict[str, np.ndarray]:
@@ -48,5 +68,5 @@ def take(source: Source, numbers: range) -> dict[str, np.ndarray]:
 
     Past the end it begins again.
     """
-    clips = [as_example(source[number % len(source)]) for number in numbers]
+    clips = [as_example(source.clip(number % len(source))) for number in numbers]
     return {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}

@@ -6,23 +6,38 @@ import numpy as np
 
 from vdt_jax.video import to_float
 
-Clip = dict[str, Any]  # "video": uint8 (F, H, W, C), "label": int
+Clip = dict[str, Any]  # "video": uint8 (F, H, W, C), or moments of latents, float16 (F, h, w, 2 C); "label": int
 
 
 class UnreadableClip(Exception):
     """This clip cannot be had, now or ever; the message says why."""
 
 
+class SlowClip(UnreadableClip):
+    """This clip took too long; another day it may not."""
+
+
 class Source(Protocol):
-    """A sequence of clips; labels are 0 to num_classes - 1, and 0 where there are no classes (num_classes = 1)."""
+    """Clips by number; labels are 0 to num_classes - 1, and 0 where there are no classes (num_classes = 1)."""
 
     num_classes: int
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Clip: ...
+    def clip(self, number: int, rng: np.random.Generator | None = None) -> Clip:
+        """The clip of a number from 0 to len - 1.
+
+        Args:
+          number: which.
+          rng: draws what is random in a clip (crop, flip); None for the clip as it is looked at: centre crop, no flip.
+
+        Raises:
+          UnreadableClip: another has to take its place.
+        """
+        ...
 
 
 def as_example(clip: Clip) -> dict[str, Any]:
-    """A clip as the network takes it: {"video": float32 in [-1, 1], "labels": int32}, without the batch axis."""
-    return {"video": to_float(clip["video"]), "labels": np.int32(clip["label"])}
+    """A clip without the batch axis: "video", pixels float32 in [-1, 1], moments as they are; "labels" int32."""
+    video = clip["video"]
+    return {"video": to_float(video) if video.dtype == np.uint8 else video, "labels": np.int32(clip["label"])}

@@ -70,9 +70,10 @@ class MovingDigits:
     def __len__(self) -> int:
         return 2**20
 
-    def __getitem__(self, index: int) -> Clip:
+    def clip(self, number: int, rng: np.random.Generator | None = None) -> Clip:
+        """See `Source`; all that is random in a clip follows from its number."""
         num_frames, height, width, _ = self._shape
-        rng = np.random.default_rng([self._stream, index])
+        rng = np.random.default_rng([self._stream, number])
         clip = np.zeros((num_frames, height, width), np.float32)
         time = np.arange(num_frames)
         digits = rng.integers(0, 10, self._num_digits)

@@ -1,42 +1,65 @@
 """From a source to batches: order, replacement, sharing among hosts, prefetch.
 
 **A data position is a number.** Example number p of a run is a function of (source, seed, p) alone: epoch after epoch,
-each in its own shuffled order. A clip that cannot be read is replaced by the next one in that order. Step s of a run
-with batch size B takes positions s * B to s * B + B - 1, so a run that resumes at step s needs no iterator state, on
-any number of hosts and threads.
+each in its own shuffled order, with its own crops and flips. A clip that cannot be read is replaced
+by the next one in that order. Step s of a run with batch size B takes positions s * B to s * B + B - 1, so a run that
+resumes at step s needs no iterator state, on any number of hosts and threads.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import grain
 import numpy as np
+from grain.experimental import ThreadPrefetchIterDataset, index_shuffle
 
-from vdt_jax.data.clips import Clip, Source, UnreadableClip, as_example
+from vdt_jax.data.clips import Source, UnreadableClip, as_example
 from vdt_jax.errors import UserError
 
 _MAX_REPLACEMENTS = 1000
+_MAX_TABLE = 2**18  # clips whose order is a table; index_shuffle needs none and is slow for few
+_READY = 2  # batches that wait for the step, on the device where there is one
 
 
 class _Examples:
-    """One host's positions of a run, in order: item i of it is a clip for a global position."""
+    """One host's positions of a run, in order: item i of it is the example of a global position."""
 
-    def __init__(self, order: Any, first: int, batch_size: int, host: int, num_hosts: int):
-        self._order, self._first, self._batch_size = order, first, batch_size
+    def __init__(self, source: Source, seed: int, first: int, batch_size: int, host: int, num_hosts: int):
+        self._source, self._seed, self._first, self._batch_size = source, seed, first, batch_size
         self._host, self._share = host, batch_size // num_hosts
 
     def __len__(self) -> int:
         return 2**50
 
-    def __getitem__(self, index: int) -> Clip:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         step, offset = divmod(index, self._share)
         position = self._first + step * self._batch_size + self._host * self._share + offset
         for replacement in range(position, position + _MAX_REPLACEMENTS):
+            rng = np.random.default_rng([self._seed, replacement])
             try:
-                return self._order[replacement]
+                return as_example(self._source.clip(_number_at(replacement, len(self._source), self._seed), rng))
             except UnreadableClip as error:
                 reason = error
         raise UserError(f"{_MAX_REPLACEMENTS} clips in a row cannot be read; the last: {reason}")
+
+
+def _number_at(position: int, num_clips: int, seed: int) -> int:
+    """Which clip stands at a position of a run."""
+    epoch, index = divmod(position, num_clips)
+    if num_clips <= _MAX_TABLE:
+        return int(_epoch_order(seed, epoch, num_clips)[index])
+    return index_shuffle(index, max_index=num_clips - 1, seed=_epoch_seed(seed, epoch), rounds=4)
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, num_clips: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(num_clips)
+
+
+@functools.lru_cache(maxsize=2)
+def _epoch_seed(seed: int, epoch: int) -> int:
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
 def batches(
@@ -48,31 +71,30 @@ def batches(
     host: int = 0,
     num_hosts: int = 1,
     num_threads: int = 2,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches from step `first_step` on, "video": float32 (B / num_hosts, F, H, W, C) in [-1, 1] and "labels".
+    put: Callable[[dict[str, np.ndarray]], Any] = lambda batch: batch,
+) -> Iterator[Any]:
+    """Endless batches from step `first_step` on, "video" (B / num_hosts, F, H, W, C), see `as_example`, and "labels".
 
     Args:
-      source: clips by index.
+      source: clips by number.
       batch_size: B, of all hosts together.
-      seed: of the order.
+      seed: of the order, and of what is random in a clip.
       host, num_hosts: which share of each batch is wanted.
-      num_threads: that decode ahead.
+      num_threads: that read ahead; files are decoded in as many processes.
+      put: takes batches to the device, ahead of the step that wants them.
 
     Raises:
       UserError: a batch that the hosts cannot share evenly.
     """
     if batch_size % num_hosts:
         raise UserError(f"batch_size={batch_size} cannot be shared by {num_hosts} hosts: make it a multiple")
-    order = grain.MapDataset.source(source).shuffle(seed=seed).repeat()
-    examples = _Examples(order, first_step * batch_size, batch_size, host, num_hosts)
-    options = grain.ReadOptions(
-        num_threads=num_threads, prefetch_buffer_size=4 * max(num_threads, batch_size // num_hosts)
-    )
-    dataset = grain.MapDataset.source(examples).map(as_example)
-    return iter(dataset.to_iter_dataset(options).batch(batch_size // num_hosts))
+    share = batch_size // num_hosts
+    examples = _Examples(source, seed, first_step * batch_size, batch_size, host, num_hosts)
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4 * max(num_threads, share))
+    dataset = grain.MapDataset.source(examples).to_iter_dataset(options).batch(share).map(put)
+    return iter(ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=_READY))
 
 
 def clip_numbers(num_clips: int, seed: int, positions: range) -> list[int]:
     """Which clips of the source stand at these positions of a run, if all can be read: to name those of a bad batch."""
-    order: Any = grain.MapDataset.range(num_clips).shuffle(seed=seed).repeat()
-    return [int(order[position]) for position in positions]
+    return [_number_at(position, num_clips, seed) for position in positions]

@@ -16,5 +16,6 @@ class Synthetic:
     def __len__(self) -> int:
         return 2**20
 
-    def __getitem__(self, index: int) -> Clip:
-        return {"video": self._clips[index % len(self._clips)], "label": 0}
+    def clip(self, number: int, rng: np.random.Generator | None = None) -> Clip:
+        """See `Source`; nothing in it is random."""
+        return {"video": self._clips[number % len(self._clips)], "label": 0}

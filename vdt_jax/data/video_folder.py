@@ -1,74 +1,121 @@
-"""A folder of video files, any depth, through PyAV."""
+"""Videos of a folder, any depth, or of a list."""
 
-from pathlib import Path
+import os
 
-import av
-import av.error
+import numpy as np
 
+from vdt_jax.data.bad_files import BadFiles
 from vdt_jax.data.clips import Clip, UnreadableClip
+from vdt_jax.data.decoders import Decoders
+from vdt_jax.data.discover import Found, find_videos
+from vdt_jax.data.index import index_videos
+from vdt_jax.data.windows import ClipTable, Window, of_split
 from vdt_jax.errors import UserError
-from vdt_jax.video import VIDEO_SUFFIXES, read_clip
-
-
-def _count_frames(path: Path) -> int:
-    """Frames of a video file: what the container says, else counted; 0 where it cannot be read."""
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            return stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
-    except (av.error.FFmpegError, OSError, IndexError):
-        return 0
+from vdt_jax.video import CENTRE, Crop, VideoInfo
+from vdt_jax.video.images import natural_key
 
 
 class VideoFolder:
-    """Clips of the videos below a folder: centre-cropped, resized, (F, H, W, C) uint8.
-
-    One video in ten, and at least one, is held out; a folder of a single video serves both splits with it.
+    """Clips of the videos below a folder or in a list: cropped, resized, (F, H, W, C) uint8.
 
     Args:
       shape: (F, H, W, C), C = 3, or 1 for grey.
-      split: `train` or `held_out`.
-      path: the folder.
-      stride: frames of the file from one frame of a clip to the next.
-      hop: frames of the file from the start of one clip to the start of the next.
+      split: `train` or `held_out`. A video is in one of them as a whole: as the list says, else by a hash of its name,
+        so that other videos that come or go do not move it.
+      path: the folder, or a .csv or .jsonl list; data/discover.py says what is found there.
+      held_out_path: another folder or list, that is held out; then all of `path` is for training.
+      held_out: share of the videos that is held out, at least one; a single video serves both splits.
+      stride, fps, hop, short: see `Window`.
+      labels: whether videos have classes: the folders directly below `path`, or the list's labels, in natural order.
+      random_crop: smallest size of the window that is cut at random out of a training clip, as a share of the largest
+        one that fits; 0 to take the centre.
+      random_flip: whether half of the training clips are seen in a mirror.
+      max_bad: share of the videos that may turn out unreadable.
+      time_limit, memory_limit: seconds and megabytes that decoding a clip may take.
+      bad_files: where to list what could not be read, and why.
+
+    Attributes:
+      classes: the names of the labels.
 
     Raises:
-      UserError: no folder, no videos in it, or none long enough.
+      UserError: no folder, no videos in it, none long enough, too many that cannot be read.
     """
 
-    def __init__(self, shape: tuple[int, int, int, int], split: str, path: str, stride: int = 1, hop: int = 4):
+    def __init__(
+        self,
+        shape: tuple[int, int, int, int],
+        split: str,
+        path: str = "",
+        held_out_path: str = "",
+        held_out: float = 0.1,
+        stride: int = 1,
+        fps: float = 0.0,
+        hop: int = 4,
+        short: str = "skip",
+        labels: bool = False,
+        random_crop: float = 0.0,
+        random_flip: bool = False,
+        max_bad: float = 0.1,
+        time_limit: float = 10.0,
+        memory_limit: int = 3000,
+        bad_files: str | os.PathLike | None = None,
+    ):
         if not path:
             raise UserError("no folder of videos was named: add --config.data.path=FOLDER")
-        if not Path(path).is_dir():
-            raise UserError(f"no folder {path}: --config.data.path must name one with videos in it")
-        if stride < 1 or hop < 1:
-            raise UserError(f"data.stride={stride} and data.hop={hop} must be at least 1")
         if shape[3] not in (1, 3):
             raise UserError(f"videos have 3 channels, or 1 in grey: not in_channels={shape[3]}")
-        videos = sorted(
-            file for file in Path(path).rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()
-        )
-        if not videos:
-            raise UserError(f"no videos in {path}: looked for {', '.join(VIDEO_SUFFIXES)}")
-        if len(videos) > 1:
-            videos = videos[::10] if split == "held_out" else [v for i, v in enumerate(videos) if i % 10]
-        self.num_classes = 1
-        self._shape, self._stride = shape, stride
-        span = (shape[0] - 1) * stride + 1
-        counts = {video: _count_frames(video) for video in videos}
-        self._clips = [(video, start) for video, count in counts.items() for start in range(0, count - span + 1, hop)]
-        if not self._clips:
-            longest = max(counts.values())
+        if not 0 <= random_crop <= 1 or not 0 <= held_out < 1:
+            raise UserError(f"data.random_crop={random_crop} and data.held_out={held_out} are shares, from 0 to 1")
+        self._shape, self._random_crop, self._random_flip = shape, random_crop, random_flip
+        self._window = Window(shape[0], stride, fps, hop, short)
+        self._decoders = Decoders(time_limit, memory_limit)
+
+        self._root, found = find_videos(path)
+        classes = list(dict.fromkeys(sorted((video.label for video in found), key=natural_key)))
+        if held_out_path and split == "held_out":
+            self._root, found = find_videos(held_out_path)
+        known = index_videos(self._root, found, self._decoders)
+        self._bad = BadFiles(len(found), max_bad, bad_files)
+        usable: list[tuple[Found, VideoInfo]] = []
+        for video, info in zip(found, known, strict=True):
+            if isinstance(info, str):
+                self._bad.add(video.name, info)
+            elif self._window.count(info):
+                usable.append((video, info))
+        self._bad.check()
+        if not held_out_path:
+            usable = [usable[n] for n in of_split([video for video, _ in usable], split, held_out)]
+        if not usable:
+            longest = max((info.num_frames for info in known if isinstance(info, VideoInfo)), default=0)
             raise UserError(
-                f"no video for the {split} split in {path} has the {span} frames of a clip: the longest has {longest}"
+                f"no video for the {split} split in {self._root} has the {shape[0]} frames of a clip at "
+                f"stride {stride}, fps {fps:g} (0 = the video's own): the longest has {longest}; "
+                "data.short=pad takes short ones too"
             )
+        self._videos = usable
+        self._clips = ClipTable([self._window.count(info) for _, info in usable])
+        self.classes = classes if labels else [""]
+        self.num_classes = len(self.classes)
+        self._labels = {label: number if labels else 0 for number, label in enumerate(classes)}
+        if unknown := {video.label for video, _ in usable} - self._labels.keys():
+            raise UserError(f"{self._root} has classes that {path} has not: {', '.join(sorted(unknown)[:5])}")
 
     def __len__(self) -> int:
         return len(self._clips)
 
-    def __getitem__(self, index: int) -> Clip:
-        video, start = self._clips[index]
+    def clip(self, number: int, rng: np.random.Generator | None = None) -> Clip:
+        """See `Source`; an unreadable clip is noted in `bad_files`."""
+        number, which = self._clips[number]
+        (video, info), crop, flip = self._videos[number], CENTRE, False
+        if rng is not None and self._random_crop:
+            crop = Crop(rng.uniform(self._random_crop, 1), rng.random(), rng.random())
+        if rng is not None and self._random_flip:
+            flip = bool(rng.random() < 0.5)
+        path = os.path.abspath(self._root / video.name)  # noqa: PTH100 -- links are left as they are
         try:
-            return {"video": read_clip(video, self._shape, start, self._stride), "label": 0}
-        except UserError as error:
-            raise UnreadableClip(str(error)) from None
+            frames = self._decoders.clip(path, self._window.numbers(info, which), info, self._shape[1:], crop, flip)
+        except UnreadableClip as error:
+            self._bad.add(video.name, str(error))
+            self._bad.check()
+            raise
+        return {"video": frames, "label": self._labels[video.label]}

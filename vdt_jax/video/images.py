@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from vdt_jax.video.info import VideoInfo
+from vdt_jax.video.info import VideoInfo, as_pts
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 FOLDER_FPS = 25.0  # a folder of frames does not say how fast they go
@@ -46,7 +46,7 @@ def probe_image(path: str | os.PathLike) -> VideoInfo:
                 image.load()  # it knows the duration of a frame only then
             stamps.append(stamps[-1] + round(image.info.get("duration", 0) or _DEFAULT_MS))
     count = len(stamps) - 1
-    return VideoInfo(count, 1000 * count / stamps[-1], height, width, np.array(stamps[:-1]), 1e-3)
+    return VideoInfo(count, 1000 * count / stamps[-1], height, width, as_pts(stamps[:-1]), 1e-3)
 
 
 def image_numbers(path: str | os.PathLike, numbers: Sequence[int]) -> Iterator[np.ndarray]:

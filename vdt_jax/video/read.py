@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from vdt_jax.errors import UserError
 from vdt_jax.video.frames import CENTRE, Crop, fit_frame
 from vdt_jax.video.images import folder_numbers, image_numbers, is_image, probe_folder, probe_image
-from vdt_jax.video.info import VideoInfo
+from vdt_jax.video.info import VideoInfo, as_pts
 
 # fmt: off
 VIDEO_SUFFIXES = (
@@ -60,14 +60,15 @@ def probe(path: str | os.PathLike) -> VideoInfo:
 
 
 def read_numbers(
-    path: str | os.PathLike, numbers: Sequence[int], info: VideoInfo | None = None
+    path: str | os.PathLike, numbers: Sequence[int], pts: Sequence[int] | None = None
 ) -> Iterator[np.ndarray]:
     """Decodes the frames of these rising numbers, (H, W, 3) uint8 each, until the video ends.
 
     Args:
       path: a file, or a folder of frames.
       numbers: from 0.
-      info: what `probe` said; with it the file is searched and not decoded from its beginning.
+      pts: when these frames are shown, from what `probe` said; with it the file is searched, and not decoded from its
+        beginning.
 
     Raises:
       UserError: nothing there, or nothing that can be decoded.
@@ -77,10 +78,10 @@ def read_numbers(
             yield from folder_numbers(path, numbers)
         elif is_image(path):
             yield from image_numbers(path, numbers)
-        elif info is None or info.pts is None:
+        elif pts is None:
             yield from _count_to(path, numbers)
         else:
-            yield from _seek_to(path, info.pts[np.asarray(numbers)])
+            yield from _seek_to(path, pts)
 
 
 def read_frames(path: str | os.PathLike, start: int = 0, stride: int = 1) -> Iterator[np.ndarray]:
@@ -174,10 +175,8 @@ def _probe_file(path: str | os.PathLike) -> VideoInfo:
             return VideoInfo(0, fps, 0, 0)
         frame = _upright(first)
     pts = None
-    if None not in stamps:
-        pts = np.sort(np.array(stamps, np.int64))
-        if first.pts != pts[0] or (np.diff(pts) <= 0).any():
-            pts = None
+    if None not in stamps and len(set(stamps)) == len(stamps) and first.pts == min(stamps):
+        pts = as_pts(sorted(stamps))
     return VideoInfo(len(stamps), fps, frame.shape[0], frame.shape[1], pts, time_base)
 
 
@@ -194,19 +193,19 @@ def _count_to(path: str | os.PathLike, numbers: Sequence[int]) -> Iterator[np.nd
                 number = next(wanted, None)
 
 
-def _seek_to(path: str | os.PathLike, pts: np.ndarray) -> Iterator[np.ndarray]:
+def _seek_to(path: str | os.PathLike, pts: Sequence[int]) -> Iterator[np.ndarray]:
     """Decodes the frames that are shown at these rising times, from the keyframe before the first one on."""
     with _open(path) as (container, stream):
-        step = int(pts[1] - pts[0]) if len(pts) > 1 else 1
+        step = pts[1] - pts[0] if len(pts) > 1 else 1
         for margin in _SEEK_MARGINS:
-            container.seek(int(pts[0]) - margin * step, stream=stream)
+            container.seek(pts[0] - margin * step, stream=stream)
             frames = container.decode(video=0)
             frame = next(frames, None)
             if frame is not None and frame.pts is not None and frame.pts <= pts[0]:
                 break
         else:
             raise UserError(f"frame at {pts[0]} cannot be reached in {path}")
-        wanted = iter(pts.tolist())
+        wanted = iter(pts)
         stamp = next(wanted)
         while frame is not None and stamp is not None:
             if frame.pts is not None and frame.pts > stamp:

@@ -1,0 +1,332 @@
+"""Videos of a folder or a list, kept indexes, windows, datasets of tfds, moving MNIST."""
+
+import gzip
+import json
+import os
+import struct
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from damaged_videos import animation, pictures, video
+from test_read import numbers_of, write
+
+from vdt_jax.data import make_source
+from vdt_jax.data.decoders import Decoders
+from vdt_jax.data.discover import Found, find_videos
+from vdt_jax.data.index import index_videos
+from vdt_jax.data.moving_mnist import read_digits
+from vdt_jax.data.pipeline import batches
+from vdt_jax.data.tfds_builder import write_dataset
+from vdt_jax.data.windows import ClipTable, Window, of_split
+from vdt_jax.errors import UserError
+from vdt_jax.video import VideoInfo
+
+SHAPE = (4, 16, 24, 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two classes of all kinds of videos, and things that are none."""
+    folder = tmp_path_factory.mktemp("data") / "videos"
+    for name in ("run/deep", "walk"):
+        (folder / name).mkdir(parents=True)
+    (folder / "run" / "v10.mp4").write_bytes(video(8))
+    (folder / "run" / "v9.avi").write_bytes(video(8))
+    animation(folder / "run" / "deep" / "a.gif", 8)
+    animation(folder / "walk" / "a.webp", 8)
+    pictures(folder / "walk" / "frames", 12)
+    (folder / "walk" / "readme.txt").write_text("none")
+    (folder / "run" / "cover.jpg").write_bytes((folder / "walk" / "frames" / "0.png").read_bytes())
+    return folder
+
+
+def open_folder(path, split="train", shape=SHAPE, **options):
+    return make_source({"name": "video_folder", "path": str(path), "held_out": 0.0} | options, shape, split)
+
+
+def test_what_is_found_in_natural_order_with_classes(folder):
+    root, found = find_videos(folder)
+    assert root == folder
+    names = ["run/deep/a.gif", "run/v9.avi", "run/v10.mp4", "walk/a.webp", "walk/frames"]
+    assert found == [Found(name, name.split("/")[0]) for name in names]
+
+
+def test_clips_of_all_kinds_with_their_labels(folder):
+    source = open_folder(folder, hop=4, labels=True)
+    assert source.classes == ["run", "walk"] and source.num_classes == 2
+    clips = [source.clip(number) for number in range(len(source))]
+    assert [clip["label"] for clip in clips] == [0] * 6 + [1] * 5
+    assert [numbers_of(clip["video"]) for clip in clips[:2]] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert numbers_of(clips[-1]["video"]) == [8, 9, 10, 11]
+    assert open_folder(folder).num_classes == 1
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_a_list_names_videos_labels_and_splits(folder, suffix):
+    rows = [("walk/frames", "slow", "train"), ("run/v10.mp4", "fast", "test"), ("run/v9.avi", "fast", "")]
+    path = folder.parent / f"list.{suffix}"
+    if suffix == "csv":
+        path.write_text("path,label,split\n" + "".join(f"videos/{','.join(row)}\n" for row in rows))
+    else:
+        entries = [{"path": f"videos/{name}", "label": label, "split": split} for name, label, split in rows]
+        path.write_text("\n".join(map(json.dumps, entries)))
+    train, held_out = (open_folder(path, split, labels=True) for split in ("train", "held_out"))
+    assert train.classes == held_out.classes == ["fast", "slow"]
+    assert len(train) == 2 + 3 and len(held_out) == 2 and held_out.clip(0)["label"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "file,label\nx.mp4,1\n", "entry 1 has no path"),
+        ("a.csv", "path,split\nx.mp4,somewhere\n", "split 'somewhere'"),
+        ("a.jsonl", "{not json}\n", "is not a list of videos"),
+        ("a.jsonl", "[1]\n", "entry 1 has no path"),
+        ("a.csv", "path\n", "no videos in"),
+    ],
+)
+def test_lists_that_are_none(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        find_videos(tmp_path / name)
+
+
+def test_another_folder_is_held_out(folder):
+    source = open_folder(folder / "run", "held_out", held_out_path=str(folder / "walk"))
+    assert len(source) == 2 + 3
+    assert len(open_folder(folder / "run", held_out_path=str(folder / "walk"))) == 6
+
+
+def test_a_video_is_in_one_split_and_stays_there():
+    videos = [Found(f"{n}.mp4") for n in range(1000)]
+    held_out = of_split(videos, "held_out", 0.1)
+    assert 70 < len(held_out) < 130
+    assert sorted(held_out + of_split(videos, "train", 0.1)) == list(range(1000))
+    fewer = of_split(videos[:500], "held_out", 0.1)
+    assert fewer == [n for n in held_out if n < 500]
+    for count in (2, 3):
+        assert 1 <= len(of_split(videos[:count], "held_out", 0.001)) < count
+        assert 1 <= len(of_split(videos[:count], "held_out", 0.999)) < count
+    assert of_split(videos[:1], "held_out", 0.1) == of_split(videos[:1], "train", 0.1) == [0]
+
+
+def test_crops_and_flips_only_where_asked_and_the_same_for_a_position(folder):
+    plain = open_folder(folder / "walk" / "frames", shape=(4, 16, 16, 3))
+    rng = np.random.default_rng(0)
+    np.testing.assert_array_equal(plain.clip(0, rng)["video"], plain.clip(0)["video"])
+    flipped = open_folder(folder / "walk" / "frames", random_flip=True)
+    views = {flipped.clip(0, np.random.default_rng(n))["video"].tobytes() for n in range(8)}
+    still = flipped.clip(0)["video"]
+    assert views == {still.tobytes(), np.ascontiguousarray(still[:, :, ::-1]).tobytes()}
+    cropped = open_folder(folder / "walk" / "frames", shape=(4, 16, 16, 3), random_crop=0.5)
+    draws = [cropped.clip(2, np.random.default_rng(n))["video"] for n in (1, 1, 2)]
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert (draws[0] != draws[2]).any() and cropped.clip(2)["video"].shape == (4, 16, 16, 3)
+
+    def run(first_step):
+        return next(batches(cropped, batch_size=6, seed=3, first_step=first_step))["video"]
+
+    np.testing.assert_array_equal(run(4), run(4))
+
+
+def test_an_index_is_kept_until_a_file_changes(folder, monkeypatch):
+    root, found = find_videos(folder)
+    looked_at = []
+    probe = Decoders.probe
+
+    def counting(self, path, content=b""):
+        looked_at.append(os.path.basename(path))  # noqa: PTH119
+        return probe(self, path, content)
+
+    monkeypatch.setattr(Decoders, "probe", counting)
+    first = index_videos(root, found, Decoders())
+    looked_at.clear()
+    assert index_videos(root, found, Decoders()) == first and not looked_at
+    (folder / "run" / "v9.avi").write_bytes(video(11))
+    (folder / "walk" / "frames" / "99.png").write_bytes((folder / "walk" / "frames" / "0.png").read_bytes())
+    again = index_videos(root, found, Decoders())
+    assert sorted(looked_at) == ["frames", "v9.avi"]
+    assert [info.num_frames for info in again] == [8, 11, 8, 8, 13]
+    (folder / "walk" / "frames" / "99.png").unlink()
+    (folder / "run" / "v9.avi").write_bytes(video(8))
+
+
+def test_windows_by_stride_and_by_rate():
+    info = VideoInfo(20, 30.0, 8, 8, range(0, 20), 1 / 30)
+    by_stride = Window(4, stride=3, hop=2)
+    assert by_stride.count(info) == 6 and by_stride.numbers(info, 5) == [10, 13, 16, 19]
+    by_rate = Window(4, fps=10.0, hop=2)
+    assert by_rate.count(info) == 6 and by_rate.numbers(info, 5) == [10, 13, 16, 19]
+    slow = VideoInfo(5, 10.0, 8, 8)
+    assert Window(4, fps=20.0).numbers(slow, 0) == [0, 0, 1, 1]  # half-way times go to the frame before
+    uneven = VideoInfo(5, 5.0, 8, 8, (0, 1, 10, 11, 20), 0.1)
+    assert Window(3, fps=1.0, hop=1).numbers(uneven, 0) == [0, 2, 4]
+    assert Window(3, fps=1.0, hop=1).count(uneven) == 2
+    short = Window(8, hop=1, short="pad")
+    assert short.count(slow) == 1 and short.numbers(slow, 0) == [0, 1, 2, 3, 4, 4, 4, 4]
+    assert Window(8, fps=10.0, short="pad").numbers(slow, 0) == [0, 1, 2, 3, 4, 4, 4, 4]
+    assert Window(8).count(slow) == 0
+    for wrong in ({"stride": 0}, {"hop": 0}, {"fps": -1.0}, {"short": "stretch"}, {"fps": 5.0, "stride": 2}):
+        with pytest.raises(UserError, match=r"data\."):
+            Window(4, **wrong)
+
+
+def test_short_videos_are_padded_where_asked(tmp_path):
+    write(tmp_path / "a.mp4", np.stack([np.full((16, 24, 3), 80 * n, np.uint8) for n in range(3)]))
+    with pytest.raises(UserError, match=r"the longest has 3; data\.short=pad"):
+        open_folder(tmp_path)
+    clip = open_folder(tmp_path, short="pad").clip(0)["video"]
+    np.testing.assert_array_equal(clip[2], clip[3])
+    assert (clip[1] != clip[2]).any()
+
+
+def test_a_table_of_clips_counts_through_all_videos():
+    table = ClipTable([2, 0, 3])
+    assert [table[n] for n in range(len(table))] == [(0, 0), (0, 1), (2, 0), (2, 1), (2, 2)]
+    with pytest.raises(IndexError):
+        table[5]
+
+
+def clips(count, start=0):
+    return [{"video": np.full((6, 8, 12, 3), 10 * n, np.uint8), "label": n % 2} for n in range(start, start + count)]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tfds")
+    assert write_dataset(path, {"train": clips(10), "held_out": clips(2, 20)}, (6, 8, 12, 3), ["a", "b"]).is_dir()
+    return path
+
+
+def test_a_dataset_written_here_is_read_back(dataset):
+    options = {"name": f"tfds:{dataset}", "labels": True, "hop": 2}
+    train, held_out = (make_source(options, (4, 8, 12, 3), split) for split in ("train", "held_out"))
+    assert (len(train), len(held_out), train.num_classes) == (20, 4, 2)  # two windows of 4 in each clip of 6
+    assert [(int(train.clip(n)["video"].mean()), train.clip(n)["label"]) for n in (0, 1, 18)] == [
+        (0, 0),
+        (0, 0),
+        (90, 1),
+    ]
+    assert held_out.clip(3)["video"].mean() == 210
+    assert make_source({"name": f"tfds:{dataset}"}, (4, 4, 4, 1), "train").clip(0)["video"].shape == (4, 4, 4, 1)
+    code = f"import sys; from vdt_jax.data import make_source; make_source({options}, (4, 8, 12, 3), 'train')"
+    ended = subprocess.run([sys.executable, "-c", f"{code}; sys.exit('tensorflow' in sys.modules)"], check=False)
+    assert ended.returncode == 0
+
+
+def test_a_dataset_of_encoded_videos_of_any_length(tmp_path):
+    import tensorflow_datasets as tfds
+
+    class Encoded(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.FeaturesDict({"video": tfds.features.Text()})
+            return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
+
+        def _split_generators(self, _):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for number, length in enumerate([9, 40, 3] + [9] * 7):
+                yield number, {"video": video(length)}
+
+    Encoded(data_dir=tmp_path, file_format="array_record").download_and_prepare()
+    options = {"name": f"tfds:{tmp_path}"}
+    train, held_out = (make_source(options, SHAPE, split) for split in ("train", "held_out"))
+    assert (len(train), len(held_out)) == (9, 1)
+    assert numbers_of(train.clip(0)["video"]) == [0, 1, 2, 3]
+    starts = {numbers_of(train.clip(1, np.random.default_rng(n))["video"])[0] for n in range(12)}
+    assert len(starts) > 4
+    assert next(batches(train, batch_size=9, seed=0))["video"].shape == (9, *SHAPE)  # the short one is replaced
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "tfds:no_such_dataset"}, "neither a folder that tfds wrote nor a dataset"),
+        ({"name": "tfds:bair_robot_pushing_small"}, "is not prepared on this machine: python -c"),
+        ({"feature": "film"}, "data.feature can be"),
+        ({"stride": 3}, "have 6 frames, too few"),
+    ],
+)
+def test_mistakes_with_datasets(dataset, options, message):
+    with pytest.raises(UserError, match=message):
+        make_source({"name": f"tfds:{dataset}"} | options, (4, 8, 12, 3), "train")
+
+
+@pytest.fixture(scope="module")
+def digit_files(tmp_path_factory):
+    """24 digits, white blocks of growing height, in every format."""
+    folder = tmp_path_factory.mktemp("digits")
+    digits = np.zeros((24, 28, 28), np.uint8)
+    for number, digit in enumerate(digits):
+        digit[4 : 5 + number % 20, 10:18] = 255
+    idx = struct.pack(">4i", 0x803, 24, 28, 28) + digits.tobytes()
+    (folder / "train-images-idx3-ubyte").write_bytes(idx)
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx))
+    np.save(folder / "digits.npy", digits)
+    np.savez(folder / "digits.npz", y_train=np.zeros(24), x_train=digits)
+    (folder / "json").mkdir()
+    for number in range(2):
+        part = (digits[12 * number : 12 * number + 12] / 255).round(3).ravel().tolist()
+        (folder / "json" / f"{number}.json").write_text(json.dumps({"data": part}))
+    return folder, digits
+
+
+FORMATS = ["train-images-idx3-ubyte", "train-images-idx3-ubyte.gz", "digits.npy", "digits.npz", "json"]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_digits_in_every_format(digit_files, name):
+    folder, digits = digit_files
+    np.testing.assert_array_equal(read_digits(folder / name), digits)
+
+
+def test_moving_mnist_is_the_stochastic_protocol(digit_files):
+    options = {"name": "moving_mnist", "path": str(digit_files[0] / "digits.npy"), "num_digits": 1}
+    train, held_out = (make_source(options, (30, 64, 64, 1), split) for split in ("train", "held_out"))
+    speeds, turns, heights = [], 0, {"train": set(), "held_out": set()}
+    for number in range(40):
+        clip = train.clip(number)["video"][..., 0].astype(float)
+        mass = clip.sum((1, 2))
+        np.testing.assert_allclose(mass, mass[0])  # whole pixels, and never over the edge
+        y, x = ((clip.sum(axis) * np.arange(64)).sum(1) / mass for axis in (2, 1))
+        moves = np.stack([np.diff(y), np.diff(x)], 1)
+        np.testing.assert_allclose(moves, moves.round(), atol=1e-9)
+        speeds += np.abs(moves).max(1).tolist()
+        turns += int((np.diff(moves, axis=0) != 0).any(1).sum())
+        for split, source in (("train", train), ("held_out", held_out)):
+            heights[split].add(int((source.clip(number)["video"][0].max((1, 2)) > 128).sum()))
+    assert round(max(speeds)) == 4 and turns > 80
+    assert train.clip(3)["video"].shape == (30, 64, 64, 1)
+    np.testing.assert_array_equal(train.clip(3)["video"], train.clip(3, np.random.default_rng(0))["video"])
+    assert len(heights["train"]) > len(heights["held_out"]) > 1
+
+
+def test_mistakes_with_digits(digit_files, tmp_path):
+    (tmp_path / "a.gz").write_bytes(b"nothing")
+    np.save(tmp_path / "flat.npy", np.zeros((4, 784), np.uint8))
+    for path, shape, message in [
+        ("", (4, 64, 64, 1), "no digits at"),
+        (tmp_path / "a.gz", (4, 64, 64, 1), "holds no digits"),
+        (tmp_path / "flat.npy", (4, 64, 64, 1), r"shape \(4, 784\)"),
+        (digit_files[0] / "digits.npy", (4, 32, 32, 1), "more than 32x32"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            make_source({"name": "moving_mnist", "path": str(path)}, shape, "train")
+
+
+def test_videos_come_the_same_on_any_number_of_hosts_and_processes(folder):
+    source = open_folder(folder, random_crop=0.6, random_flip=True)
+
+    def run(**options):
+        stream = batches(source, batch_size=4, seed=5, **options)
+        return np.stack([next(stream)["video"] for _ in range(2)])
+
+    whole = run(first_step=1, num_threads=1)
+    np.testing.assert_array_equal(run(first_step=2, num_threads=3)[0], whole[1])
+    halves = [run(first_step=1, host=host, num_hosts=2) for host in range(2)]
+    np.testing.assert_array_equal(np.concatenate(halves, axis=1), whole)

@@ -1,0 +1,157 @@
+"""What prepare.py writes: a cache of latents, and what becomes of it when it is killed, damaged or another's."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from damaged_videos import pictures, video
+from test_scripts import SHRUNK, fail, succeed
+
+from vdt_jax.autoencoder import draw_latents, encode_video, fingerprint
+from vdt_jax.data import make_source
+from vdt_jax.data.pipeline import batches
+from vdt_jax.errors import UserError
+from vdt_jax.generation import load_vae
+from vdt_jax.video import read_clip, to_float
+
+ROOT = Path(__file__).parent.parent
+VAE = Path(__file__).parent / "goldens" / "vae_tiny"
+SHAPE = (4, 4, 6, 4)  # latents of 16x24 pixels
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepare") / "videos"
+    (folder / "x").mkdir(parents=True)
+    (folder / "x" / "a.mp4").write_bytes(video(20))
+    (folder / "b.mp4").write_bytes(video(9))
+    pictures(folder / "frames", 6)
+    (folder / "broken.mp4").write_bytes(b"no video")
+    return folder
+
+
+def prepare(videos, output, *more):
+    flags = [f"--input={videos}", f"--output={output}", f"--vae={VAE}", "--size=16,24", "--shard_frames=6"]
+    return "prepare.py", *flags, "--batch_size=4", "--max_bad=0.3", *more
+
+
+@pytest.fixture(scope="module")
+def cache(videos, tmp_path_factory):
+    output = tmp_path_factory.mktemp("cache") / "latents"
+    assert "0 of 3 shards" in succeed(*prepare(videos, output))
+    return output
+
+
+def source_of(path, shape=SHAPE, **options):
+    return make_source({"name": "latents", "path": str(path), "held_out": 0.0} | options, shape, "train")
+
+
+def test_the_cache_holds_what_the_autoencoder_makes_of_each_frame(cache, videos):
+    vae = load_vae(VAE)
+    source = source_of(cache, hop=1, labels=True)
+    assert len(source) == 17 + 6 + 3 and source.num_classes == 2
+    clips = [source.clip(number) for number in range(len(source))]
+    expected = to_float(read_clip(videos / "x" / "a.mp4", (4, 16, 24, 3), start=11))
+    mode = encode_video(vae.model, vae.params, expected, key=None)
+    errors = [np.abs(draw_latents(source.scaling_factor, clip["video"], None) - mode).max() for clip in clips]
+    assert min(errors) < 2e-3 and clips[int(np.argmin(errors))]["label"] == 1
+    assert source.autoencoder == fingerprint(*vae)
+    assert "broken.mp4" in (cache / "bad_files.jsonl").read_text()
+
+
+def test_moments_of_a_position_are_the_same_and_draws_are_theirs(cache):
+    source = source_of(cache, hop=100)
+    assert len(source) == 3
+
+    def run(first_step, steps, **options):
+        stream = batches(source, batch_size=2, seed=7, first_step=first_step, **options)
+        return np.stack([next(stream)["video"] for _ in range(steps)])
+
+    whole = run(0, 4)
+    assert whole.dtype == np.float16 and whole.shape[2:] == (4, 4, 6, 8)
+    np.testing.assert_array_equal(run(2, 2, num_threads=1), whole[2:])
+    halves = [run(1, 1, host=host, num_hosts=2)[0] for host in range(2)]
+    np.testing.assert_array_equal(np.concatenate(halves), whole[1])
+    moments = source.clip(0)["video"].astype(np.float32)
+    keys = jax.random.split(jax.random.key(0), 400)
+    draws = np.asarray(jax.vmap(lambda key: draw_latents(0.18215, moments, key))(keys))
+    deviation = 0.18215 * np.exp(0.5 * moments[..., 4:])
+    np.testing.assert_allclose(draws.std(0), deviation, rtol=0.2)
+    assert (np.abs(draws.mean(0) - 0.18215 * moments[..., :4]) < 5 * deviation / 20).all()
+    np.testing.assert_array_equal(draw_latents(1.0, moments, None), moments[..., :4])
+
+
+def test_a_cache_goes_on_where_it_was_killed_and_mends_what_is_damaged(cache, videos, tmp_path):
+    copy = shutil.copytree(cache, tmp_path / "copy")
+    before = {file.name: file.read_bytes() for file in sorted(copy.iterdir())}
+    (copy / "shard_00001.json").unlink()
+    with pytest.raises(UserError, match="2 of its 3 shards"):
+        source_of(copy)
+    data = bytearray(before["shard_00002.npy"])
+    data[-1] ^= 1
+    (copy / "shard_00002.npy").write_bytes(data)
+    assert "1 of 3 shards are there and whole" in succeed(*prepare(videos, copy))
+    assert {file.name: file.read_bytes() for file in sorted(copy.iterdir())} == before
+
+
+def test_a_damaged_cache_is_noticed_while_it_is_read(cache, tmp_path):
+    copy = shutil.copytree(cache, tmp_path / "copy")
+    for file in copy.glob("*.npy"):
+        data = bytearray(file.read_bytes())
+        data[200::1000] = bytes(b ^ 255 for b in data[200::1000])
+        file.write_bytes(data)
+    with pytest.raises(UserError, match=r"shard_0000\d\.npy is damaged"):
+        source_of(copy).clip(0)
+
+
+def test_mistakes_with_caches(cache, videos, tmp_path):
+    for path, shape, message in [
+        ("", SHAPE, "which prepare.py --vae wrote"),
+        (tmp_path, SHAPE, "no latent cache in"),
+        (cache, (4, 8, 8, 4), r"holds latents of \[4, 6, 4\]"),
+        (cache, (40, 4, 6, 4), "no video for the train split"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            source_of(path, shape)
+    assert "was begun with" in fail(*prepare(videos, cache, "--size=16"))
+
+
+@pytest.mark.slow
+def test_training_on_a_cache(cache, tmp_path):
+    run = [
+        f"--config={ROOT}/configs/default.py",
+        f"--workdir={tmp_path}/run",
+        *SHRUNK,
+        "--config.data.name=latents",
+        f"--config.data.path={cache}",
+        "--config.model.input_size=(4,6)",
+        "--config.model.num_frames=4",
+        "--config.total_steps=1",
+    ]
+    succeed("train.py", *run, f"--config.vae={VAE}")
+    assert len(list((tmp_path / "run" / "samples").rglob("*.gif"))) == 7
+    other = shutil.copytree(cache, tmp_path / "other")
+    metadata = json.loads((other / "metadata.json").read_text())
+    (other / "metadata.json").write_text(json.dumps(metadata | {"autoencoder": "0" * 64}))
+    line = fail("train.py", *run, f"--config.vae={VAE}", f"--config.data.path={other}", f"--workdir={tmp_path}/no")
+    assert "was made by the autoencoder 000000000000" in line
+
+
+def test_a_fingerprint_tells_autoencoders_apart():
+    vae = load_vae(VAE)
+    changed = jax.tree.map(np.array, vae.params)
+    next(iter(jax.tree.leaves(changed))).flat[0] += 1e-3
+    assert fingerprint(*vae) == fingerprint(*load_vae(VAE, "bfloat16")) != fingerprint(vae.model, changed)
+
+
+@pytest.mark.slow
+def test_runs_on_all_kinds_of_data_go_on_after_a_kill(tmp_path):
+    (tmp_path / "videos").mkdir()
+    for name in "abc":
+        (tmp_path / "videos" / f"{name}.mp4").write_bytes(video(40))
+    flags = [f"--input={tmp_path}/videos", f"--output={tmp_path}/out", f"--vae={VAE}"]
+    printed = succeed("benchmarks/resume_data.py", *flags)
+    assert printed.count("losses and weights equal bit by bit") == 4

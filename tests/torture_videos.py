@@ -1,0 +1,25 @@
+"""Damaged videos by the thousand: each is served or listed, and nothing crashes or hangs. `make torture`.
+
+python tests/torture_videos.py 10000 0        # how many, and the seed
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from test_damage import torture
+
+if __name__ == "__main__":
+    count, seed, start = int(sys.argv[1]), int(sys.argv[2]), time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
+        _, source, listed, served = torture(Path(folder), count, seed)
+    # What a process died of, and the first words of other reasons, without the names of files.
+    reasons = Counter(reason.split("(")[-1].split(")")[0].split(":")[0][:60] for reason in listed.values())
+    seconds = time.monotonic() - start
+    print(f"{count} files in {seconds:.0f} s: {len(served)} served, {len(listed)} listed, {len(source)} clips")
+    for reason, number in reasons.most_common(20):
+        print(f"{number:6d}  {reason}")

@@ -1,0 +1,130 @@
+"""Which videos there are: below a folder, at any depth, or in a list."""
+
+import csv
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vdt_jax.errors import UserError
+from vdt_jax.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from vdt_jax.video.images import natural_key
+
+LIST_SUFFIXES = (".csv", ".jsonl")
+_SPLITS = {"train": "train", "held_out": "held_out", "val": "held_out", "validation": "held_out", "test": "held_out"}
+
+
+class Found(NamedTuple):
+    """A video, or what looks like one.
+
+    Attributes:
+      name: its path, relative to the folder or to that of the list.
+      label: the name of its class: the folder below the root that it is in, or what the list says; "" for none.
+      split: what the list says, "" where it says nothing.
+      reason: why it cannot be a video, "" where it may be one.
+    """
+
+    name: str
+    label: str = ""
+    split: str = ""
+    reason: str = ""
+
+
+def find_videos(path: str | os.PathLike) -> tuple[Path, list[Found]]:
+    """The root and the videos of a folder, or of a .csv or .jsonl list, in natural order.
+
+    In a folder: files with the suffix of a video, animated WebP, and folders of pictures without a video among them.
+    Links are followed, and no folder is entered twice. Names that begin with a dot are left out. A list has columns (or
+    keys) `path`, relative to the list, and if wanted `label` and `split` (train, or held_out, val, validation, test).
+
+    Raises:
+      UserError: nothing there, nothing in it, or a list that is not as described.
+    """
+    path = Path(path)
+    if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
+        root, found = path.parent, list(_read_list(path))
+    elif path.is_dir():
+        root, found = path, list(_walk(path))
+    else:
+        raise UserError(
+            f"no folder {path}: --config.data.path must name one with videos in it, or a .csv or .jsonl list"
+        )
+    if not found:
+        raise UserError(f"no videos in {path}: looked for {', '.join(VIDEO_SUFFIXES)}, .webp and folders of pictures")
+    return root, sorted(found, key=lambda video: natural_key(video.name))
+
+
+def _walk(root: Path) -> Iterator[Found]:
+    entered = set()
+
+    def label(name: str) -> str:
+        head, slash, _ = name.partition("/")
+        return head if slash else ""
+
+    def walk(folder: str) -> Iterator[Found]:
+        try:
+            status = (root / folder).stat()
+            if (status.st_dev, status.st_ino) in entered:
+                return
+            entered.add((status.st_dev, status.st_ino))
+            with os.scandir(root / folder) as entries:
+                names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+        except OSError as error:
+            yield Found(folder, label(folder), reason=f"cannot be opened ({error.strerror})")
+            return
+        videos, pictures = [], 0
+        for name in names:
+            inside = f"{folder}/{name}" if folder else name
+            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 -- a name may not be one that Path can hold
+            expected = suffix in VIDEO_SUFFIXES or suffix in IMAGE_SUFFIXES
+            try:
+                mode = (root / inside).stat().st_mode
+                animated = suffix == ".webp" and stat.S_ISREG(mode) and _is_animated(root / inside)
+            except OSError as error:
+                if expected or not suffix:
+                    videos.append(Found(inside, label(inside), reason=f"cannot be opened ({error.strerror})"))
+                continue
+            if stat.S_ISDIR(mode):
+                yield from walk(inside)
+            elif suffix in VIDEO_SUFFIXES or animated:
+                reason = "" if stat.S_ISREG(mode) else "neither a file nor a folder"
+                videos.append(Found(inside, label(inside), reason=reason))
+            elif suffix in IMAGE_SUFFIXES and stat.S_ISREG(mode):
+                pictures += 1
+        if pictures and not videos:
+            videos.append(Found(folder or ".", label(folder)))
+        yield from videos
+
+    yield from walk("")
+
+
+def _is_animated(path: Path) -> bool:
+    """Whether a WebP file holds more than a picture: a flag of its extended header."""
+    with path.open("rb") as file:
+        head = file.read(21)
+    return head[12:16] == b"VP8X" and len(head) == 21 and bool(head[20] & 2)
+
+
+def _read_list(path: Path) -> Iterator[Found]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            rows = list(_rows(path, file))
+    except (ValueError, csv.Error) as error:
+        raise UserError(f"{path} is not a list of videos ({error})") from None
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict) or not row.get("path"):
+            raise UserError(f"{path}: entry {number + 1} has no path; a list has path, and if wanted label and split")
+        split = row.get("split") or ""
+        if split and split not in _SPLITS:
+            raise UserError(f"{path}: entry {number + 1} has split '{split}': use one of {', '.join(_SPLITS)}")
+        label = row.get("label")
+        yield Found(str(row["path"]), "" if label is None else str(label), _SPLITS.get(split, ""))
+
+
+def _rows(path: Path, file: Any) -> Iterator[Any]:
+    if path.suffix.lower() == ".csv":
+        yield from csv.DictReader(file)
+    else:
+        yield from (json.loads(line) for line in file if line.strip())

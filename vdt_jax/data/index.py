@@ -1,0 +1,104 @@
+"""What is known of each video of a folder: found once, in parallel, and kept.
+
+An index is kept in the user's cache folder, under the folder's absolute path, as JSON lines: data is often read-only
+and never written to. An entry holds as long as the path, the size and the time of the last change of its file do.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from vdt_jax.data.clips import SlowClip, UnreadableClip
+from vdt_jax.data.decoders import Decoders
+from vdt_jax.data.discover import Found
+from vdt_jax.progress import progress
+from vdt_jax.video import VideoInfo
+
+_FORMAT = 1  # raise it where entries of another version of this code would mislead
+_MAX_PROCESSES = 32
+
+Known = VideoInfo | str  # a str is the reason why a video cannot be read
+
+
+def index_videos(root: Path, found: Sequence[Found], decoders: Decoders) -> list[Known]:
+    """What is known of each video, in order; those that the kept index does not know are looked at."""
+    store = _store(root)
+    kept = _read(store)
+    states = [_state(root, video) for video in found]
+    new = [n for n, state in enumerate(states) if state not in kept and not found[n].reason]
+
+    slow = set()  # not kept: the next run tries again
+
+    def look(number: int) -> tuple[int, Known]:
+        try:
+            return number, decoders.probe(os.path.abspath(root / found[number].name))  # noqa: PTH100
+        except UnreadableClip as error:
+            if isinstance(error, SlowClip):
+                slow.add(number)
+            return number, str(error)
+
+    if new:
+        store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        threads = min(os.cpu_count() or 1, _MAX_PROCESSES, len(new))
+        show = progress(f"index of {root}", len(new), unit="file")
+        with ThreadPoolExecutor(threads) as pool, store.open("a") as file, show as advance:
+            for number, known in pool.map(look, new):
+                kept[states[number]] = known
+                if number not in slow:
+                    file.write(_line(states[number], known))
+                advance(1)
+        if len(kept) > 2 * len(found):
+            _rewrite(store, {state: kept[state] for state in states if state in kept})
+    return [video.reason or kept[state] for video, state in zip(found, states, strict=True)]
+
+
+State = tuple[str, int, int]
+
+
+def _state(root: Path, video: Found) -> State:
+    """A file as it is now: name, size (of a folder, its number of entries), time of the last change."""
+    try:
+        path = root / video.name
+        status = path.stat()
+        size = sum(1 for _ in path.iterdir()) if path.is_dir() else status.st_size
+        return video.name, size, status.st_mtime_ns
+    except (OSError, ValueError):
+        return video.name, -1, -1
+
+
+def _store(root: Path) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
+    return cache / "vdt_jax" / "index" / f"{digest[:32]}.jsonl"
+
+
+def _read(store: Path) -> dict[State, Known]:
+    """Entries by state; lines that a killed run left half-written, or that another version wrote, are left out."""
+    kept: dict[State, Known] = {}
+    if not store.is_file():
+        return kept
+    for line in store.read_text(errors="replace").splitlines():
+        try:
+            entry = json.loads(line)
+            if entry["format"] == _FORMAT:
+                known = entry["reason"] or VideoInfo.from_json(entry["info"])
+                kept[entry["path"], entry["size"], entry["changed"]] = known
+        except (ValueError, KeyError, TypeError):
+            continue
+    return kept
+
+
+def _line(state: State, known: Known) -> str:
+    reason, info = (known, None) if isinstance(known, str) else ("", known.to_json())
+    path, size, changed = state
+    entry = {"format": _FORMAT, "path": path, "size": size, "changed": changed, "reason": reason, "info": info}
+    return json.dumps(entry) + "\n"
+
+
+def _rewrite(store: Path, entries: dict[State, Known]) -> None:
+    unfinished = store.with_suffix(f".{os.getpid()}.tmp")
+    unfinished.write_text("".join(_line(state, known) for state, known in entries.items()))
+    unfinished.replace(store)

@@ -1,0 +1,131 @@
+"""Clips of a tensorflow-datasets dataset, without TensorFlow.
+
+A record has its video as a tensor (T, H, W, C) uint8 or as the bytes of a video file. Datasets with Image or Video
+features, tfds's own ucf101 among them, need TensorFlow as soon as they are constructed: the extra `tf`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vdt_jax.data.clips import Clip, UnreadableClip
+from vdt_jax.data.decoders import Decoders
+from vdt_jax.data.windows import ClipTable, Window
+from vdt_jax.errors import UserError
+from vdt_jax.video import VideoInfo, as_rgb, fit_frame
+
+_HELD_OUT_SPLITS = ("held_out", "validation", "test")
+
+
+class Tfds:
+    """Clips of a dataset, cropped at the centre, resized, (F, H, W, C) uint8.
+
+    Where all videos have one length, each has as many clips as fit; else one, begun anywhere by training, and at the
+    first frame otherwise.
+
+    Args:
+      shape: (F, H, W, C), C = 3, or 1 for grey.
+      split: `train` or `held_out`: the dataset's split of the name held_out, validation or test; without any of them
+        the last part of its train split.
+      dataset: a folder that tfds wrote, or a name that tfds knows, prepared as array_record.
+      feature: which of a record's features is the video.
+      held_out: share of the train split that is held out where the dataset holds out nothing.
+      stride, hop, short: see `Window`.
+      labels: whether to use the feature `label`.
+
+    Raises:
+      UserError: no such dataset, not prepared, or one that needs TensorFlow.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int, int],
+        split: str,
+        dataset: str = "",
+        feature: str = "video",
+        held_out: float = 0.1,
+        stride: int = 1,
+        hop: int = 4,
+        short: str = "skip",
+        labels: bool = False,
+    ):
+        self._shape, self._feature = shape, feature
+        self._window = Window(shape[0], stride, 0.0, hop, short)
+        self._decoders = Decoders()
+        self._data, info, whole = _open(dataset, split)
+        if feature not in info.features:
+            raise UserError(f"{dataset} has no feature '{feature}': data.feature can be {', '.join(info.features)}")
+        if labels and "label" not in info.features:
+            raise UserError(f"{dataset} has no feature 'label': leave out data.labels")
+        self._labels = labels
+        self.num_classes = getattr(info.features["label"], "num_classes", None) or 1 if labels else 1
+        count = len(self._data)
+        kept = count if whole else max(1, count - round(count * held_out))
+        records = range(kept, count) if not whole and split == "held_out" and kept < count else range(kept)
+        length = (info.features[feature].shape or (None,))[0]
+        self._fixed = length is not None
+        clips = 1 if length is None else self._window.count(VideoInfo(length, 25.0, 0, 0))
+        if not clips:
+            raise UserError(f"the videos of {dataset} have {length} frames, too few for {shape[0]} at stride {stride}")
+        self._first, self._clips = records.start, ClipTable([clips] * len(records))
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def clip(self, number: int, rng: np.random.Generator | None = None) -> Clip:
+        """See `Source`; where the length of videos differs, `rng` chooses where a clip begins."""
+        record, which = self._clips[number]
+        values = self._data[self._first + record]
+        video, content = values[self._feature], b""
+        if isinstance(video, bytes):
+            video, content = None, video
+        info = self._decoders.probe(None, content) if video is None else VideoInfo(len(video), 25.0, 0, 0)
+        if not self._fixed:
+            count = self._window.count(info)
+            if not count:
+                raise UnreadableClip(f"record {record} has {info.num_frames} frames, too few")
+            which = int(rng.integers(count)) if rng is not None else 0
+        numbers = self._window.numbers(info, which)
+        height, width, channels = self._shape[1:]
+        if video is None:
+            frames = self._decoders.clip(None, numbers, info, (height, width, channels), content=content)
+        else:
+            frames = np.stack([fit_frame(frame, (height, width), channels) for frame in as_rgb(video[numbers])])
+        return {"video": frames, "label": int(values["label"]) if self._labels else 0}
+
+
+def _open(dataset: str, split: str) -> tuple[Any, Any, bool]:
+    """The records of a split, the dataset's info, and whether the split is the dataset's own."""
+    import tensorflow_datasets as tfds  # takes a second: only who wants it waits
+
+    folder = next((file.parent for file in sorted(Path(dataset).rglob("dataset_info.json"))), None) if dataset else None
+    try:
+        if folder is None:
+            builder = tfds.builder(dataset, file_format="array_record")
+        else:
+            builder = tfds.builder_from_directory(folder)
+        splits = builder.info.splits
+        if not splits:
+            prepare = f"tfds.builder('{dataset}', file_format='array_record').download_and_prepare()"
+            raise UserError(
+                f"the dataset {dataset} is not prepared on this machine: "
+                f'python -c "import tensorflow_datasets as tfds; {prepare}"'
+            )
+        own = "train" if split == "train" else next((name for name in _HELD_OUT_SPLITS if name in splits), None)
+        if "train" not in splits:
+            raise UserError(f"{dataset} has no split 'train' but {', '.join(splits)}")
+        whole = own is not None and any(name in splits for name in _HELD_OUT_SPLITS)
+        records: Any = builder.as_data_source
+        return records(split=own or "train"), builder.info, whole
+    except ImportError as error:
+        raise UserError(f"{dataset} needs TensorFlow ({_line(error)}): pip install 'vdt_jax[tf]'") from None
+    except (tfds.core.DatasetNotFoundError, NotImplementedError) as error:
+        raise UserError(
+            f"{dataset} is neither a folder that tfds wrote nor a dataset that it knows without TensorFlow "
+            f"({_line(error)}); pip install 'vdt_jax[tf]' adds those with Image or Video features"
+        ) from None
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

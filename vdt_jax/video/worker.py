@@ -1,0 +1,90 @@
+"""A process that decodes for another one, and may be killed: `python -m vdt_jax.video.worker FD MEGABYTES SECONDS`.
+
+It reads requests from the socket FD and answers each: `probe` with what is known of a video, `clip` with its frames.
+Messages are JSON and raw bytes, so that a decoder which a hostile file has taken over cannot make its parent run
+anything. It may take MEGABYTES of memory, and ends itself where one request takes longer than SECONDS.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from vdt_jax.errors import UserError
+from vdt_jax.video import Crop, fit_frame, probe, read_numbers
+
+READY, DONE, REFUSED = b"+", b"=", b"-"
+
+
+def answer(request: dict[str, Any], content: bytes) -> bytes:
+    """What a request asks for; `content` is the file itself where the request has no path.
+
+    Raises:
+      UserError: the reason why it cannot be had.
+    """
+    with _file(request["path"], content) as path:
+        if request["what"] == "probe":
+            return json.dumps(probe(path).to_json()).encode()
+        numbers = request["numbers"]
+        height, width, channels = request["size"]
+        crop = Crop(*request["crop"])
+        # A short video is continued with its last frame: numbers repeat there.
+        distinct = sorted(set(numbers))
+        pts = request["pts"] and sorted(set(request["pts"]))
+        frames = [fit_frame(frame, (height, width), channels, crop) for frame in read_numbers(path, distinct, pts)]
+        if len(frames) < len(distinct):
+            raise UserError(f"has no frame {distinct[len(frames)]}")
+        clip = np.stack([frames[distinct.index(number)] for number in numbers])
+        return np.ascontiguousarray(clip[:, :, ::-1] if request["flip"] else clip).tobytes()
+
+
+@contextlib.contextmanager
+def _file(path: str | None, content: bytes) -> Iterator[str]:
+    if path is not None:
+        yield path
+        return
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        yield file.name
+
+
+def serve(connection: Connection, seconds: int) -> None:
+    """Answers until the other side is gone."""
+    connection.send_bytes(READY)
+    while True:
+        try:
+            request = json.loads(connection.recv_bytes())
+            content = connection.recv_bytes()
+        except EOFError:
+            return
+        signal.alarm(seconds)  # its default action needs no help from a decoder that hangs
+        try:
+            reply = DONE + answer(request, content)
+        except (UserError, MemoryError) as error:
+            reply = REFUSED + (str(error) or "out of memory").encode(errors="replace")
+        signal.alarm(0)
+        connection.send_bytes(reply)
+
+
+def main() -> None:
+    """Sets the limits and serves."""
+    descriptor, megabytes, seconds = map(int, sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the socket
+    resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.nice(1)
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        serve(Connection(descriptor), seconds)
+
+
+if __name__ == "__main__":
+    main()
