@@ -205,7 +205,7 @@ def test_the_clips_of_a_step_can_be_named():
         def __len__(self):
             return 10
 
-        def __getitem__(self, index):
+        def clip(self, index, rng=None):
             return {"video": np.zeros((1, 2, 2, 1), np.uint8), "label": index}
 
     stream = batches(Numbered(), batch_size=4, seed=3)
