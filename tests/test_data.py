@@ -7,7 +7,7 @@ import pytest
 
 from vdt_jax.data import make_source, take
 from vdt_jax.data.clips import UnreadableClip
-from vdt_jax.data.pipeline import batches
+from vdt_jax.data.pipeline import batches, clip_numbers
 from vdt_jax.errors import UserError
 from vdt_jax.video import write_video
 
@@ -196,3 +196,19 @@ def test_bad_clips_are_replaced_by_the_next_in_the_order():
 def test_nothing_but_bad_clips_ends_the_run():
     with pytest.raises(UserError, match="in a row cannot be read"):
         next(batches(Numbers(3, range(3)), batch_size=1, seed=0))
+
+
+def test_the_clips_of_a_step_can_be_named():
+    class Numbered:
+        num_classes = 10
+
+        def __len__(self):
+            return 10
+
+        def clip(self, index, rng=None):
+            return {"video": np.zeros((1, 2, 2, 1), np.uint8), "label": index}
+
+    stream = batches(Numbered(), batch_size=4, seed=3)
+    for step in (1, 2, 3):
+        named = clip_numbers(10, 3, range((step - 1) * 4, step * 4))
+        assert named == next(stream)["labels"].tolist() and (step > 2 or len(set(named)) == 4)
