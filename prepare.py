@@ -32,7 +32,7 @@ from vdt_jax.data.index import index_videos
 from vdt_jax.data.latents import shard_is_whole, write_metadata, write_shard
 from vdt_jax.data.video_folder import VideoFolder
 from vdt_jax.errors import UserError
-from vdt_jax.generate import LoadedAutoencoder, load_vae
+from vdt_jax.generation import LoadedAutoencoder, load_vae
 from vdt_jax.progress import progress
 from vdt_jax.sharding import batch_sharding, replicated
 from vdt_jax.video import VideoInfo

@@ -2,8 +2,9 @@
 
     python train.py --config=configs/moving_digits.py --workdir=runs/digits --config.batch_size=64
 
-The same command starts a run and continues it. A working directory keeps the config, checkpoints, metrics.jsonl,
-TensorBoard events and previews.
+The same command starts a run and continues it, on one device or on many hosts (docs/scaling.md). A working directory
+keeps the config, checkpoints, metrics.jsonl, TensorBoard events and previews. Exit codes: 2 a mistake in the input,
+3 the run cannot go on, 75 it was interrupted and saved.
 """
 
 import functools
@@ -15,36 +16,81 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from vdt_jax import cli
-from vdt_jax.autoencoder import decode_video, draw_latents, encode_batch, fingerprint
-from vdt_jax.checkpoints import Checkpoints, load_config, save_config, start_from
-from vdt_jax.data import Latents, Source, make_source, take
-from vdt_jax.data.pipeline import batches
+from vdt_jax.autoencoder import draw_latents, encode_batch, fingerprint
+from vdt_jax.checkpoints import Checkpoints, fresh_paths, load_config, save_config, start_from
+from vdt_jax.data import Latents, Source, make_source
+from vdt_jax.data.pipeline import batches, clip_numbers
 from vdt_jax.diffusion import make_diffusion
-from vdt_jax.errors import UserError
-from vdt_jax.generate import LoadedAutoencoder, generate_clips, load_vae, respaced, sample_keys, task_masks
+from vdt_jax.errors import INTERRUPTED, RunStopped, UserError
+from vdt_jax.generation import LoadedAutoencoder, generate_clips, load_vae, respaced, sample_keys, task_masks
 from vdt_jax.masks import TASKS
 from vdt_jax.models import VDT
 from vdt_jax.pages import write_comparison
+from vdt_jax.processes import Interruption, Watch, start_processes
 from vdt_jax.progress import RunLog
-from vdt_jax.sharding import batch_sharding, check_batch_size, make_mesh, replicated, shard_batch
-from vdt_jax.training import TrainState, count_trained, init_state, make_learning_rate, make_optimizer, make_train_step
+from vdt_jax.sharding import (
+    batch_sharding,
+    check_batch_size,
+    gather_whole,
+    make_mesh,
+    put_whole,
+    replicated,
+    shard_batch,
+    state_shardings,
+    with_shardings,
+)
+from vdt_jax.training import (
+    TrainState,
+    count_trained,
+    init_state,
+    make_learning_rate,
+    make_optimizer,
+    make_train_step,
+    shard_train_step,
+)
+from vdt_jax.validation import make_validation, take_clips
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A recipe of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/<recipe> if not given.")
 _STOP_AFTER = flags.DEFINE_integer("stop_after", None, "Save and end after this step; the same command goes on later.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, where SLURM or a TPU does not say it.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Processes of the run, with --coordinator.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.")
 
 # A run may be continued with other values of these; with other values of the rest it would be another run.
-_FREE_KEYS = {"total_steps", "log_every", "checkpoint_every", "keep_checkpoints", "data_threads", "preview"}
-_FREE_KEYS |= {"data.max_bad", "data.time_limit", "data.memory_limit"}
+_FREE_KEYS = (
+    "total_steps",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "keep_every",
+    "data_threads",
+    "data.max_bad",
+    "data.time_limit",
+    "data.memory_limit",
+    "preview",
+    "validation",
+)
+_FREE_KEYS += ("mesh", "grad_accum", "model.remat", "model.unroll")  # these change how a step is computed, not what
+MAX_SKIPPED = 5  # steps in a row without a finite loss and gradient; then the run stops
 
 
 def main(_) -> None:
     config: Any = cli.load_config_flag(_CONFIG.value)
     cli.quiet_start()
+    start_processes(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    with Interruption() as interruption, Watch() as watch:
+        train(config, interruption, watch)
+
+
+def train(config: Any, interruption: Interruption, watch: Watch) -> None:
     workdir = Path(_WORKDIR.value or f"runs/{recipe_name()}")
+    if (_WORKDIR.value or "").startswith("gs://"):
+        raise UserError(f"--workdir={_WORKDIR.value} is a bucket: mount it, and name the folder")
     print(f"working directory: {workdir}", flush=True)
     options = json.loads(config.to_json())
     check_same_run(workdir, options)
@@ -54,8 +100,9 @@ def main(_) -> None:
             raise UserError(f"config.{name}={config[name]} cannot be: at least 1")
 
     # ------------------------------------------------------------------ model, data, optimizer
-    mesh = make_mesh()
-    check_batch_size(config.batch_size, mesh)
+    mesh = make_mesh(**config.mesh)
+    check_batch_size(config.batch_size, mesh, config.grad_accum)
+    first_process = jax.process_index() == 0
     model = VDT(**config.model)
     model.check_sizes()
     vae = None if config.vae is None else load_vae(config.vae)
@@ -70,20 +117,29 @@ def main(_) -> None:
         raise UserError(f"model.num_classes={model.num_classes}, but the data has {source.num_classes}: use that, or 1")
     learning_rate = make_learning_rate(total_steps=config.total_steps, **config.learning_rate)
     optimizer = make_optimizer(learning_rate, **config.optimizer)
-    init_key, train_key, encode_key = jax.random.split(jax.random.key(config.seed), 3)
+    draw_keys = jax.jit(lambda: jax.random.split(jax.random.key(config.seed), 3), out_shardings=replicated(mesh))
+    init_key, train_key, encode_key = draw_keys()
 
     init = functools.partial(init_state, model, optimizer)
-    train_step = jax.jit(
-        make_train_step(model, diffusion, optimizer, ema_decay=config.ema_decay, **config.loss),
-        in_shardings=(replicated(mesh), batch_sharding(mesh), replicated(mesh)),
-        out_shardings=replicated(mesh),
-        donate_argnums=0,
+    like = jax.eval_shape(init, init_key)
+    like = with_shardings(like, state_shardings(like, mesh))
+    spread_model = model if config.mesh.fsdp == 1 else model.clone(gather=gather_whole(mesh, model.dtype))
+    train_step = make_train_step(
+        spread_model,
+        diffusion,
+        optimizer,
+        ema_decay=config.ema_decay,
+        grad_accum=config.grad_accum,
+        frozen=config.optimizer.frozen,
+        **config.loss,
     )
+    train_step = shard_train_step(train_step, like, mesh)
     to_latents, weights = None, None  # what a batch goes through first, and the first argument of it
     if isinstance(source, Latents):
         to_latents, weights = draw_latents, source.scaling_factor
     elif vae is not None:
-        to_latents, weights = functools.partial(encode_batch, vae.model), vae.params
+        to_latents = functools.partial(encode_batch, vae.model)
+        weights = jax.tree.map(functools.partial(put_whole, sharding=replicated(mesh)), vae.params)
     if to_latents is not None:
         to_latents = jax.jit(
             to_latents,
@@ -92,9 +148,6 @@ def main(_) -> None:
         )
 
     # ------------------------------------------------------------------ state: fresh, or where the run was left
-    like = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated(mesh)), jax.eval_shape(init, init_key)
-    )
     batch_like = {
         "video": jax.ShapeDtypeStruct((config.batch_size, *model.video_shape), np.float32),
         "labels": jax.ShapeDtypeStruct((config.batch_size,), np.int32),
@@ -102,11 +155,18 @@ def main(_) -> None:
     jax.eval_shape(train_step, like, batch_like, train_key)  # any mistake that is left shows before a file is written
     if config.init_from is not None and not (workdir / "config.json").is_file():
         start_from(config.init_from, like.params, fresh_names(config))
-    save_config(workdir, options)
-    checkpoints = Checkpoints(workdir, config.keep_checkpoints)
+    if first_process:
+        save_config(workdir, options)
+    checkpoints = Checkpoints(
+        workdir,
+        every=config.checkpoint_every,
+        keep=config.keep_checkpoints,
+        keep_every=config.keep_every,
+        say=lambda line: print(line, flush=True),
+    )
     state = checkpoints.restore(like)
     if state is None:
-        state = jax.jit(init, out_shardings=replicated(mesh))(init_key)
+        state = jax.jit(init, out_shardings=state_shardings(like, mesh))(init_key)  # born where it lives
         if config.init_from is not None:
             state = start_state(state, config)
     first_step = int(state.step)
@@ -122,35 +182,84 @@ def main(_) -> None:
         put=functools.partial(shard_batch, mesh=mesh),
     )
 
+    validate = make_validation(
+        model,
+        config.diffusion,
+        held_out,
+        num_clips=config.validation.num_clips,
+        num_steps=config.validation.num_steps,
+        seed=config.seed,
+        vae=vae,
+    )
+
     # ------------------------------------------------------------------ loop
-    with checkpoints, RunLog(workdir, first_step, config.total_steps) as log:
+    with checkpoints, RunLog(workdir, first_step, config.total_steps, quiet=not first_process) as log:
+        trained = count_trained(state.params, config.optimizer.frozen)
         log.say(
-            f"{count_trained(state.params) / 1e6:.2f} M trained parameters, {len(source)} clips, "
-            f"{mesh.size} {mesh.devices.flat[0].device_kind} device(s), step {first_step} to {last_step}"
+            f"{trained / 1e6:.2f} M trained parameters, {len(source)} clips, {mesh.size} "
+            f"{mesh.devices.flat[0].device_kind} device(s) in {jax.process_count()} process(es), step {first_step} to "
+            f"{last_step}"
         )
+        before = None  # the metrics of the step before: to look at those of a step at once would be to wait for it
         for step in range(first_step + 1, last_step + 1):
-            batch = next(train_batches)
+            with watch.reading():
+                batch = next(train_batches)
             if to_latents is not None:
                 batch["video"] = to_latents(weights, batch["video"], jax.random.fold_in(encode_key, step))
             state, metrics = train_step(state, batch, train_key)
+            if before is not None:
+                report_skip(step - 1, before, config, len(source), checkpoints, log)
+            before = metrics
+            interrupted = interruption.requested(step)
 
-            if step % config.log_every == 0 or step in (first_step + 1, last_step):
-                values = {name: float(value) for name, value in metrics.items()}
-                log.metrics(step, values | {"learning_rate": float(np.asarray(learning_rate(step - 1)))})
-            if step % config.checkpoint_every == 0 or step == last_step:
+            validated = {}
+            if config.validation.every and step % config.validation.every == 0:
+                ema_params = on_one_device(state.ema_params, mesh)
+                validated = validate(ema_params) if first_process else {}
+            if validated or step % config.log_every == 0 or step in (first_step + 1, last_step):
+                values = {name: float(value) for name, value in metrics.items() if name != "skipped_in_a_row"}
+                log.metrics(step, values | {"learning_rate": float(np.asarray(learning_rate(step - 1)))} | validated)
+            if interrupted or step == last_step:
+                checkpoints.save_and_wait(state)
+            elif checkpoints.due(step):
                 checkpoints.save(state)
+            if interrupted and step < last_step:
+                raise RunStopped(f"interrupted; step {step} is saved, and the same command goes on", INTERRUPTED)
             if config.preview.every and (step % config.preview.every == 0 or step == last_step):
                 folder = workdir / "samples" / f"step_{step:07d}"
-                preview(model, vae, state.ema_params, config, held_out, folder)
-                log.say(f"samples of every task: {folder}")
+                ema_params = on_one_device(state.ema_params, mesh)
+                if first_process:
+                    preview(model, vae, ema_params, config, held_out, folder, stop=interruption)
+                    log.say(f"samples of every task: {folder}")
+        if before is not None:
+            report_skip(last_step, before, config, len(source), checkpoints, log)
+        log.say(f"saving held training up for {checkpoints.seconds_blocked:.2f} s")
+
+
+def report_skip(step: int, metrics: dict, config: Any, num_clips: int, checkpoints: Checkpoints, log: RunLog) -> None:
+    """Tells of a step whose update was left out, and its clips; raises RunStopped after MAX_SKIPPED in a row."""
+    in_a_row = int(metrics["skipped_in_a_row"])
+    if in_a_row == 0:
+        return
+    clips = clip_numbers(num_clips, config.seed, range((step - 1) * config.batch_size, step * config.batch_size))
+    log.say(
+        f"WARNING: step {step} is left out: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}; "
+        f"{int(metrics['skipped'])} left out in all, {in_a_row} in a row; clips {', '.join(map(str, clips))}"
+    )
+    if in_a_row >= MAX_SKIPPED:
+        raise RunStopped(
+            f"{in_a_row} steps in a row, the last {step}, had a loss or a gradient that is not finite; the last good "
+            f"checkpoint is {checkpoints.newest()}"
+        )
 
 
 def start_state(state: TrainState, config: Any) -> TrainState:
     """A fresh state with the parameters of the checkpoint `init_from`, but for those named in `init_fresh`."""
     params = start_from(config.init_from, state.params, fresh_names(config))
-    print(f"parameters from {config.init_from}, fresh: {', '.join(fresh_names(config)) or 'none'}", flush=True)
+    fresh = fresh_paths(state.params, fresh_names(config))
+    print(f"parameters from {config.init_from}, fresh: {', '.join(fresh) or 'none'}", flush=True)
     # The EMA is a copy: the step donates its state, and a buffer cannot be given away twice.
-    return TrainState(state.step, params, jax.tree.map(jnp.copy, params), state.opt_state)
+    return TrainState(state.step, params, jax.tree.map(jnp.copy, params), state.opt_state, state.skipped)
 
 
 def fresh_names(config: Any) -> list[str]:
@@ -172,7 +281,7 @@ def check_same_run(workdir: Path, options: dict) -> None:
     differing = sorted(
         key
         for key in theirs.keys() | ours.keys()
-        if theirs.get(key) != ours.get(key) and not {key, key.split(".")[0]} & _FREE_KEYS
+        if theirs.get(key) != ours.get(key) and not f"{key}.".startswith(tuple(f"{free}." for free in _FREE_KEYS))
     )
     if differing:
         shown = ", ".join(f"{key}={theirs.get(key)} (now {ours.get(key)})" for key in differing[:5])
@@ -186,19 +295,34 @@ def _flatten(tree: dict, prefix: str = "") -> dict:
     return leaves
 
 
+def on_one_device(params: Any, mesh: Mesh) -> Any:
+    """Parameters that are spread over all devices, whole on this process's first; every process must call it."""
+    if mesh.shape["fsdp"] > 1:
+        params = jax.jit(_same, out_shardings=replicated(mesh))(params)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), params)
+
+
+def _same(tree: Any) -> Any:
+    return tree
+
+
 def preview(
-    model: VDT, vae: LoadedAutoencoder | None, ema_params: Any, config: Any, held_out: Source, folder: Path
+    model: VDT,
+    vae: LoadedAutoencoder | None,
+    ema_params: Any,
+    config: Any,
+    held_out: Source,
+    folder: Path,
+    stop: Interruption,
 ) -> None:
     """Samples every task on the first held-out clips with the EMA weights; one GIF and one PNG a task and clip."""
     diffusion = respaced(config.diffusion, config.preview.num_steps, model.learn_sigma)
     numbers = range(config.preview.num_clips)
-    batch = take(held_out, numbers)
+    batch = take_clips(held_out, numbers, vae)
     clean, labels = batch["video"], batch["labels"]
-    if isinstance(held_out, Latents):
-        clean = np.asarray(draw_latents(held_out.scaling_factor, clean, None))
-        clean = clean if vae is None else np.stack([decode_video(*vae, latents) for latents in clean])
-    ema_params = jax.device_put(ema_params, jax.local_devices()[0])
     for task in TASKS:
+        if stop.asked:
+            return
         drawn = task_masks(config.seed, numbers, task, model)
         keys = sample_keys(config.seed, numbers)
         samples, mask = generate_clips(model, ema_params, diffusion, clean, drawn, keys, vae=vae, labels=labels)

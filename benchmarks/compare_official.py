@@ -30,7 +30,7 @@ from measure import report, timed
 from vdt_jax import cli
 from vdt_jax.diffusion import make_diffusion
 from vdt_jax.errors import UserError
-from vdt_jax.generate import generate, sample_keys
+from vdt_jax.generation import generate, sample_keys
 from vdt_jax.models import VDT, VDT_VARIANTS
 from vdt_jax.torch_weights.tables import read_table
 from vdt_jax.torch_weights.vdt import vdt_table
@@ -211,7 +211,13 @@ def training_pair(official: Official, ours: VDT, params: Any) -> tuple[Callable[
     optimizer = make_optimizer(make_learning_rate(1e-4, 0, 1, "constant"))
     step = jax.jit(make_train_step(ours, make_diffusion(), optimizer, loss="parity"), donate_argnums=0)
     params = jax.tree.map(jax.numpy.copy, params)  # the step gives its state away
-    state = TrainState(jax.numpy.int32(0), params, jax.tree.map(jax.numpy.copy, params), optimizer.init(params))
+    state = TrainState(
+        jax.numpy.int32(0),
+        params,
+        jax.tree.map(jax.numpy.copy, params),
+        optimizer.init(params),
+        jax.numpy.zeros(2, int),
+    )
     batch = {"video": jax.device_put(x), "labels": jax.numpy.zeros(len(x), int)}
 
     def mine() -> None:

@@ -21,13 +21,14 @@ from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO, newest_step, save_model
 from vdt_jax.data import make_source, take
 from vdt_jax.errors import UserError
-from vdt_jax.generate import generate, load, sample_keys, task_masks
+from vdt_jax.generation import generate, load, sample_keys, task_masks
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A working directory of train.py.")
 _REPORT = flags.DEFINE_string("report", None, "What evaluate.py wrote about it.")
 _COMMIT = flags.DEFINE_string("commit", None, "The code that trained it.")
 _HARDWARE = flags.DEFINE_string("hardware", None, "What it was trained on.")
 _HOURS = flags.DEFINE_float("hours", None, "How long.")
+_BEGAN_WITH = flags.DEFINE_string("began_with", None, "In words, what config.init_from was, if it was anything.")
 
 
 def main(_) -> None:
@@ -37,6 +38,7 @@ def main(_) -> None:
     loaded = load(_CHECKPOINT.value)
     provenance = {
         "steps": newest_step(_CHECKPOINT.value),
+        "began_with": _BEGAN_WITH.value,
         "hardware": _HARDWARE.value,
         "hours": _HOURS.value,
         "commit": _COMMIT.value,
@@ -46,7 +48,7 @@ def main(_) -> None:
     folder = Path(vdt_jax.__file__).parent / DEMO
     shutil.rmtree(folder, ignore_errors=True)
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), loaded.params)
-    save_model(folder, loaded.config | {"provenance": provenance}, params)
+    save_model(folder, loaded.config | {"init_from": None, "provenance": provenance}, params)
     (folder / "params" / "commit_success.txt").unlink(missing_ok=True)  # it names this machine's folder
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {size / 1e6:.2f} MB")

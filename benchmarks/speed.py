@@ -19,7 +19,7 @@ from vdt_jax import cli
 from vdt_jax.diffusion import make_diffusion
 from vdt_jax.errors import UserError
 from vdt_jax.flops import training_flops, utilisation
-from vdt_jax.generate import generate, sample_keys, task_masks
+from vdt_jax.generation import generate, sample_keys, task_masks
 from vdt_jax.models import VDT, VDT_VARIANTS
 from vdt_jax.training import init_state, make_learning_rate, make_optimizer, make_train_step
 

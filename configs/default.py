@@ -12,7 +12,11 @@ def get_config() -> ConfigDict:
     config.total_steps = 100_000
     config.log_every = 100
     config.checkpoint_every = 2_000
-    config.keep_checkpoints = 3
+    config.keep_checkpoints = 3  # the newest so many, ...
+    config.keep_every = config_dict.placeholder(int)  # ... and steps that this divides, for good
+
+    config.mesh = dict(fsdp=1)  # over how many devices parameters, EMA and optimizer are split; docs/scaling.md
+    config.grad_accum = 1  # parts that a batch is taken in, one after the other: less memory, the same update
 
     config.init_from = config_dict.placeholder(str)  # a converted folder or a working directory to start from
     config.init_fresh = config_dict.placeholder(str)  # what stays fresh then, e.g. "y_embedder,time_embed"
@@ -31,6 +35,8 @@ def get_config() -> ConfigDict:
         learn_sigma=True,
         dtype="float32",
         unroll=1,
+        remat="none",  # or matmuls, full: what the backward pass computes again, to save memory
+        temporal=True,  # False for a model of images, the first stage of training in two
     )
     # For a model of latents on videos: the autoencoder, as --vae of sample.py. It encodes batches and is not trained.
     config.vae = config_dict.placeholder(str)
@@ -44,10 +50,11 @@ def get_config() -> ConfigDict:
         min_snr_gamma=config_dict.placeholder(float),  # caps the weight of a noise level, e.g. 5.0
         clip_denoised=False,  # True for pixels
     )
-    # Keyword arguments of vdt_jax.training.loss_fn.
+    # Keyword arguments of vdt_jax.training.loss_fn and draw_examples.
     config.loss = dict(loss="normalised", mask_mixture="varied", label_dropout=0.1, noise_shift=1.0)
 
-    config.optimizer = dict(weight_decay=0.0, clip_norm=1.0, b2=0.999)
+    # frozen: a regex; parameters in whose path it is found are not trained, e.g. "blocks/(attn|mlp)".
+    config.optimizer = dict(weight_decay=0.0, clip_norm=1.0, b2=0.999, frozen="")
     config.learning_rate = dict(peak=1e-4, warmup_steps=1_000, decay="constant")  # or cosine, tail
     config.ema_decay = 0.9999
 
@@ -74,4 +81,6 @@ def get_config() -> ConfigDict:
 
     # Samples of the EMA weights for every task on held-out clips, into WORKDIR/samples; every=0 for none.
     config.preview = dict(every=2_000, num_steps=50, num_clips=2)
+    # Losses by task and noise level, PSNR and SSIM of samples: EMA weights, held-out clips; every=0 for none.
+    config.validation = dict(every=2_000, num_steps=25, num_clips=8)
     return config

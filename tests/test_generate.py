@@ -1,17 +1,22 @@
 """From a model to samples, and the pages that show them."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+from vdt_jax import generation
 from vdt_jax.diffusion import make_diffusion
 from vdt_jax.errors import UserError
-from vdt_jax.generate import generate, respaced, sample_keys, task_masks
+from vdt_jax.generation import generate, respaced, sample_keys, task_masks
 from vdt_jax.masks import TASKS
 from vdt_jax.models import VDT
 from vdt_jax.pages import Example, Section, table_text, write_comparison, write_page
+from vdt_jax.sharding import make_mesh, replicated
 
 MODEL = VDT(input_size=4, num_frames=4, in_channels=1, patch_size=2, hidden_size=8, depth=1, num_heads=1, num_classes=2)
 DIFFUSION = make_diffusion(timestep_respacing="3")
@@ -63,6 +68,55 @@ def test_names_and_numbers_that_do_not_exist(params):
         generate(MODEL, params, DIFFUSION, clean(1), everything, keys, sampler="euler")
     with pytest.raises(UserError, match="0 sampling steps"):
         respaced({}, 0, True)
+
+
+def test_samples_do_not_depend_on_the_number_of_devices(params):
+    everything, keys = np.ones((3, *MODEL.video_shape[:3], 1), np.float32), sample_keys(5, range(3))
+    one = generate(MODEL, params, DIFFUSION, clean(3), everything, keys)
+    everywhere = jax.device_put(params, replicated(make_mesh()))
+    assert len(generation._mesh_of(params).devices) == 1 and len(generation._mesh_of(everywhere).devices) == 8
+    np.testing.assert_allclose(generate(MODEL, everywhere, DIFFUSION, clean(3), everything, keys), one, rtol=1e-4)
+
+
+def test_only_other_shapes_are_compiled_anew(params):
+    def sample(batch=2, **options):
+        mask, keys = task_masks(0, range(batch), "predict", MODEL), sample_keys(options.pop("seed"), range(batch))
+        diffusion = respaced({}, 3, MODEL.learn_sigma)
+        return generate(MODEL, params, diffusion, clean(batch), mask, keys, sampler="ddim", **options)
+
+    told = []
+    first = sample(seed=0, guidance=2.0, eta=0.1)
+    before = generation._advance._cache_size()
+    assert np.abs(sample(seed=1, guidance=2.0, eta=0.1) - first).max() > 0.1
+    assert np.abs(sample(seed=0, guidance=4.0, eta=0.1) - first).max() > 1e-4
+    assert np.abs(sample(seed=0, guidance=2.0, eta=0.9) - first).max() > 0.1
+    again = sample(seed=0, guidance=2.0, eta=0.1, labels=np.zeros(2, int), on_steps=told.append)
+    np.testing.assert_allclose(again, first, rtol=1e-6)
+    assert generation._advance._cache_size() == before and told == [1, 1, 1]
+
+
+def test_matrices_that_are_cast_once_change_nothing(params):
+    model = MODEL.clone(dtype="bfloat16")
+    cast = generation._cast_kernels(params, model.dtype)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(cast)} == {"bfloat16", "float32"}
+    x, timesteps = clean(2), jnp.array([3, 500])
+    outputs = [jax.jit(model.apply)({"params": tree}, x, timesteps) for tree in (params, cast)]
+    np.testing.assert_array_equal(*outputs)
+
+
+def test_guidance_needs_classes(params):
+    everything, keys = np.ones((1, *MODEL.video_shape[:3], 1), np.float32), sample_keys(0, range(1))
+    with pytest.raises(UserError, match="no classes"):
+        generate(MODEL.clone(num_classes=1), params, DIFFUSION, clean(1), everything, keys, guidance=2.0)
+
+
+def test_the_package_is_imported_at_no_cost():
+    code = (
+        "import sys, vdt_jax; assert 'jax' not in sys.modules; import vdt_jax.generation; "
+        "assert all(callable(getattr(vdt_jax, name)) for name in vdt_jax.__all__); vdt_jax.nothing"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "has no attribute 'nothing'" in done.stderr
 
 
 def test_comparison_has_given_sample_truth(tmp_path):

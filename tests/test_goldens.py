@@ -11,7 +11,7 @@ from einops import rearrange
 from vdt_jax.diffusion import make_diffusion
 from vdt_jax.models import VDT
 from vdt_jax.safe_pickle import load_torch
-from vdt_jax.sampling import ddpm
+from vdt_jax.sampling import ddpm, run
 from vdt_jax.torch_weights import from_torch, read_sizes, to_torch
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -106,14 +106,16 @@ def test_sampling(tiny, name, clip, masked, bound):
     mask = jnp.asarray(mask, jnp.float32)[..., None]
     clean = video(golden["raw_x"])
     ours = jax.jit(
-        lambda params: ddpm(
-            diffusion,
-            lambda x_t, timesteps: model.apply({"params": params}, x_t, timesteps),
-            jax.random.split(jax.random.key(0), clean.shape[0]),
-            clean,
-            mask,
-            start=state(golden["z"]),
-            noises=state(golden["noises"]),
+        lambda params: run(
+            ddpm(
+                diffusion,
+                lambda x_t, timesteps: model.apply({"params": params}, x_t, timesteps),
+                jax.random.split(jax.random.key(0), clean.shape[0]),
+                clean,
+                mask,
+                start=state(golden["z"]),
+                noises=state(golden["noises"]),
+            )
         )
     )(params)
     generated = np.broadcast_to(np.asarray(mask) > 0.5, ours.shape)

@@ -8,11 +8,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"errors"},
-    {"schedules", "masks", "sharding", "video", "safe_pickle", "progress"},
-    {"models", "autoencoder", "diffusion", "data"},
+    {"schedules", "masks", "sharding", "processes", "video", "safe_pickle", "progress", "windows"},
+    {"models", "autoencoder", "diffusion", "data", "inputs"},
     {"training", "sampling", "torch_weights", "metrics", "flops"},
-    {"checkpoints"},
-    {"generate", "pages"},
+    {"checkpoints", "latents"},
+    {"generation", "pages", "protocol"},
+    {"evaluation", "validation"},
     {"cli"},
     {"__main__"},
 ]
@@ -22,7 +23,8 @@ RESTRICTED = {
     "ml_collections": {"cli"},
     "orbax": {"checkpoints"},
     "grain": {"data"},
-    "flax": {"models", "autoencoder", "training"},
+    "flax": {"models", "autoencoder", "training", "metrics"},
+    "cv2": {"metrics"},
     "huggingface_hub": {"torch_weights"},
     "tensorflow_datasets": {"data"},
     "torch": set(),

@@ -13,7 +13,7 @@ from test_scripts import ROOT, fail, succeed
 
 from vdt_jax.autoencoder import encode_batch, encode_video
 from vdt_jax.errors import UserError
-from vdt_jax.generate import enlarge_mask, generate, load_vae, respaced, sample_keys
+from vdt_jax.generation import enlarge_mask, generate, load_vae, respaced, sample_keys
 from vdt_jax.models import VDT
 from vdt_jax.video import fit_frame, read_frames, to_float, to_uint8, write_video
 

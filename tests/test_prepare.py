@@ -14,7 +14,7 @@ from vdt_jax.autoencoder import draw_latents, encode_video, fingerprint
 from vdt_jax.data import make_source
 from vdt_jax.data.pipeline import batches
 from vdt_jax.errors import UserError
-from vdt_jax.generate import load_vae
+from vdt_jax.generation import load_vae
 from vdt_jax.video import read_clip, to_float
 
 ROOT = Path(__file__).parent.parent

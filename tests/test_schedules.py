@@ -9,14 +9,34 @@ from vdt_jax.schedules import cosine_betas, make_schedule, respace_timesteps
 
 @pytest.mark.parametrize(
     ("respacing", "expected"),
-    [("ddim25", np.arange(0, 1000, 40)), ("2", [0, 999]), ("1", [0]), ("1,2", [0, 500, 999])],
+    [
+        ("ddim25", np.arange(0, 1000, 40)),
+        ("2", [0, 999]),
+        ("1", [0]),
+        ("1,2", [0, 500, 999]),
+        ("trailing1", [999]),
+        ("trailing4", [249, 499, 749, 999]),
+        ("trailing1000", np.arange(1000)),
+    ],
 )
 def test_kept_timesteps(respacing, expected):
-    np.testing.assert_array_equal(respace_timesteps(1000, respacing), expected)
+    np.testing.assert_array_equal(respace_timesteps(make_schedule().alphas_cumprod, respacing), expected)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize("count", [1, 2, 16, 300, 999, 1000])
+def test_log_snr_spacing_keeps_as_many_as_asked_for(name, count):
+    alphas_cumprod = make_schedule(name).alphas_cumprod
+    kept = respace_timesteps(alphas_cumprod, f"logsnr{count}")
+    assert len(kept) == count and (np.diff(kept) > 0).all() and kept[0] >= 0 and kept[-1] == 999
+    if (name, count) == ("linear", 16):  # where timesteps are many enough
+        log_snr = np.log(alphas_cumprod / (1 - alphas_cumprod))
+        steps = -np.diff(log_snr[kept])
+        assert kept[0] == 0 and steps.max() < 1.5 * steps.min()
 
 
 def test_uneven_sections_start_where_the_last_ended():
-    kept = respace_timesteps(100, "3,3,3")
+    kept = respace_timesteps(make_schedule(num_diffusion_timesteps=100).alphas_cumprod, "3,3,3")
     assert kept.tolist() == [0, 16, 33, 34, 50, 66, 67, 83, 99]
 
 
@@ -63,10 +83,12 @@ def test_shifted_steps_have_as_many_times_the_noise(name):
     assert inside.mean() > 0.8
 
 
-@pytest.mark.parametrize("respacing", ["0", "1001", "ddim999", "ten", "10,,10", "600,600"])
+@pytest.mark.parametrize(
+    "respacing", ["0", "1001", "ddim999", "ten", "10,,10", "600,600", "trailing0", "trailing1001", "logsnr", "logsnr-3"]
+)
 def test_impossible_respacing_is_refused(respacing):
     with pytest.raises(UserError):
-        respace_timesteps(1000, respacing)
+        respace_timesteps(make_schedule().alphas_cumprod, respacing)
 
 
 def test_unknown_schedule_is_refused():

@@ -10,13 +10,16 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from vdt_jax.errors import UserError
+from vdt_jax.errors import INTERRUPTED, RunStopped, UserError
 
 USER_ERROR = 2
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """app.run, but a mistake of the user's ends in one line on stderr and exit code 2, without a traceback."""
+    """app.run, but a mistake of the user's ends in one line on stderr and exit code 2, without a traceback.
+
+    So does a run that stops before its end, with the code of `RunStopped`.
+    """
 
     def guarded(argv: Sequence[str]) -> None:
         try:
@@ -25,6 +28,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             main(argv)
         except UserError as error:
             _fail(str(error))
+        except RunStopped as stop:
+            print("stopped:" if stop.code == INTERRUPTED else "error:", stop, file=sys.stderr)
+            sys.exit(stop.code)
 
     app.run(guarded, flags_parser=_parse_flags)
 
@@ -34,7 +40,7 @@ def quiet_start() -> None:
 
     JAX_COMPILATION_CACHE_DIR, where set, names another folder.
     """
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # what goes wrong in a library is raised too, and told in one line
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         # A cache is code that will be run: nobody else may write there.
         folder = Path.home() / ".cache" / "vdt_jax" / "xla"
@@ -56,8 +62,8 @@ def load_config_flag(config: Any) -> ConfigDict:
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return app.parse_flags_with_usage(list(argv)) if _asks_for_help(argv) else flags.FLAGS(list(argv))
-    except flags.Error as error:
-        _fail(str(error))
+    except flags.Error as error:  # of what a recipe raises ml_collections gives the traceback, the reason last
+        _fail(str(error).rpartition("UserError: ")[2])
     except (AttributeError, KeyError) as error:  # ml_collections: a key that the config does not have
         lines = str(error).strip("'\"").replace("\\n", "\n").replace("\\'", "'").splitlines()
         _fail(f"the config has no {lines[0]}. {' '.join(lines[1:]) or 'The keys are in configs/default.py.'}")

@@ -17,6 +17,7 @@ The network's `model_output` is `(B, F, h, w, 2C)`: the prediction, then the fra
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -184,6 +185,7 @@ class GaussianDiffusion:
         return jnp.where(first, decoder_nll, kl) / np.log(2.0)
 
 
+@functools.lru_cache(maxsize=64)
 def make_diffusion(
     noise_schedule: str = "linear",
     num_diffusion_timesteps: int = 1000,
@@ -194,7 +196,10 @@ def make_diffusion(
     min_snr_gamma: float | None = None,
     clip_denoised: bool = False,
 ) -> GaussianDiffusion:
-    """A GaussianDiffusion from plain values, as the `diffusion` section of a config holds them."""
+    """A GaussianDiffusion from plain values, as the `diffusion` section of a config holds them.
+
+    The same values give the same object, so that programs which were compiled for it are found again.
+    """
     schedule = make_schedule(noise_schedule, num_diffusion_timesteps, timestep_respacing)
     return GaussianDiffusion(schedule, prediction, learn_sigma, loss_on, min_snr_gamma, clip_denoised)
 

@@ -11,6 +11,7 @@ attention transposes it. Parameter paths are the torch names with Flax's leaf na
 `blocks/attn/qkv/kernel (depth, D, 3D)`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,10 +21,18 @@ from einops import rearrange
 from flax import linen as nn
 
 from vdt_jax.errors import UserError
+from vdt_jax.sharding import GATHERED
 
 VDT_VARIANTS = {
     "VDT-S/2": dict(depth=12, hidden_size=384, patch_size=2, num_heads=6),
     "VDT-L/2": dict(depth=28, hidden_size=1152, patch_size=2, num_heads=16),
+}
+
+# What of a block's forward pass is kept for the backward pass, which computes the rest again.
+REMAT = {
+    "none": jax.checkpoint_policies.save_anything_except_these_names(GATHERED),
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "matmuls": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # linear layers; not the attention weights
 }
 
 # Sinusoidal tables live in `params`, as they do in the official checkpoints, and are never trained.
@@ -105,11 +114,12 @@ class Mlp(nn.Module):
 
 
 class VDTBlock(nn.Module):
-    """Temporal attention, then an adaLN-Zero DiT block. `c` (B, D) is the condition after SiLU."""
+    """Temporal attention (if `temporal`), then an adaLN-Zero block; `c` (B, D): the condition after SiLU."""
 
     num_heads: int
     mlp_ratio: float = 4.0
     dtype: Any = jnp.float32
+    temporal: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, c: jax.Array) -> tuple[jax.Array, None]:
@@ -117,9 +127,10 @@ class VDTBlock(nn.Module):
         modulation = _dense(6 * width, self.dtype, "adaLN_modulation", zero=True)(c)
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = jnp.split(modulation, 6, axis=-1)
 
-        temporal = _layer_norm(1e-5, self.dtype, "temporal_norm1", affine=True)(x)
-        temporal = Attention(self.num_heads, "frames", self.dtype, name="temporal_attn")(temporal)
-        x = x + _dense(width, self.dtype, "temporal_fc")(temporal)
+        if self.temporal:
+            temporal = _layer_norm(1e-5, self.dtype, "temporal_norm1", affine=True)(x)
+            temporal = Attention(self.num_heads, "frames", self.dtype, name="temporal_attn")(temporal)
+            x = x + _dense(width, self.dtype, "temporal_fc")(temporal)
 
         spatial = modulate(_layer_norm(1e-6, self.dtype, "norm1")(x), shift_msa, scale_msa)
         x = x + gate_msa[:, None, None] * Attention(self.num_heads, "tokens", self.dtype, name="attn")(spatial)
@@ -199,6 +210,9 @@ class VDT(nn.Module):
       learn_sigma: whether C more channels hold the variance fraction.
       dtype: of the computation ("float32", "bfloat16"); parameters and output are float32.
       unroll: blocks per iteration of the scan over depth.
+      remat: what a block keeps for its gradient: all ("none"), what linear layers give ("matmuls"), nothing ("full").
+      temporal: False leaves out temporal attention and time_embed: a model of images, the first of two stages.
+      gather: makes a block's parameters whole before they are used, where they are split over devices.
 
     Raises:
       UserError: sizes that cannot be, or an input of another size.
@@ -216,6 +230,9 @@ class VDT(nn.Module):
     learn_sigma: bool = True
     dtype: Any = jnp.float32
     unroll: int = 1
+    remat: str = "none"
+    temporal: bool = True
+    gather: Callable[[Any], Any] | None = None
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -247,6 +264,8 @@ class VDT(nn.Module):
                 raise UserError(f"{name}={getattr(self, name)} cannot be: at least 1")
         if str(self.dtype) not in ("float32", "bfloat16") and self.dtype not in (jnp.float32, jnp.bfloat16):
             raise UserError(f"dtype={self.dtype} cannot be: float32 or bfloat16")
+        if self.remat not in REMAT:
+            raise UserError(f"no remat policy '{self.remat}': choose from {', '.join(REMAT)}")
         height, width = self.frame_size
         if height % self.patch_size or width % self.patch_size or min(height, width) < 1:
             raise UserError(f"patch_size={self.patch_size} does not divide frames of {height}x{width}: change either")
@@ -267,29 +286,35 @@ class VDT(nn.Module):
         self.check_sizes()
         if x.shape[1:] != self.video_shape:
             raise UserError(f"this model takes videos (F, H, W, C) = {self.video_shape}, not {tuple(x.shape[1:])}")
-        if labels is None:
-            labels = jnp.zeros(x.shape[0], jnp.int32)
+        labels = jnp.zeros(x.shape[0], jnp.int32) if labels is None else labels
 
         tokens = PatchEmbed(self.hidden_size, self.patch_size, self.dtype, name="x_embedder")(x)  # (B, F, N, D)
         pos_embed = self.param("pos_embed", lambda _: _table(grid_embedding(self.grid, self.hidden_size)))
-        time_embed = self.param(
-            "time_embed", lambda _: _table(sincos_embedding(np.arange(self.num_frames), self.hidden_size))
-        )
-        tokens = tokens + (pos_embed[:, None] + time_embed[:, :, None]).astype(self.dtype)
+        positions = pos_embed[:, None]  # (1, 1, N, D)
+        if self.temporal:
+            frames = np.arange(self.num_frames)
+            time_embed = self.param("time_embed", lambda _: _table(sincos_embedding(frames, self.hidden_size)))
+            positions = positions + time_embed[:, :, None]  # (1, F, N, D)
+        tokens = tokens + positions.astype(self.dtype)
 
         t = TimestepEmbedder(self.hidden_size, self.dtype, name="t_embedder")(timesteps)
         y = LabelEmbedder(self.num_classes, self.hidden_size, self.dtype, name="y_embedder")(labels)
         c = nn.silu(t + y)  # (B, D)
 
+        block, gather = VDTBlock, None if self.is_initializing() else self.gather
+        if gather is not None:
+            block = nn.map_variables(block, "params", trans_in_fn=gather)
+        if gather is not None or self.remat != "none":  # the scan keeps the recomputation apart: CSE does no harm
+            block = nn.remat(block, policy=REMAT[self.remat], prevent_cse=False)
         blocks = nn.scan(
-            VDTBlock,
+            block,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
             length=self.depth,
             unroll=self.unroll,
         )
-        tokens, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, name="blocks")(tokens, c)
+        tokens, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, self.temporal, name="blocks")(tokens, c)
 
         out_channels = self.in_channels * (2 if self.learn_sigma else 1)
         tokens = FinalLayer(self.patch_size, out_channels, self.dtype, name="final_layer")(tokens, c)

@@ -1,13 +1,17 @@
 """Pictures of samples, and the page that shows them."""
 
+import contextlib
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from vdt_jax.video import as_rgb, enlarge, frame_grid, hide, side_by_side, to_uint8, write_video
+from vdt_jax.errors import UserError
+from vdt_jax.video import VideoWriter, as_rgb, enlarge, frame_grid, hide, side_by_side, to_uint8, write_video
+
+_OURS = '<meta name="generator" content="vdt_jax">'
 
 
 class Example(NamedTuple):
@@ -26,23 +30,53 @@ class Section(NamedTuple):
 
 
 def write_comparison(
-    stem: str | Path, clean: np.ndarray, mask: np.ndarray, samples: Sequence[np.ndarray], fps: float = 8
+    stem: str | Path,
+    clean: np.ndarray,
+    mask: np.ndarray,
+    samples: Sequence[np.ndarray],
+    fps: float = 8,
+    show_truth: bool = True,
 ) -> None:
     """Writes given | sample(s) | truth as a looping stem.gif, and as rows of frames in stem.png.
 
     Args:
       stem: path without suffix.
-      clean: (F, H, W, C) in [-1, 1], the truth.
+      clean: (F, H, W, C) in [-1, 1], the truth, or at least right where mask = 0.
       mask: (F, H, W, 1), 1 = generate, 0 = given; generated positions are violet in the first column.
       samples: (F, H, W, C) each.
       fps: of the GIF.
+      show_truth: whether `clean` is known everywhere, and is shown.
     """
     stem = Path(stem)
     truth = as_rgb(to_uint8(clean))
-    views = [hide(truth, np.asarray(mask)), *(as_rgb(to_uint8(sample)) for sample in samples), truth]
-    views = [enlarge(view) for view in views]
+    views = [hide(truth, np.asarray(mask)), *(as_rgb(to_uint8(sample)) for sample in samples)]
+    views = [enlarge(view) for view in ([*views, truth] if show_truth else views)]
     write_video(stem.with_suffix(".gif"), side_by_side(*views), fps)
     write_video(stem.with_suffix(".png"), frame_grid(*views)[None])
+
+
+def write_videos(paths: Sequence[Path], blocks: Iterable[np.ndarray], fps: float, keep: int = 0) -> np.ndarray:
+    """Writes videos as they come, a few frames of all of them at a time.
+
+    Args:
+      paths: a file for each video, or none at all.
+      blocks: (B, f, H, W, C) uint8 each.
+      fps: frames a second.
+      keep: frames to return.
+
+    Returns:
+      The first `keep` frames or a few more, (B, f, H, W, C) uint8.
+    """
+    kept: list[np.ndarray] = []
+    with contextlib.ExitStack() as stack:
+        writers = [stack.enter_context(VideoWriter(path, fps)) for path in paths]
+        for block in blocks:
+            if not kept or sum(part.shape[1] for part in kept) < keep:
+                kept.append(block)
+            for writer, frames in zip(writers, block, strict=False):
+                for frame in frames:
+                    writer.write(frame)
+    return np.concatenate(kept, axis=1)
 
 
 def table_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -53,6 +87,13 @@ def table_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         lines.append("  ".join(cells))
     return "\n".join(lines)
+
+
+def check_free(path: str | Path) -> None:
+    """Raises UserError where there is a page that `write_page` did not write."""
+    path = Path(path)
+    if path.exists() and _OURS not in path.read_text(errors="replace"):
+        raise UserError(f"{path} is there and not a page of this program: write to another folder")
 
 
 def write_page(
@@ -80,7 +121,7 @@ def write_page(
         )
     Path(path).write_text(
         f"""<!doctype html>
-<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<html lang="en"><meta charset="utf-8">{_OURS}<meta name="viewport" content="width=device-width">
 <title>{html.escape(title)}</title>
 <style>
 body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222; }}

@@ -35,10 +35,14 @@ def progress(what: str, total: int, unit: str = "B") -> Iterator[Callable[[int],
 class RunLog:
     """Writes metrics to a working directory, and progress to the terminal: a bar there, plain lines elsewhere.
 
-    A run that resumes at step s forgets what was logged after s, which it is about to do again.
+    A run that resumes at step s forgets what was logged after s, which it is about to do again. Of several processes
+    all but one are `quiet`, and write and say nothing.
     """
 
-    def __init__(self, workdir: str | Path, first_step: int, total_steps: int):
+    def __init__(self, workdir: str | Path, first_step: int, total_steps: int, quiet: bool = False):
+        self._quiet = quiet
+        if quiet:
+            return
         self._path = Path(workdir) / "metrics.jsonl"
         if self._path.is_file():
             kept = [line for line in self._path.read_text().splitlines() if _step(line) <= first_step]
@@ -52,6 +56,8 @@ class RunLog:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._quiet:
+            return
         if self._bar is not None:
             self._bar.close()
         self._events.close()
@@ -59,13 +65,17 @@ class RunLog:
 
     def say(self, message: str) -> None:
         """One line that does not tear the bar."""
+        if self._quiet:
+            return
         tqdm.write(message) if self._bar is not None else print(message, flush=True)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Logs the metrics of a step, with steps a second and the time left.
+        """Logs the metrics of a step, with steps a second and the time left; the terminal shows those without a slash.
 
         The rate is that since the last call; the first call, which compilation precedes, has none.
         """
+        if self._quiet:
+            return
         now, left = time.monotonic(), ""
         if self._time is not None:
             rate = (step - self._last) / max(now - self._time, 1e-9)
@@ -75,7 +85,7 @@ class RunLog:
         self._file.flush()
         for name, value in values.items():
             self._events.add_scalar(name, value, step)
-        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if "/" not in name)
         if self._bar is not None:
             self._bar.set_postfix_str(shown)
             self._bar.update(step - self._last)

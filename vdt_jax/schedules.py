@@ -87,35 +87,27 @@ class NoiseSchedule:
         return (1 - self.alphas_cumprod_prev) * np.sqrt(1 - self.betas) / (1 - self.alphas_cumprod)
 
 
-def respace_timesteps(num_diffusion_timesteps: int, timestep_respacing: str) -> np.ndarray:
-    """The timesteps to keep, (K,) int, ascending, chosen as ADM does (Dhariwal and Nichol 2021, arXiv 2105.05233).
+def respace_timesteps(alphas_cumprod: np.ndarray, timestep_respacing: str) -> np.ndarray:
+    """The timesteps to keep, (K,) int, ascending.
 
     Args:
-      num_diffusion_timesteps: T, length of the original process.
-      timestep_respacing: "" keeps all; "16" spreads 16 over the whole; "10,15,20" spreads counts over equal sections;
-        "ddim25" takes a constant integer stride that gives exactly 25.
+      alphas_cumprod: (T,) of the original process.
+      timestep_respacing: "" keeps all. As ADM does (Dhariwal and Nichol 2021, arXiv 2105.05233): "16" spreads 16 over
+        the whole, both ends kept; "10,15,20" spreads counts over equal sections; "ddim25" takes a constant integer
+        stride that gives exactly 25. "trailing16" ends at T - 1 and leaves out 0 (Lin et al. 2024, table 2,
+        arXiv 2305.08891); "logsnr16" is even in log(alpha-bar / (1 - alpha-bar)), as solvers of the ODE like it.
 
     Raises:
       UserError: a count that cannot be had.
     """
-    total = num_diffusion_timesteps
+    total = len(alphas_cumprod)
     if not timestep_respacing:
         return np.arange(total)
-    try:
-        if timestep_respacing.startswith("ddim"):
-            count = int(timestep_respacing.removeprefix("ddim"))
-            strides = (stride for stride in range(1, total + 1) if len(range(0, total, stride)) == count)
-            stride = next(strides, None)
-            if stride is None:
-                raise UserError(f"no integer stride over {total} timesteps gives {count} steps: use '{count}' instead")
-            return np.arange(0, total, stride)
-        counts = [int(count) for count in timestep_respacing.split(",")]
-    except ValueError as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"timestep_respacing '{timestep_respacing}' is not a count ('16'), a list ('10,15,20') or 'ddim25'"
-        ) from None
+    kind, counts = _parse_respacing(timestep_respacing)
+    if kind:
+        if not 1 <= counts[0] <= total:
+            raise UserError(f"{counts[0]} steps do not fit {total} timesteps: choose 1 to {total}")
+        return _SPACINGS[kind](alphas_cumprod, counts[0])
     size, extra = divmod(total, len(counts))
     kept, start = [], 0
     for section, count in enumerate(counts):
@@ -131,6 +123,45 @@ def respace_timesteps(num_diffusion_timesteps: int, timestep_respacing: str) -> 
     return np.array(sorted(set(kept)))
 
 
+def _integer_stride(alphas_cumprod: np.ndarray, count: int) -> np.ndarray:
+    total = len(alphas_cumprod)
+    for stride in range(1, total + 1):
+        if len(range(0, total, stride)) == count:
+            return np.arange(0, total, stride)
+    raise UserError(f"no integer stride over {total} timesteps gives {count} steps: use '{count}' instead")
+
+
+def _trailing(alphas_cumprod: np.ndarray, count: int) -> np.ndarray:
+    total = len(alphas_cumprod)
+    return np.round(total - np.arange(count)[::-1] * total / count).astype(int) - 1
+
+
+def _even_in_log_snr(alphas_cumprod: np.ndarray, count: int) -> np.ndarray:
+    log_snr = np.log(alphas_cumprod) - np.log1p(-alphas_cumprod)  # falls with the timestep
+    levels = np.linspace(log_snr[-1], log_snr[0], count) if count > 1 else log_snr[-1:]
+    nearest = np.abs(log_snr[:, None] - levels[None, ::-1]).argmin(axis=0)
+    # No timestep twice: where many levels fall on few timesteps they move up, and at the end down again.
+    for i in range(1, count):
+        nearest[i] = max(nearest[i], nearest[i - 1] + 1)
+    return np.minimum(nearest, len(log_snr) - count + np.arange(count))
+
+
+_SPACINGS = {"ddim": _integer_stride, "trailing": _trailing, "logsnr": _even_in_log_snr}
+
+
+def _parse_respacing(timestep_respacing: str) -> tuple[str, list[int]]:
+    """("trailing", [16]) of "trailing16"; ("", [10, 15, 20]) of "10,15,20"."""
+    kind = next((kind for kind in _SPACINGS if timestep_respacing.startswith(kind)), "")
+    rest = timestep_respacing.removeprefix(kind)
+    try:
+        return kind, [int(rest)] if kind else [int(count) for count in rest.split(",")]
+    except ValueError:
+        raise UserError(
+            f"timestep_respacing '{timestep_respacing}' is not a count ('16'), a list ('10,15,20'), 'ddim25', "
+            "'trailing16' or 'logsnr16'"
+        ) from None
+
+
 def make_schedule(
     name: str = "linear", num_diffusion_timesteps: int = 1000, timestep_respacing: str = ""
 ) -> NoiseSchedule:
@@ -138,6 +169,6 @@ def make_schedule(
     if name not in NOISE_SCHEDULES:
         raise UserError(f"no noise schedule '{name}': choose from {', '.join(NOISE_SCHEDULES)}")
     alphas_cumprod = np.cumprod(1 - NOISE_SCHEDULES[name](num_diffusion_timesteps))
-    timestep_map = respace_timesteps(num_diffusion_timesteps, timestep_respacing)
+    timestep_map = respace_timesteps(alphas_cumprod, timestep_respacing)
     kept = alphas_cumprod[timestep_map]
     return NoiseSchedule(betas=1 - kept / np.append(1.0, kept[:-1]), timestep_map=timestep_map)

@@ -4,6 +4,7 @@ Every random draw of step s comes from `fold_in(key, s)`, split by purpose, so a
 stopped, and so does a run on another number of devices.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +12,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from vdt_jax.diffusion import GaussianDiffusion
 from vdt_jax.errors import UserError
 from vdt_jax.masks import draw_masks
 from vdt_jax.models import FROZEN_PARAMS, VDT
+from vdt_jax.sharding import batch_sharding, path_name, replicated, state_shardings
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -26,10 +29,11 @@ DECAYS = ("constant", "cosine", "tail")
 class TrainState:
     """All that a run is, but for its config: the data position follows from `step`."""
 
-    step: jax.Array
+    step: jax.Array  # batches seen
     params: Any
     ema_params: Any
     opt_state: Any
+    skipped: jax.Array  # (2,) int32: updates left out because something was not finite, in all and in a row
 
 
 def make_learning_rate(peak: float, warmup_steps: int, total_steps: int, decay: str) -> optax.Schedule:
@@ -51,23 +55,49 @@ def make_learning_rate(peak: float, warmup_steps: int, total_steps: int, decay: 
 
 
 def make_optimizer(
-    learning_rate: optax.Schedule, *, weight_decay: float = 0.0, clip_norm: float = 1.0, b2: float = 0.999
+    learning_rate: optax.Schedule,
+    *,
+    weight_decay: float = 0.0,
+    clip_norm: float = 1.0,
+    b2: float = 0.999,
+    frozen: str = "",
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) after clipping by global norm.
 
-    The sinusoidal tables are not touched, have no moments, and do not count in the norm.
+    The sinusoidal tables, and parameters in whose path the regex `frozen` is found (`blocks/attn|blocks/mlp`), are not
+    touched, have no moments, and do not count in the norm.
     """
     adamw = optax.chain(
         optax.clip_by_global_norm(clip_norm), optax.adamw(learning_rate, b2=b2, weight_decay=weight_decay)
     )
-    return optax.partition({"trained": adamw, "frozen": optax.set_to_zero()}, _trained_or_frozen)
+
+    def labels(params: Any) -> Any:
+        trained = trained_params(params, frozen)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "trained" if path_name(path) in trained else "frozen", params
+        )
+
+    return optax.partition({"trained": adamw, "frozen": optax.set_to_zero()}, labels)
 
 
-def _trained_or_frozen(params: Any) -> Any:
-    return {
-        name: jax.tree.map(lambda _: "frozen" if name in FROZEN_PARAMS else "trained", subtree)  # noqa: B023
-        for name, subtree in params.items()
-    }
+def trained_params(params: Any, frozen: str = "") -> dict[str, Any]:
+    """{path: leaf} of a tree like the parameters, without what training does not touch.
+
+    Raises:
+      UserError: `frozen` is no regex, fits no path, or leaves nothing to train.
+    """
+    try:
+        pattern = re.compile(frozen) if frozen else None
+    except re.error as error:
+        raise UserError(f"optimizer.frozen={frozen} is not a regular expression: {error}") from None
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    free = {path: leaf for path, leaf in leaves.items() if path.split("/")[0] not in FROZEN_PARAMS}
+    trained = {path: leaf for path, leaf in free.items() if pattern is None or not pattern.search(path)}
+    if frozen and len(trained) == len(free):
+        raise UserError(f"optimizer.frozen={frozen} fits no parameter: paths look like {next(iter(free))}")
+    if not trained:
+        raise UserError(f"optimizer.frozen={frozen} leaves nothing to train")
+    return trained
 
 
 def init_state(model: VDT, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
@@ -76,52 +106,67 @@ def init_state(model: VDT, optimizer: optax.GradientTransformation, key: jax.Arr
     params = model.init(key, x, jnp.zeros(1))["params"]
     # The EMA is a copy: the step donates its state, and a buffer cannot be given away twice.
     ema_params = jax.tree.map(jnp.copy, params)
-    return TrainState(jnp.zeros((), jnp.int32), params, ema_params, optimizer.init(params))
+    return TrainState(jnp.zeros((), jnp.int32), params, ema_params, optimizer.init(params), jnp.zeros(2, jnp.int32))
 
 
-def count_trained(params: Any) -> int:
+def count_trained(params: Any, frozen: str = "") -> int:
     """Parameters that the optimizer changes."""
-    return sum(x.size for name, tree in params.items() if name not in FROZEN_PARAMS for x in jax.tree.leaves(tree))
+    return sum(leaf.size for leaf in trained_params(params, frozen).values())
 
 
-def loss_fn(
+def draw_examples(
     model: VDT,
     diffusion: GaussianDiffusion,
-    params: Any,
     batch: Batch,
     key: jax.Array,
     *,
-    loss: str = "normalised",
     mask_mixture: str = "varied",
     label_dropout: float = 0.1,
     noise_shift: float = 1.0,
-) -> tuple[jax.Array, Metrics]:
-    """The mean loss of a batch, with steps, noise and masks drawn from `key`.
+) -> Batch:
+    """A batch with all that a step draws at random, one of each for each sample.
 
     Args:
       batch: `video` (B, F, H, W, C) in [-1, 1], and `labels` (B,) int32, which a model of one class does not look at.
-      loss: `normalised` or `parity`, see GaussianDiffusion.training_losses.
       mask_mixture: `varied` or `official`, see masks.
       label_dropout: share of samples whose label is replaced by "no label", for guidance.
       noise_shift: more than 1 trains at more noise, see NoiseSchedule.shifted_steps.
 
     Returns:
-      The scalar to minimise, and the means of its terms.
+      `x_start`, `mask`, `steps`, `noise` as in GaussianDiffusion.training_losses, and `labels`; axis 0 is the batch.
     """
     step_key, noise_key, mask_key, label_key = jax.random.split(key, 4)
     x_start = batch["video"]
     batch_size = x_start.shape[0]
     steps = jnp.asarray(diffusion.schedule.shifted_steps(noise_shift))
-    steps = steps[jax.random.randint(step_key, (batch_size,), 0, len(steps))]
-    noise = jax.random.normal(noise_key, x_start.shape)
-    mask = draw_masks(mask_key, batch_size, model.video_shape[:3], mask_mixture)
     labels = batch["labels"] if model.num_classes > 1 else jnp.zeros(batch_size, jnp.int32)
-    labels = jnp.where(jax.random.bernoulli(label_key, label_dropout, (batch_size,)), model.null_label, labels)
+    return {
+        "x_start": x_start,
+        "mask": draw_masks(mask_key, batch_size, model.video_shape[:3], mask_mixture),
+        "steps": steps[jax.random.randint(step_key, (batch_size,), 0, len(steps))],
+        "noise": jax.random.normal(noise_key, x_start.shape),
+        "labels": jnp.where(jax.random.bernoulli(label_key, label_dropout, (batch_size,)), model.null_label, labels),
+    }
+
+
+def loss_fn(
+    model: VDT, diffusion: GaussianDiffusion, params: Any, examples: Batch, loss: str = "normalised"
+) -> tuple[jax.Array, Metrics]:
+    """The mean loss of what `draw_examples` returns.
+
+    Args:
+      loss: `normalised` or `parity`, see GaussianDiffusion.training_losses.
+
+    Returns:
+      The scalar to minimise, and the means of its terms.
+    """
+    examples = dict(examples)
+    labels = examples.pop("labels")
 
     def denoise_fn(x_t: jax.Array, timesteps: jax.Array) -> Any:
         return model.apply({"params": params}, x_t, timesteps, labels)
 
-    losses = diffusion.training_losses(denoise_fn, x_start, mask, steps, noise, loss)
+    losses = diffusion.training_losses(denoise_fn, loss=loss, **examples)
     means = jax.tree.map(jnp.mean, losses)
     return means["loss"], means
 
@@ -132,25 +177,68 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     ema_decay: float = 0.9999,
-    **loss_options: Any,
+    grad_accum: int = 1,
+    frozen: str = "",
+    loss: str = "normalised",
+    **draw_options: Any,
 ) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
-    """The step of a run: gradient, AdamW, EMA. `loss_options` go to `loss_fn`.
+    """The step of a run: gradient, AdamW, EMA.
 
-    The EMA decay is warmed up, min(ema_decay, (1 + step) / (10 + step)), so that the first weights are forgotten.
+    The EMA decay is warmed up, min(ema_decay, (1 + step) / (10 + step)), so that the first weights are forgotten. Where
+    the loss or a gradient is not finite, nothing is updated but `step` and `skipped`.
+
+    Args:
+      grad_accum: the gradient is taken of so many parts of the batch, one after the other. All is drawn for the whole
+        batch at once, so the update is that of the batch in one piece.
+      frozen: what `make_optimizer` was told; those gradients do not count.
+      loss: see `loss_fn`.
+      draw_options: see `draw_examples`.
     """
 
-    def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(key, state.step)
-
+    def gradient(params: Any, examples: Batch) -> tuple[Any, Metrics]:
         def loss_of(params):
-            return loss_fn(model, diffusion, params, batch, key, **loss_options)
+            return loss_fn(model, diffusion, params, examples, loss)
 
-        grads, metrics = jax.grad(loss_of, has_aux=True)(state.params)
+        return jax.grad(loss_of, has_aux=True)(params)
+
+    def accumulated_gradient(params: Any, examples: Batch) -> tuple[Any, Metrics]:
+        # Part i has the samples i, i + grad_accum, ...: each device finds its share of it among its own samples.
+        parts = jax.tree.map(lambda x: x.reshape(-1, grad_accum, *x.shape[1:]).swapaxes(0, 1), examples)
+
+        def add(total, part):
+            return jax.tree.map(jnp.add, total, gradient(params, part)), None
+
+        first = jax.tree.map(lambda x: x[0], parts)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, params, first))
+        total, _ = jax.lax.scan(add, zeros, parts)
+        return jax.tree.map(lambda x: x / grad_accum, total)
+
+    def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        examples = draw_examples(model, diffusion, batch, jax.random.fold_in(key, state.step), **draw_options)
+        grads, metrics = (gradient if grad_accum == 1 else accumulated_gradient)(state.params, examples)
+        trained = trained_params(grads, frozen)
+        metrics["grad_norm"] = optax.tree.norm(trained)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
         ema_params = optax.incremental_update(params, state.ema_params, 1 - decay)
-        metrics["grad_norm"] = optax.tree.norm({k: v for k, v in grads.items() if k not in FROZEN_PARAMS})
-        return TrainState(state.step + 1, params, ema_params, opt_state), metrics
+
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+        old = (state.params, state.ema_params, state.opt_state)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (params, ema_params, opt_state), old)
+        skipped = jnp.where(finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
+        metrics["skipped"], metrics["skipped_in_a_row"] = skipped
+        return TrainState(state.step + 1, kept[0], kept[1], kept[2], skipped), metrics
 
     return train_step
+
+
+def shard_train_step(train_step: Callable, like: Any, mesh: Mesh) -> Callable:
+    """The step, compiled for a mesh: `like` has the shapes of the state, which is donated."""
+    shardings = state_shardings(like, mesh)
+    return jax.jit(
+        train_step,
+        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
+        out_shardings=(shardings, replicated(mesh)),
+        donate_argnums=0,
+    )

@@ -40,8 +40,7 @@ def make_source(
     """The source that a config's `data` section names.
 
     Args:
-      options: `name`, and the keyword arguments of that source; None and "" are its default. `tfds:NAME` is a
-        dataset.
+      options: `name`, and the keyword arguments of that source; None and "" are its default. tfds:NAME is a dataset.
       shape: (F, H, W, C) of a clip.
       split: `train`, or `held_out`: clips that training never sees.
       bad_files: a JSON-lines file where a source of files lists those that it cannot read, with the reasons.

@@ -93,3 +93,8 @@ def batches(
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4 * max(num_threads, share))
     dataset = grain.MapDataset.source(examples).to_iter_dataset(options).batch(share).map(put)
     return iter(ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=_READY))
+
+
+def clip_numbers(num_clips: int, seed: int, positions: range) -> list[int]:
+    """Which clips of the source stand at these positions of a run, if all can be read: to name those of a bad batch."""
+    return [_number_at(position, num_clips, seed) for position in positions]

@@ -1,23 +1,18 @@
-"""The pickle of a torch file, on a machine that cannot do what pickle can.
+"""A pickle's opcodes, on a machine that cannot do what pickle can.
 
-Pickle is a small stack machine that calls anything it can name. Everything that a checkpoint does not need has been
-taken out of this one:
+Pickle is a small stack machine that calls anything it can name. Everything that weights do not need has been taken out
+of this one:
 
 * opcodes: an allow-list, read one at a time; any other ends the reading before its argument is looked at;
-* names: OrderedDict, the storage types and the tensor-rebuilding functions, which are functions of this module.
-  argparse.Namespace, which DiT-style trainers save, becomes an `Ignored`. Any other name is refused, whatever it is;
-* tensors: views of a storage, made after sizes, strides and offsets were checked against it;
+* names: those of a `Format`, which says what each stands for: functions of this package. Any other is refused;
 * amounts: opcodes, length of strings, depth, and values counted as often as they are referred to, so that neither a
   small file nor one that refers to itself becomes a large value.
 """
 
-import collections
-import math
 import struct
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
-import ml_dtypes
 import numpy as np
 
 from vdt_jax.errors import UnsafeFileError
@@ -26,90 +21,38 @@ from vdt_jax.errors import UnsafeFileError
 _MAX_OPCODES = 400_000
 _MAX_TEXT = 1 << 16
 _MAX_DEPTH = 32
-_MAX_DIMENSIONS = 16
-
-_STORAGE_DTYPES = {
-    "DoubleStorage": np.float64,
-    "FloatStorage": np.float32,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
-}
 
 
-class Ignored:
-    """Stands where a file holds an object that is not weights; whatever was in it is dropped unread."""
+class Function(NamedTuple):
+    """What a name stands for that a pickle may call."""
 
-
-class _Storage:
-    """One entry of the archive as a flat, read-only array."""
-
-    def __init__(self, array: np.ndarray):
-        self.array = array
-
-
-def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *unused: Any) -> np.ndarray:
-    """A strided view of a storage; refuses one that reaches outside."""
-    numbers = [offset, *size, *stride] if isinstance(size, tuple) and isinstance(stride, tuple) else [None]
-    if not isinstance(storage, _Storage) or not all(type(n) is int and 0 <= n < 2**48 for n in numbers):
-        raise UnsafeFileError("a tensor's storage, offset, size or stride is not what torch writes")
-    if len(size) != len(stride) or len(size) > _MAX_DIMENSIONS:
-        raise UnsafeFileError(f"a tensor of {len(size)} dimensions has strides of {len(stride)}")
-    flat = storage.array
-    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
-    if math.prod(size) > 0 and last >= flat.size:
-        raise UnsafeFileError(f"a tensor of size {size} reaches past its storage of {flat.size} numbers")
-    if math.prod(size) > flat.size:
-        raise UnsafeFileError(f"a tensor of size {size} claims more than its storage of {flat.size} numbers")
-    if math.prod(size) == 0:
-        return flat[:0].reshape(size)
-    steps = [step * flat.itemsize for step in stride]
-    return np.lib.stride_tricks.as_strided(flat[offset:], size, steps, writeable=False)
-
-
-def _rebuild_parameter(data: Any, *unused: Any) -> Any:
-    return data
-
-
-def _ordered_dict(*arguments: Any) -> collections.OrderedDict:
-    if arguments:
-        raise UnsafeFileError("an OrderedDict that is filled by its constructor")
-    return collections.OrderedDict()
-
-
-def _namespace(*arguments: Any) -> Ignored:
-    return Ignored()
-
-
-class _Callable(NamedTuple):
     call: Callable[..., Any]
 
 
-# What a pickle may call, by module and name. None is the function of that name: all are this module's own.
-_CALLABLES = {
-    ("collections", "OrderedDict"): _Callable(_ordered_dict),
-    ("torch._utils", "_rebuild_tensor_v2"): _Callable(_rebuild_tensor),
-    ("torch._utils", "_rebuild_parameter"): _Callable(_rebuild_parameter),
-    ("argparse", "Namespace"): _Callable(_namespace),
-}
+class Format(Protocol):
+    """What a pickle of one kind of file may name, beyond plain values.
+
+    Attributes:
+      names: what each (module, name) stands for: a `Function`, or a value that functions take.
+      opcodes: those that this kind of file needs and the others do not.
+      values: types of this format's own objects that may stand in the result.
+    """
+
+    @property
+    def names(self) -> Mapping[tuple[str, str], Any]: ...
+
+    @property
+    def opcodes(self) -> "Mapping[bytes, Step]": ...
+
+    @property
+    def values(self) -> tuple[type, ...]: ...
+
+    def set_state(self, target: Any, state: Any) -> None:
+        """BUILD: gives an object of this format its state, or raises UnsafeFileError."""
+        ...
 
 
-def _find(module: Any, name: Any) -> _Callable | np.dtype:
-    if type(module) is not str or type(name) is not str:
-        raise UnsafeFileError("it names something by what is no text")
-    if module == "torch" and name in _STORAGE_DTYPES:
-        return np.dtype(_STORAGE_DTYPES[name])
-    if (module, name) in _CALLABLES:
-        return _CALLABLES[module, name]
-    raise UnsafeFileError(f"it names {module[:100]}.{name[:100]}, which no checkpoint needs")
-
-
-class _Reader:
+class Reader:
     """Takes an opcode's argument from the pickle."""
 
     def __init__(self, data: bytes):
@@ -142,8 +85,9 @@ class _Reader:
 class Machine:
     """Carries out a pickle's opcodes on a stack of plain values: dicts, lists, tuples, strings, numbers, arrays."""
 
-    def __init__(self, storage: Callable[[str, np.dtype, int], np.ndarray]):
-        self._storage = storage
+    def __init__(self, format: Format):
+        self._format = format
+        self._opcodes = {**OPCODES, **format.opcodes}
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
@@ -154,15 +98,15 @@ class Machine:
         Raises:
           UnsafeFileError: which says near which key of a dict it happened.
         """
-        reader = _Reader(data)
+        reader = Reader(data)
         try:
             for _ in range(_MAX_OPCODES):
                 code = reader.take(1)
                 if code == b".":
                     return self._result()
-                if code not in _OPCODES:
+                if code not in self._opcodes:
                     raise UnsafeFileError(f"its pickle has the opcode {code!r}, which no checkpoint needs")
-                _OPCODES[code](self, reader)
+                self._opcodes[code](self, reader)
             raise UnsafeFileError(f"its pickle has more than {_MAX_OPCODES} opcodes")
         except UnsafeFileError as error:
             raise UnsafeFileError(f"{error}{self._where()}") from None
@@ -187,7 +131,7 @@ class Machine:
                 children = list(item.values())
             elif isinstance(item, list | tuple):
                 children = list(item)
-            elif not isinstance(item, str | int | float | np.ndarray | Ignored | None):
+            elif not isinstance(item, (str, int, float, np.ndarray, type(None), *self._format.values)):
                 raise UnsafeFileError("its pickle holds a function or a storage in the place of a value")
             count += len(children)
             if count > _MAX_OPCODES or (depth >= _MAX_DEPTH and children):
@@ -270,39 +214,36 @@ class Machine:
 
     def name(self, module: Any, name: Any) -> None:
         """GLOBAL."""
-        self._stack.append(_find(module, name))
+        if type(module) is not str or type(name) is not str:
+            raise UnsafeFileError("it names something by what is no text")
+        if (module, name) not in self._format.names:
+            raise UnsafeFileError(f"it names {module[:100]}.{name[:100]}, which no checkpoint needs")
+        self._stack.append(self._format.names[module, name])
 
     def name_from_stack(self) -> None:
         """STACK_GLOBAL."""
         name, module = self._stack.pop(), self._stack.pop()
-        self._stack.append(_find(module, name))
+        self.name(module, name)
 
     def call(self) -> None:
         """REDUCE and NEWOBJ."""
         arguments, function = self._stack.pop(), self._stack.pop()
-        if not isinstance(function, _Callable) or not isinstance(arguments, tuple):
-            raise UnsafeFileError("it calls something that is not a function of torch's format")
+        if not isinstance(function, Function) or not isinstance(arguments, tuple):
+            raise UnsafeFileError("it calls something that is not a function of its format")
         self._stack.append(function.call(*arguments))
 
-    def drop_state(self) -> None:
-        """BUILD: the state of an OrderedDict (`_metadata`), or of something ignored, is dropped."""
-        self._stack.pop()
-        if not isinstance(self._stack[-1], (collections.OrderedDict, Ignored)):
-            raise UnsafeFileError("it sets the state of an object that is not of torch's format")
+    def set_state(self) -> None:
+        """BUILD."""
+        state = self._stack.pop()
+        self._format.set_state(self._stack[-1], state)
 
-    def persistent_id(self) -> None:
-        """BINPERSID: torch's storages."""
-        pid = self._stack.pop()
-        if not (isinstance(pid, tuple) and len(pid) == 5 and type(pid[0]) is str and pid[0] == "storage"):
-            raise UnsafeFileError("a storage that torch does not write")
-        _, dtype, key, _, numel = pid
-        if not isinstance(dtype, np.dtype) or type(numel) is not int or type(key) is not str:
-            raise UnsafeFileError("a storage that torch does not write")
-        self._stack.append(_Storage(self._storage(key, dtype, numel)))
+    def pop(self) -> Any:
+        """The last value, taken from the stack."""
+        return self._stack.pop()
 
 
-_Step = Callable[[Machine, _Reader], None]
-_OPCODES: dict[bytes, _Step] = {
+Step = Callable[[Machine, Reader], None]
+OPCODES: dict[bytes, Step] = {
     b"\x80": lambda machine, reader: reader.number("B"),  # PROTO
     b"\x95": lambda machine, reader: reader.number("<Q"),  # FRAME
     b"N": lambda machine, reader: machine.push(None),
@@ -338,6 +279,5 @@ _OPCODES: dict[bytes, _Step] = {
     b"\x93": lambda machine, reader: machine.name_from_stack(),
     b"R": lambda machine, reader: machine.call(),
     b"\x81": lambda machine, reader: machine.call(),
-    b"b": lambda machine, reader: machine.drop_state(),
-    b"Q": lambda machine, reader: machine.persistent_id(),
+    b"b": lambda machine, reader: machine.set_state(),
 }

@@ -3,6 +3,7 @@
 import os
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -24,7 +25,9 @@ def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float = 8) -> 
     frames = as_rgb(frames)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".mp4":
-        _write_mp4(path, frames, fps)
+        with VideoWriter(path, fps) as writer:
+            for frame in frames:
+                writer.write(frame)
     elif path.suffix == ".gif":
         images = [Image.fromarray(frame) for frame in frames]
         images[0].save(path, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)
@@ -36,12 +39,45 @@ def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float = 8) -> 
         raise UserError(f"cannot write {path}: end its name in {', '.join(OUTPUT_SUFFIXES)}")
 
 
-def _write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
-    height, width = frames.shape[1:3]
-    even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # yuv420p halves both
-    with av.open(os.fspath(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "16"})
-        stream.width, stream.height, stream.pix_fmt = even.shape[2], even.shape[1], "yuv420p"
-        for frame in even:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+class VideoWriter:
+    """Writes a video frame by frame, in the format of its suffix; a context manager.
+
+    An mp4 goes to the disk as it comes, under another name until it is whole; other formats are kept in memory.
+    """
+
+    def __init__(self, path: str | os.PathLike, fps: float):
+        self._path, self._fps = Path(path), fps
+        self._unfinished = self._path.with_name(f".unfinished.{self._path.name}")
+        self._container: Any = None
+        self._stream: Any = None
+        self._kept: list[np.ndarray] = []
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def write(self, frame: np.ndarray) -> None:
+        """Appends a uint8 frame (H, W, 1 or 3)."""
+        if self._path.suffix != ".mp4":
+            self._kept.append(frame)
+            return
+        height, width = frame.shape[:2]
+        even = np.pad(as_rgb(frame), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # yuv420p halves both
+        if self._container is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._container = av.open(os.fspath(self._unfinished), "w")
+            rate = Fraction(self._fps).limit_denominator(1001)
+            self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "16"})
+            self._stream.width, self._stream.height, self._stream.pix_fmt = even.shape[1], even.shape[0], "yuv420p"
+        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+
+    def __exit__(self, error_type: type | None, *_: object) -> None:
+        if self._container is not None:
+            if error_type is None:
+                self._container.mux(self._stream.encode())
+            self._container.close()
+            if error_type is None:
+                self._unfinished.replace(self._path)
+            else:
+                self._unfinished.unlink()
+        elif self._kept and error_type is None:
+            write_video(self._path, np.stack(self._kept), self._fps)

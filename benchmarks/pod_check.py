@@ -1,0 +1,152 @@
+"""Compiles the full training step ahead of time for TPU pods, on a CPU: `make pod-check`.
+
+    python benchmarks/pod_check.py                      # every row of the table, minutes each
+    python benchmarks/pod_check.py --rows=v5e:4x4/16 --model=tiny
+
+Prints what the compiler counts per chip, and the collectives of the program. It fails where a program has a collective
+that it should not have, where a step that must fit does not, and where memory per chip grows with the pod.
+"""
+
+import functools
+import json
+import os
+import re
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
+
+import jax
+import numpy as np
+import optax
+from absl import app, flags
+from jax.experimental import topologies
+
+from vdt_jax.diffusion import make_diffusion
+from vdt_jax.models import VDT, VDT_VARIANTS
+from vdt_jax.sharding import batch_sharding, gather_whole, make_mesh, replicated, state_shardings, with_shardings
+from vdt_jax.training import init_state, make_optimizer, make_train_step, shard_train_step
+
+_ROWS = flags.DEFINE_list("rows", None, "Which of the table, as topology/fsdp; all if not given.")
+_MODEL = flags.DEFINE_enum("model", "VDT-L/2", [*VDT_VARIANTS, "tiny"], "Which sizes.")
+_OUTPUT = flags.DEFINE_string("output", None, "A file of JSON lines that the rows are added to.")
+
+
+class Row(NamedTuple):
+    """One program: a topology, how the state is spread over it, and the work of a chip."""
+
+    topology: str
+    fsdp: int
+    batch_per_chip: int
+    remat: str
+    fits: bool = True
+
+
+# v5e has 16 GiB a chip, v6e 32, v5p 95.
+ROWS = (
+    Row("v5e:16x16", 16, 1, "full"),
+    Row("v6e:16x16", 1, 2, "matmuls"),
+    Row("v5p:8x8x4", 1, 4, "matmuls"),
+    Row("v5e:4x4", 16, 1, "full"),  # a sixteenth of the pod: the same memory
+    Row("v5e:16x16", 1, 4, "full", fits=False),  # pure data parallelism: the state alone is 13 GiB
+)
+TINY = dict(depth=2, hidden_size=256, patch_size=2, num_heads=4)
+GIB = 2**30
+
+# Gradients are summed, and the loop that draws block masks asks whether anyone goes on. With FSDP kernels are gathered,
+# and their gradients are summed and split, which the compiler does in a ring of collective-permutes beside the product.
+_ALLOWED = {False: {"all-reduce"}, True: {"all-reduce", "all-gather", "reduce-scatter", "collective-permute"}}
+_COLLECTIVES = (
+    "all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast"
+)
+
+
+def census(program: str) -> tuple[dict[str, int], int]:
+    """How many of each collective an optimised HLO program has (a start and its end count once), and the elements of
+    the largest array that one other than all-reduce gives: with FSDP a kernel, never activations."""
+    found, largest = Counter(), 0
+    for shape, kind in re.findall(rf"= \(?\w+\[([\d,]*)\].*? ({_COLLECTIVES})(?:-start)?\(", program):
+        found[kind] += 1
+        if kind != "all-reduce":
+            largest = max(largest, int(np.prod([int(size) for size in shape.split(",") if size])))
+    return dict(sorted(found.items())), largest
+
+
+def compile_row(row: Row, sizes: dict) -> dict:
+    """Compiles one program: memory per chip in GiB, collectives, seconds; or `error` where it does not fit."""
+    start = time.monotonic()
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=row.topology).devices
+    mesh = make_mesh(devices=devices, fsdp=row.fsdp)
+    model = VDT(**sizes, input_size=32, num_frames=16, in_channels=4, dtype="bfloat16", remat=row.remat)
+    optimizer = make_optimizer(optax.constant_schedule(1e-4))
+    like = jax.eval_shape(functools.partial(init_state, model, optimizer), jax.random.key(0))
+    if row.fsdp > 1:
+        model = model.clone(gather=gather_whole(mesh, model.dtype))
+    train_step = shard_train_step(make_train_step(model, make_diffusion(), optimizer), like, mesh)
+    size = row.batch_per_chip * mesh.size
+    batch = {
+        "video": jax.ShapeDtypeStruct((size, *model.video_shape), np.float32, sharding=batch_sharding(mesh)),
+        "labels": jax.ShapeDtypeStruct((size,), np.int32, sharding=batch_sharding(mesh)),
+    }
+    key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=replicated(mesh))
+    lowered = train_step.lower(with_shardings(like, state_shardings(like, mesh)), batch, key)
+    found = row._asdict() | {"chips": mesh.size, "batch": size}
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        used = re.search(r"Used ([\d.]+\w) of ([\d.]+\w) hbm", str(error))
+        return found | {"error": used.group(0) if used else str(error).splitlines()[0][:200]}
+    memory = compiled.memory_analysis()
+    collectives, largest = census(compiled.as_text())
+    return found | {
+        "state": round(memory.argument_size_in_bytes / GIB, 2),
+        "peak": round(memory.peak_memory_in_bytes / GIB, 2),
+        "collectives": collectives,
+        "kernels": round(largest / (model.hidden_size * int(model.hidden_size * 6)), 3),
+        "seconds": round(time.monotonic() - start),
+    }
+
+
+def problems(found: list[dict]) -> list[str]:
+    """What is wrong with the rows that were compiled."""
+    wrong = []
+    for row in found:
+        name = f"{row['topology']} fsdp={row['fsdp']}"
+        if row["fits"] == ("error" in row):
+            wrong.append(f"{name}: " + (f"does not fit: {row['error']}" if "error" in row else "fits, and should not"))
+        if extra := row.get("collectives", {}).keys() - _ALLOWED[row["fsdp"] > 1]:
+            wrong.append(f"{name}: {', '.join(sorted(extra))}")
+        if row.get("kernels", 0) > 1:
+            wrong.append(f"{name}: a collective moves {row['kernels']} times the largest kernel")
+    sized = [row for row in found if "peak" in row]
+    for small in sized:
+        for large in sized:
+            same = all(small[key] == large[key] for key in ("fsdp", "batch_per_chip", "remat"))
+            kinds = {row["topology"].split(":")[0] for row in (small, large)}
+            if same and len(kinds) == 1 and small["chips"] < large["chips"] and large["peak"] > 1.02 * small["peak"]:
+                wrong.append(f"{large['topology']}: {large['peak']} GiB a chip, {small['topology']}: {small['peak']}")
+    return wrong
+
+
+def main(_: object) -> None:
+    sizes = TINY if _MODEL.value == "tiny" else VDT_VARIANTS[_MODEL.value]
+    found = []
+    for row in ROWS:
+        if _ROWS.value is None or f"{row.topology}/{row.fsdp}" in _ROWS.value:
+            found.append(compile_row(row, sizes))
+            print(json.dumps(found[-1]), flush=True)
+            if _OUTPUT.value:
+                with Path(_OUTPUT.value).open("a") as file:
+                    file.write(json.dumps(found[-1]) + "\n")
+    for problem in (wrong := problems(found)):
+        print("error:", problem, file=sys.stderr)
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,47 @@
+"""Sky Time-Lapse, 16 frames of 256x256 in the latents of a Stable Diffusion autoencoder, as the official checkpoint.
+
+    python train.py --config=configs/sky_timelapse.py --config.data.path=sky --config.vae=sd-vae-ft-ema
+    python train.py --config=configs/sky_timelapse.py:24gb ...       # VDT-L/2 on one GPU of 24 GB: batch 1 at a time
+    python train.py --config=configs/sky_timelapse.py:small ...      # VDT-S/2
+    python train.py --config=configs/sky_timelapse.py:image ...      # stage 1 of 2: the spatial half, on single frames
+    python train.py --config=configs/sky_timelapse.py:from_image --config.init_from=runs/sky_timelapse_image ...
+
+Hardware: VDT-L/2 is 860 M parameters; its state alone is 12.8 GiB on every device, less with --config.mesh.fsdp.
+docs/scaling.md has the compiler's count of memory for TPU pods. Time and result: not measured. The paper publishes
+neither learning rate, batch size nor iterations: these are those of DiT and its followers.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import default
+from vdt_jax.errors import UserError
+from vdt_jax.models import VDT_VARIANTS
+
+VARIANTS = ("", "24gb", "small", "image", "from_image")
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    if variant not in VARIANTS:
+        raise UserError(f"no variant '{variant}' of sky_timelapse: choose from {', '.join(VARIANTS[1:])}")
+    config: Any = default.get_config()
+    config.batch_size = 256
+    config.total_steps = 400_000
+    config.checkpoint_every = 5_000
+    config.keep_every = 50_000
+    config.model.update(VDT_VARIANTS["VDT-L/2"])
+    config.model.update(input_size=(32, 32), dtype="bfloat16", remat="matmuls")
+    config.data = ConfigDict(dict(name="video_folder", path="", stride=1))
+    config.preview.update(every=10_000, num_steps=50)
+    if variant == "24gb":
+        config.batch_size = config.grad_accum = 32
+        config.model.remat = "full"
+    if variant == "small":
+        config.model.update(VDT_VARIANTS["VDT-S/2"])
+        config.model.remat = "none"
+    if variant == "image":
+        config.model.update(num_frames=1, temporal=False)
+    if variant == "from_image":
+        config.init_fresh = "time_embed,blocks/temporal_norm1,blocks/temporal_attn,blocks/temporal_fc"
+    return config

@@ -1,0 +1,76 @@
+"""Every recipe and every variant: at full size as shapes, and shrunk for two steps."""
+
+import functools
+import importlib
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from test_scripts import SHRUNK, fail, succeed
+
+from vdt_jax.diffusion import make_diffusion
+from vdt_jax.models import VDT
+from vdt_jax.sharding import check_batch_size, make_mesh
+from vdt_jax.training import count_trained, init_state, make_learning_rate, make_optimizer, make_train_step
+
+ROOT = Path(__file__).parent.parent
+RECIPES = [
+    f"{name}:{variant}" if variant else name
+    for name in sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+    for variant in getattr(importlib.import_module(f"configs.{name}"), "VARIANTS", [""])
+]
+# What the docstrings say, in millions.
+PARAMETERS = {"sky_timelapse": 859.7, "sky_timelapse:small": 41.36, "ucf101": 41.4, "ucf101:latents": 859.8}
+
+
+def config_of(recipe):
+    name, _, variant = recipe.partition(":")
+    return importlib.import_module(f"configs.{name}").get_config(*filter(None, [variant]))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_full_step_has_shapes(recipe):
+    config = config_of(recipe)
+    model = VDT(**config.model)
+    model.check_sizes()
+    check_batch_size(config.batch_size, make_mesh(1), config.grad_accum)
+    optimizer = make_optimizer(
+        make_learning_rate(total_steps=config.total_steps, **config.learning_rate), **config.optimizer
+    )
+    diffusion = make_diffusion(**config.diffusion, learn_sigma=model.learn_sigma)
+    step = make_train_step(model, diffusion, optimizer, grad_accum=config.grad_accum, **config.loss)
+    state = jax.eval_shape(functools.partial(init_state, model, optimizer), jax.random.key(0))
+    batch = {
+        "video": jax.ShapeDtypeStruct((config.batch_size, *model.video_shape), np.float32),
+        "labels": jax.ShapeDtypeStruct((config.batch_size,), np.int32),
+    }
+    after, metrics = jax.eval_shape(step, state, batch, jax.random.key(0))
+    assert after == state and metrics["loss"].shape == ()
+    assert count_trained(state.params) / 1e6 == pytest.approx(
+        PARAMETERS.get(recipe, count_trained(state.params) / 1e6), abs=0.1
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_it_trains_and_previews_shrunk(recipe, tmp_path):
+    """On random clips in place of the data set, and without the autoencoder."""
+    name, _, variant = recipe.partition(":")
+    (tmp_path / "recipe.py").write_text(
+        f"from ml_collections import ConfigDict\nfrom configs import {name}\n\n"
+        f"def get_config():\n    config = {name}.get_config({repr(variant) if variant else ''})\n"
+        "    config.data = ConfigDict(dict(name='synthetic'))\n    config.model.num_classes = 1\n"
+        "    config.init_fresh = None\n    return config\n"
+    )
+    small = ["--config.grad_accum=1", "--config.total_steps=2", *SHRUNK]
+    succeed("train.py", f"--config={tmp_path}/recipe.py", f"--workdir={tmp_path}/run", *small)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2] and all(np.isfinite(line["loss"]) for line in lines)
+    assert len(list((tmp_path / "run" / "samples" / "step_0000002").glob("*.gif"))) == 7
+
+
+def test_a_variant_that_there_is_not(tmp_path):
+    line = fail("train.py", f"--config={ROOT}/configs/sky_timelapse.py:42gb", f"--workdir={tmp_path}/run")
+    assert "no variant '42gb' of sky_timelapse: choose from 24gb, small, image, from_image" in line

@@ -1,0 +1,91 @@
+"""The study: its arms, its intervals, and RePaint; benchmarks/study.py --smoke runs all of it."""
+
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import arms
+import reports
+
+from vdt_jax.generation import respaced
+from vdt_jax.models import VDT
+
+
+def test_interval_is_students():
+    mean, half = arms.interval([1.0, 2.0, 3.0])
+    assert mean == 2 and half == pytest.approx(4.303 / 3**0.5)
+
+
+def test_arms_differ_seed_by_seed():
+    runs = {"a": [{"x": 1.0}, {"x": 2.0}, {"x": 3.0}], "b": [{"x": 0.5}, {"x": 1.5}, {"x": 2.5}]}
+    assert arms.summarise(runs) == [["x", "2.000 ± 2.484", "1.500 ± 2.484", "0.500 ± 0.000"]]
+
+
+@pytest.mark.parametrize("question", arms.QUESTIONS)
+def test_each_question_has_two_arms(question):
+    first, second = arms.arms(question).values()
+    assert first != second
+
+
+def test_masks_of_the_arms():
+    key, shape = jax.random.key(0), (16, 8, 8)
+    backward = jax.jit(arms.one_task, static_argnums=(2, 3))(key, jnp.array(1), 4, shape)
+    assert (backward[:, 0] == 1).all() and (backward[:, -1] == 0).all()
+    assert (arms.nothing_given(key, jnp.array(0), 4, shape) == 1).all()
+
+
+def test_clips_after_frames_start_with_what_was_learned():
+    model, still = VDT(**arms.SMOKE_MODEL), VDT(**(arms.SMOKE_MODEL | {"num_frames": 1}))
+    fresh, learned = (arms.init(net, jax.random.key(seed)) for seed, net in enumerate((model, still)))
+    # The last layer begins as 0, which would hide everything before it.
+    learned["final_layer"] = jax.tree.map(lambda x: x + 0.1, learned["final_layer"])
+    x = np.random.default_rng(0).standard_normal((2, *model.video_shape)).astype(np.float32)
+    params = arms.start_on_clips(fresh, learned)
+    assert params["time_embed"].shape == fresh["time_embed"].shape
+    assert not np.asarray(params["blocks"]["temporal_fc"]["kernel"]).any()
+    out = jax.jit(model.apply)({"params": params}, x, jnp.zeros(2))
+    assert out.shape == x.shape and np.abs(out).max() > 0
+
+
+def test_repaint_keeps_what_is_given():
+    model = VDT(**arms.SMOKE_MODEL)
+    params = arms.init(model, jax.random.key(0))
+    clean = np.random.default_rng(0).uniform(-1, 1, (2, *model.video_shape)).astype(np.float32)
+    mask = np.ones((2, *model.video_shape[:3], 1), np.float32)
+    mask[:, :4] = 0
+    keys = jax.random.split(jax.random.key(1), 2)
+    x = arms.repaint(model, respaced(arms.DIFFUSION, 3, False), params, clean, mask, keys)
+    np.testing.assert_array_equal(x[:, :4], clean[:, :4])
+    assert np.isfinite(x).all() and np.abs(x[:, 4:]).max() < 1e-6  # the fresh network says x_0 = 0
+
+
+def test_eval_demo_tells_every_number_that_is_off():
+    committed = {
+        "tasks": {"predict": {"model": {"PSNR": 10.0, "FVD": 100.0}, "copy nearest": {"PSNR": 9.0, "motion": 0.0}}}
+    }
+    close = {
+        "tasks": {"predict": {"model": {"PSNR": 10.05, "FVD": 99.5}, "copy nearest": {"PSNR": 9.0, "motion": 0.0}}}
+    }
+    assert reports.differences(close, committed) == []
+    off = {"tasks": {"predict": {"model": {"PSNR": 10.2}, "copy nearest": {"PSNR": 9.0, "motion": 0.0}}}}
+    assert len(reports.differences(off, committed)) == 2
+
+
+def test_eval_demo_writes_its_table():
+    report = {
+        "protocol": {"clips": 16, "steps": 25, "sampler": "ddpm", "versions": {"jax": "0.10.2"}},
+        "tasks": {"predict": {"model": {"PSNR": 10.123, "FVD": 99.6}, "copy nearest": {"PSNR": 9.0, "motion": 0.0}}},
+        "truth against other truth": {"FVD": 767.6},
+        "truth against itself": {"FVD": 3e-12},
+    }
+    table = reports.markdown_table(report)
+    assert (
+        "| predict | model | 10.12 | - | - | 100 | - |" in table
+        and "| copy nearest | 9.00 | - | - | - | 0.00 |" in table
+    )
+    assert "16 held-out clips, 25 ddpm steps" in table and "FVD 768; against themselves: 3e-12" in table

@@ -1,0 +1,224 @@
+"""The checkpoints of a run: saved beside training, kept as asked for, and found again whole."""
+
+import os
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from etils import epath
+
+from vdt_jax.checkpoints.manifest import (
+    MANIFEST,
+    all_steps,
+    damage,
+    finished_steps,
+    mark_damaged,
+    write_manifest,
+)
+from vdt_jax.errors import RunStopped, UserError
+from vdt_jax.processes import any_process, from_first_process
+from vdt_jax.sharding import path_name
+from vdt_jax.training import TrainState
+
+MAX_FAILED_SAVES = 5  # in a row; then the run stops
+TRIES = 10  # a failed save is tried again after each tenth of the way to the next checkpoint
+
+
+class Checkpoints:
+    """The checkpoints of one run; a context manager that waits for the last save.
+
+    `save` copies the state to the host and returns; files, hashes, manifest and the removal of old steps are the work
+    of another thread. All hosts must call the methods in the same order.
+
+    Args:
+      workdir: of the run.
+      every: steps from one checkpoint to the next.
+      keep: how many of the newest are kept.
+      keep_every: steps that it divides are kept for good.
+      say: takes a line about what went wrong.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        every: int = 1,
+        keep: int = 3,
+        keep_every: int | None = None,
+        say: Callable[[str], object] = warnings.warn,
+    ):
+        self.folder = epath.Path(workdir).absolute() / "checkpoints"
+        self._every, self._keep, self._keep_every, self._say = every, keep, keep_every, say
+        self._orbax = _checkpointer()
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._saving: Future | None = None
+        self._failed, self._failures = False, 0  # whether the last save failed; how many in a row before it
+        self.seconds_blocked = 0.0  # how long `save` kept the training thread
+        if jax.process_index() == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._remove_leftovers()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wait()
+        self._thread.shutdown()
+        self._orbax.close()
+
+    def due(self, step: int) -> bool:
+        """Whether this step is to be saved: every so many, and sooner where the last save failed."""
+        if step % self._every == 0:
+            return True
+        return step % max(1, self._every // TRIES) == 0 and any_process(self._failed and not self._busy())
+
+    def save(self, state: TrainState) -> None:
+        """Starts to write the state; a step that is already there is left alone.
+
+        Raises:
+          RunStopped: too many saves in a row have failed, or something in the state is not finite, which is not
+            written.
+        """
+        start = time.monotonic()
+        self.wait()
+        step = int(state.step)
+        self._failures = self._failures + 1 if any_process(self._failed) else 0
+        if self._failures >= MAX_FAILED_SAVES:
+            raise RunStopped(f"{self._failures} saves in a row failed; the last good checkpoint is {self.newest()}")
+        self._failed = False
+        if not (self.folder / str(step) / MANIFEST).exists():
+            if bad := not_finite(state):
+                raise RunStopped(
+                    f"{bad} is not finite after step {step}, which is not saved; the last good checkpoint is "
+                    f"{self.newest()}"
+                )
+            try:
+                self._orbax.save(self.folder / str(step), args=_save_args(state), force=True)
+            except Exception as error:
+                self._fail(step, error)
+            else:
+                self._saving = self._thread.submit(self._finish, step)
+        self.seconds_blocked += time.monotonic() - start
+
+    def save_and_wait(self, state: TrainState) -> None:
+        """Writes the state, and again where that fails, until it is there. Raises RunStopped as `save` does."""
+        self.save(state)
+        self.wait()
+        while any_process(self._failed):
+            time.sleep(1)
+            self.save(state)
+            self.wait()
+
+    def wait(self) -> None:
+        """Until the last save is finished, or has failed, of which `say` is told."""
+        if self._saving is not None:
+            self._saving.result()
+            self._saving = None
+
+    def restore(self, like: TrainState) -> TrainState | None:
+        """The newest good state, on the devices of `like` (arrays, or shapes with shardings); None if there is none.
+
+        A damaged checkpoint is reported and put aside under another name.
+        """
+        step = from_first_process(self._newest_good)
+        if step < 0:
+            return None
+        shapes = {"training": _without_ema(like), "ema_params": like.ema_params}
+        args = {name: ocp.args.StandardRestore(tree) for name, tree in shapes.items()}
+        try:
+            restored = self._orbax.restore(self.folder / str(step), args=ocp.args.Composite(**args))
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{self.folder / str(step)} does not hold the state of this config: {reason}") from None
+        return TrainState(ema_params=restored["ema_params"], **restored["training"])
+
+    def newest(self) -> str:
+        """The newest finished checkpoint, for people."""
+        steps = finished_steps(self.folder)
+        return str(self.folder / str(steps[-1])) if steps else "none"
+
+    def _newest_good(self) -> int:
+        finished = finished_steps(self.folder)
+        for step in reversed(all_steps(self.folder)):
+            folder = self.folder / str(step)
+            if step not in finished:
+                self._say(f"checkpoint {folder} has no {MANIFEST}: it is not finished, and passed over")
+            elif reason := damage(folder, step):
+                self._say(f"checkpoint {folder} is damaged ({reason}): put aside as {mark_damaged(folder, reason)}")
+            else:
+                return step
+        return -1
+
+    def _busy(self) -> bool:
+        return self._saving is not None and not self._saving.done()
+
+    def _finish(self, step: int) -> None:
+        """In the other thread: waits for Orbax, then hashes, commits, and removes old steps."""
+        try:
+            self._orbax.wait_until_finished()
+            write_manifest(self.folder / str(step), step, jax.process_index(), jax.process_count())
+            if jax.process_index() == 0:
+                self._remove_old()
+        except Exception as error:  # whatever it is, training goes on, and the older checkpoints are whole
+            self._fail(step, error)
+
+    def _fail(self, step: int, error: Exception) -> None:
+        self._failed = True
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        self._say(
+            f"WARNING: saving step {step} failed ({self._failures + 1} of {MAX_FAILED_SAVES} in a row): {reason}. "
+            f"The last good checkpoint is {self.newest()}; it is tried again."
+        )
+        self._orbax = _checkpointer()
+        if jax.process_index() == 0:
+            (self.folder / str(step)).rmtree(missing_ok=True)  # room for the next try
+            self._remove_leftovers()
+
+    def _remove_old(self) -> None:
+        finished = finished_steps(self.folder)
+        kept = set(finished[-self._keep :])
+        if self._keep_every:
+            kept |= {step for step in finished if step % self._keep_every == 0}
+        for step in all_steps(self.folder):
+            if step not in kept and step < finished[-1]:
+                # The manifest first: what is left, should it end here, is not finished, and not damaged.
+                (self.folder / str(step) / MANIFEST).unlink(missing_ok=True)
+                (self.folder / str(step)).rmtree()
+
+    def _remove_leftovers(self) -> None:
+        """What Orbax had begun to write when the process ended."""
+        for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            path.rmtree(missing_ok=True)
+
+
+def not_finite(state: TrainState) -> str | None:
+    """The path of a leaf with a value that is not finite, or None."""
+    leaves = [(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state) if leaf.dtype != jnp.int32]
+    finite = _are_finite([leaf for _, leaf in leaves])
+    return next((path_name(path) for (path, _), good in zip(leaves, finite, strict=True) if not good), None)
+
+
+@jax.jit
+def _are_finite(leaves: list[jax.Array]) -> list[jax.Array]:
+    return [jnp.isfinite(leaf).all() for leaf in leaves]
+
+
+def _checkpointer() -> ocp.AsyncCheckpointer:
+    handler = ocp.CompositeCheckpointHandler(
+        training=ocp.StandardCheckpointHandler(), ema_params=ocp.StandardCheckpointHandler()
+    )
+    return ocp.AsyncCheckpointer(handler)
+
+
+def _save_args(state: TrainState) -> Any:
+    parts = {"training": _without_ema(state), "ema_params": state.ema_params}
+    return ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in parts.items()})
+
+
+def _without_ema(state: TrainState) -> dict[str, Any]:
+    return {name: getattr(state, name) for name in ("step", "params", "opt_state", "skipped")}

@@ -1,0 +1,134 @@
+"""What a finished checkpoint consists of: `manifest.json`, with the size and SHA-256 of every file.
+
+Each host hashes what it wrote itself; the first host puts the parts together and writes the manifest last of all, whole
+or not at all. So a step without a manifest is not finished, and one whose files differ from it is damaged. The manifest
+has a hash of itself, and names its step, so that folders that changed places are found out too.
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from etils import epath
+
+MANIFEST = "manifest.json"
+DAMAGED = "DAMAGED"
+_PART = "manifest.part{}.json"
+_WAIT = 600.0  # seconds that the first host waits for the others' hashes
+
+
+def write_manifest(folder: epath.Path, step: int, host: int, num_hosts: int) -> None:
+    """Hashes this host's files of a checkpoint; the first host then writes the manifest. Every host must call it.
+
+    Raises:
+      OSError: a file cannot be read or written, or a host does not come.
+    """
+    files = {}
+    for name in sorted(_files(folder)):
+        if _writer(name) == host or (host == 0 and _writer(name) >= num_hosts):
+            files[name] = [_size(folder / name), _hash(folder / name)]
+    if host > 0:
+        _write(folder / _PART.format(host), json.dumps(files))
+        return
+    for other in range(1, num_hosts):
+        part = folder / _PART.format(other)
+        _wait_for(part, other)
+        files |= json.loads(part.read_text())
+        part.unlink()
+    content: dict[str, Any] = {"step": step, "hosts": num_hosts, "files": files}
+    _write(folder / MANIFEST, json.dumps(content | {"sha256": _own_hash(content)}, indent=1) + "\n")
+
+
+def damage(folder: epath.Path, step: int, start: str = "") -> str | None:
+    """What is wrong with a checkpoint that has a manifest, or None.
+
+    Args:
+      start: looks only at files whose path in the folder starts so.
+    """
+    try:
+        content = json.loads((folder / MANIFEST).read_text())
+        claimed = content.pop("sha256")
+        files = content["files"].items()
+    except (ValueError, KeyError, AttributeError, TypeError, OSError):
+        return f"{MANIFEST} cannot be read"
+    if claimed != _own_hash(content):
+        return f"{MANIFEST} was changed"
+    if content["step"] != step:
+        return f"it is a checkpoint of step {content['step']}"
+    for name, (size, sha256) in files:
+        if name.startswith(start):
+            try:
+                if (found := _size(folder / name)) != size:
+                    return f"{name} has {found} bytes in place of {size}"
+                if _hash(folder / name) != sha256:
+                    return f"{name} was changed"
+            except OSError as error:
+                return f"{name} cannot be read: {error.strerror or error}"
+    return None
+
+
+def mark_damaged(folder: epath.Path, reason: str) -> epath.Path:
+    """Puts a damaged checkpoint aside under another name, with the reason in it; nothing is deleted."""
+    number, aside = 1, folder.parent / f"{folder.name}.{DAMAGED}"
+    while aside.exists():
+        number += 1
+        aside = folder.parent / f"{folder.name}.{DAMAGED}-{number}"
+    folder.rename(aside)
+    (aside / DAMAGED).write_text(reason + "\n")
+    return aside
+
+
+def finished_steps(checkpoints: epath.Path) -> list[int]:
+    """The steps that have a manifest, in order."""
+    return [step for step in all_steps(checkpoints) if (checkpoints / str(step) / MANIFEST).exists()]
+
+
+def all_steps(checkpoints: epath.Path) -> list[int]:
+    """The steps that have a folder, finished or not, in order."""
+    if not checkpoints.exists():
+        return []
+    return sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
+
+
+def _files(folder: epath.Path, prefix: str = "") -> Iterator[str]:
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files(path, f"{prefix}{path.name}/")
+        elif prefix or not path.name.startswith("manifest."):
+            yield prefix + path.name
+
+
+def _writer(name: str) -> int:
+    """Which host wrote a file: Orbax gives each a folder of its own, and the first the rest."""
+    found = re.search(r"ocdbt\.process_(\d+)/", name)
+    return int(found.group(1)) if found else 0
+
+
+def _size(path: epath.Path) -> int:
+    return path.stat().length
+
+
+def _hash(path: epath.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
+
+
+def _own_hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _write(path: epath.Path, text: str) -> None:
+    unfinished = path.parent / f"{path.name}.tmp"
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+def _wait_for(part: epath.Path, host: int) -> None:
+    end = time.monotonic() + _WAIT
+    while not part.exists():
+        if time.monotonic() > end:
+            raise TimeoutError(f"host {host} has not hashed its files after {_WAIT:.0f} s")
+        time.sleep(0.05)

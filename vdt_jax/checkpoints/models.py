@@ -1,0 +1,169 @@
+"""Models from checkpoints and folders: what sampling reads, and what a new run starts from."""
+
+import json
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import orbax.checkpoint as ocp
+from etils import epath
+
+from vdt_jax.checkpoints.manifest import all_steps, damage, finished_steps
+from vdt_jax.errors import UserError
+from vdt_jax.models import VDT
+from vdt_jax.sharding import path_name, put_whole
+
+Config = dict[str, Any]
+DEMO = "demo"  # names the model that ships with the package
+
+
+def _folder(path: str | os.PathLike) -> epath.Path:
+    """The folder with the config.json: that of the run, where `path` is one of its checkpoints."""
+    if str(path) == DEMO:
+        return epath.Path(__file__).parent.parent / DEMO
+    folder = epath.Path(path).absolute()
+    return folder.parent.parent if _is_step(folder) else folder
+
+
+def _is_step(folder: epath.Path) -> bool:
+    return folder.name.isdigit() and folder.parent.name == "checkpoints"
+
+
+def load_config(path: str | os.PathLike) -> Config:
+    """The config beside a checkpoint; `demo` is the model that ships.
+
+    Raises:
+      UserError: no such folder, or none that this project wrote.
+    """
+    file = _folder(path) / "config.json"
+    if not file.is_file():
+        raise UserError(f"no checkpoint in {path}: give a working directory of train.py or a converted folder")
+    return json.loads(file.read_text())
+
+
+def save_config(path: str | os.PathLike, config: Config) -> None:
+    """Writes config.json, whole or not at all."""
+    folder = epath.Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    unfinished = folder / "config.json.tmp"
+    unfinished.write_text(json.dumps(config, indent=2) + "\n")
+    unfinished.replace(folder / "config.json")
+
+
+def save_model(path: str | os.PathLike, config: Config, params: Any) -> None:
+    """Writes a model on its own: `params/` first, `config.json` last, so that a folder with a config is complete.
+
+    As jax arrays (without a copy, where aligned NumPy arrays come in) and not all at once: Orbax would hold two more
+    copies of a NumPy tree while it writes.
+    """
+    params = jax.tree.map(jax.device_put, params)
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler(save_concurrent_gb=1)) as checkpointer:
+        checkpointer.save(epath.Path(path).absolute() / "params", args=ocp.args.StandardSave(params), force=True)
+    save_config(path, config)
+
+
+def newest_checkpoint(path: str | os.PathLike) -> epath.Path:
+    """The folder of the newest good checkpoint in a working directory, or the one that `path` itself is.
+
+    A checkpoint that is named itself is taken as it is where it has no manifest.
+
+    Raises:
+      UserError: there is none.
+    """
+    folder = _folder(path) / "checkpoints"
+    asked = epath.Path(path)
+    steps = [int(asked.name)] if _is_step(asked) else finished_steps(folder)
+    for step in reversed(steps):
+        reason = damage(folder / str(step), step, "ema_params/") if step in finished_steps(folder) else None
+        if reason is None:
+            return folder / str(step)
+        warnings.warn(f"checkpoint {folder / str(step)} is damaged ({reason}): not used", stacklevel=2)
+    if steps:
+        raise UserError(f"no good checkpoint in {path}: {folder / str(steps[0])} is damaged, and there is no older one")
+    if unfinished := all_steps(folder):
+        example = folder / str(unfinished[-1])
+        raise UserError(
+            f"no finished checkpoint in {path}: {example} has no manifest.json, so it was not written to its end, or "
+            f"by a version before manifests; to take it as it is, name it: {example}"
+        )
+    raise UserError(f"no checkpoint in {path} yet: train longer, or name another folder")
+
+
+def newest_step(path: str | os.PathLike) -> int:
+    """The step of `newest_checkpoint`."""
+    return int(newest_checkpoint(path).name)
+
+
+def load_model(path: str | os.PathLike) -> tuple[VDT, Any]:
+    """The model and its parameters from a working directory (the newest good EMA), one of its checkpoints, or a folder
+    of `save_model`.
+
+    Returns:
+      (model, params): `model.apply({"params": params}, x, timesteps)`.
+
+    Raises:
+      UserError: no checkpoint there, or weights that are not those of its config.
+    """
+    options: dict[str, Any] = load_config(path)["model"]
+    if isinstance(options["input_size"], list):  # JSON knows no tuples, and a module's fields must be hashable
+        options["input_size"] = tuple(options["input_size"])
+    model = VDT(**options)
+    x = jax.ShapeDtypeStruct((1, *model.video_shape), jnp.float32)
+    expected = jax.eval_shape(model.init, jax.random.key(0), x, jax.ShapeDtypeStruct((1,), jnp.float32))["params"]
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    expected = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), expected)
+    folder = _folder(path) / "params"
+    if not folder.is_dir():
+        folder = newest_checkpoint(path) / "ema_params"
+    with ocp.StandardCheckpointer() as checkpointer:
+        try:
+            return model, checkpointer.restore(folder, expected)
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{folder} does not hold the model of its config.json: {reason}") from None
+
+
+def start_from(path: str | os.PathLike, params: Any, fresh: Sequence[str] = ()) -> Any:
+    """Freshly initialised parameters, replaced by those of a checkpoint.
+
+    Args:
+      path: as for `load_model`.
+      params: a tree of arrays, or of shapes to see whether all fits; the result has its shapes and shardings.
+      fresh: paths like "y_embedder" or "blocks/temporal_fc" whose leaves stay as they are in `params`.
+
+    Raises:
+      UserError: every parameter that is missing, of another shape, left over, or named in `fresh` in vain.
+    """
+    loaded = load_model(path)[1]
+    theirs = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(loaded)}
+    ours = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+
+    staying = set(fresh_paths(params, fresh)) | set(fresh_paths(loaded, fresh))
+    problems = [f"{name} is missing there" for name in ours.keys() - theirs.keys() if name not in staying]
+    problems += [f"{name} is not in this model" for name in theirs.keys() - ours.keys() if name not in staying]
+    problems += [
+        f"{name} has shape {theirs[name].shape} there and {leaf.shape} here"
+        for name, leaf in ours.items()
+        if name in theirs and theirs[name].shape != leaf.shape and name not in staying
+    ]
+    problems += [f"no parameter is called {start}" for start in fresh if not fresh_paths(params, [start])]
+    if problems:
+        raise UserError(
+            f"--config.init_from={path} does not fit: {'; '.join(sorted(problems))}; change config.model, or name what "
+            "shall start fresh in --config.init_fresh"
+        )
+
+    def pick(path: Any, leaf: jax.Array) -> jax.Array:
+        name = path_name(path)
+        return leaf if name in staying else put_whole(theirs[name], leaf.sharding)
+
+    return jax.tree_util.tree_map_with_path(pick, params)
+
+
+def fresh_paths(params: Any, fresh: Sequence[str]) -> list[str]:
+    """The paths of the leaves that `fresh` names: a/b names itself and all below it."""
+    paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    return [path for path in paths if any(path == start or path.startswith(f"{start}/") for start in fresh)]

@@ -1,0 +1,165 @@
+"""How something was measured: every choice that changes a number, and presets named after papers.
+
+A figure without these cannot be reproduced; with them it can be compared. They are printed and written with each
+report, and a report that is resumed must have the same.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vdt_jax.errors import UserError
+
+POSITIONS = ("generated", "all")
+FVD_FRAMES = ("all", "generated")
+METRICS = ("psnr", "ssim", "motion", "lpips", "fvd", "frame_frechet")
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """All that a report's numbers follow from, in plain values.
+
+    Attributes:
+      preset: the paper that this follows, and what was set otherwise.
+      checkpoint, vae: as given on the command line.
+      data: the `data` section of the model's config.
+      split: `held_out` or `train`.
+      clips: their number, and `first_clip`, `every`: the clips are first_clip, first_clip + every, ...
+      clips_sha256: of the clips themselves, 8 bits a value, in this order.
+      frames, height, width, channels: of a clip.
+      crop: how a frame becomes height x width.
+      stride: frames of the file from one frame of a clip to the next, where there are files.
+      clips_per_video: what is known of it.
+      tasks: those measured.
+      num_given: frames given to predict and backward.
+      positions: PSNR, SSIM, motion and LPIPS count what was `generated` (LPIPS: whole frames with any of it), or `all`.
+      fvd_frames: FVD compares `all` frames, the given ones included, or those `generated`.
+      samples_per_clip: of each clip and task; scores are their mean, and the best of them beside it.
+      sampler, steps, seed: of the sampling; sample j of clip n depends on seed + j and n alone.
+      metrics: those measured.
+      networks: which networks looked, and the SHA-256 of their weights.
+      versions: of what computed.
+    """
+
+    preset: str | None
+    checkpoint: str
+    vae: str | None
+    data: dict[str, Any]
+    split: str
+    clips: int
+    first_clip: int
+    every: int
+    clips_sha256: str
+    frames: int
+    height: int
+    width: int
+    channels: int
+    crop: str
+    stride: int | None
+    clips_per_video: str
+    tasks: list[str]
+    num_given: int | None
+    positions: str
+    fvd_frames: str
+    samples_per_clip: int
+    sampler: str
+    steps: int
+    seed: int
+    metrics: list[str]
+    networks: dict[str, str]
+    versions: dict[str, str]
+
+    def lines(self) -> list[str]:
+        """One line for each choice, for people."""
+        shown = dataclasses.asdict(self).items()
+        return [f"{name.replace('_', ' ')}: {_text(value)}" for name, value in shown]
+
+    def keep(self, path: Path) -> None:
+        """Writes the protocol, or sees that it is the one of the work that was begun there.
+
+        Raises:
+          UserError: it is another.
+        """
+        ours = json.loads(json.dumps(dataclasses.asdict(self)))
+        if path.is_file():
+            theirs = json.loads(path.read_text())
+            differing = [f"{key}={theirs.get(key)}, now {ours[key]}" for key in ours if theirs.get(key) != ours[key]]
+            if differing:
+                raise UserError(
+                    f"{path.parent} was begun with {'; '.join(differing)}: "
+                    "choose another --output, or delete that folder"
+                )
+        unfinished = path.with_suffix(".tmp")
+        unfinished.write_text(json.dumps(ours, indent=2) + "\n")
+        unfinished.replace(path)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(item)}" for name, item in value.items()) or "none"
+    return ", ".join(map(str, value)) if isinstance(value, list) else "none" if value is None else str(value)
+
+
+class Preset(NamedTuple):
+    """What a paper's numbers were measured with.
+
+    Attributes:
+      frames, size: of the clips; a model of others cannot be measured so.
+      flags: values of evaluate.py's flags.
+      note: what the paper leaves open, and what is done here.
+    """
+
+    frames: int
+    size: tuple[int, int]
+    flags: dict[str, Any]
+    note: str
+
+
+PRESETS = {
+    "vdt-ucf101": Preset(
+        16,
+        (64, 64),
+        {"tasks": ["unconditional"], "num_clips": 2048, "fvd_frames": "all", "split": "train"},
+        "VDT, table of UCF-101, unconditional. The paper does not tell the number of clips or the split: "
+        "2,048 of the training split, as is usual for unconditional FVD.",
+    ),
+    "vdt-cityscapes": Preset(
+        30,
+        (128, 128),
+        {"tasks": ["predict"], "num_given": 2, "num_clips": 256, "fvd_frames": "all"},
+        "VDT, table of Cityscapes, 2 given frames and 28 to predict. The paper does not tell the number of clips, nor "
+        "whether FVD counts the given frames: 256, counted.",
+    ),
+    "mcvd-smmnist": Preset(
+        15,
+        (64, 64),
+        {"tasks": ["predict"], "num_given": 5, "num_clips": 256, "samples_per_clip": 10, "fvd_frames": "all"},
+        "MCVD on stochastic moving MNIST, 5 given frames and 10 to predict, 256 clips with 10 samples of each. Whether "
+        "its FVD counts the given frames is disputed: counted here.",
+    ),
+    "latte-sky": Preset(
+        16,
+        (256, 256),
+        {"tasks": ["unconditional"], "num_clips": 2048, "fvd_frames": "all", "split": "train", "stride": 3},
+        "Latte on Sky Time-Lapse: 2,048 clips of the training split, every third frame, against 2,048 samples. Its FVD "
+        "comes from another copy of I3D and of the data.",
+    ),
+}
+
+
+def find_preset(name: str, frames: int, size: tuple[int, int]) -> Preset:
+    """The preset of a name.
+
+    Raises:
+      UserError: an unknown one, or one for other clips than the model's.
+    """
+    if name not in PRESETS:
+        raise UserError(f"no preset '{name}': choose from {', '.join(PRESETS)}")
+    preset = PRESETS[name]
+    if (preset.frames, preset.size) != (frames, size):
+        raise UserError(
+            f"preset {name} measures {preset.frames} frames of {preset.size[0]}x{preset.size[1]}, this model makes "
+            f"{frames} of {size[0]}x{size[1]}: leave out --preset, or take another model"
+        )
+    return preset

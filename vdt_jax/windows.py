@@ -1,0 +1,114 @@
+"""Videos longer than the model's window: windows that overlap, one after another, a few frames in memory at a time.
+
+`fill` is whatever completes windows, (clips (B, F, H, W, C), mask (B, F), numbers) -> clips (B, F, H, W, C): frames are
+given where mask = 0 and come back as they are; `numbers` are those of the windows, for their noise.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+
+from vdt_jax.errors import UserError
+
+Fill = Callable[[np.ndarray, np.ndarray, range], np.ndarray]
+
+
+def extend(
+    fill: Fill, given: np.ndarray, num_new: int, num_frames: int, backward: bool = False
+) -> Iterator[np.ndarray]:
+    """Rolls on from the given frames (or back from them), window by window, each given the end of the last.
+
+    Args:
+      fill: completes windows, here those of all samples at once.
+      given: (B, G, H, W, C), 1 <= G < F; as many frames overlap from window to window.
+      num_new: frames to make.
+      num_frames: F, of a window.
+      backward: what came before, the latest first.
+
+    Yields:
+      New frames (B, f, H, W, C), at most F - G at a time, until there are `num_new`; backward, each block comes before
+      the last one.
+    """
+    num_given = given.shape[1]
+    mask = np.ones((len(given), num_frames), np.float32)
+    mask[:, slice(-num_given, None) if backward else slice(num_given)] = 0
+    known, done, number = given, 0, 0
+    while done < num_new:
+        clips = np.zeros((len(given), num_frames, *given.shape[2:]), np.float32)
+        clips[mask < 0.5] = known.reshape(-1, *given.shape[2:])
+        clips = fill(clips, mask, range(number, number + 1))
+        size = min(num_frames - num_given, num_new - done)
+        if backward:
+            yield clips[:, num_frames - num_given - size : num_frames - num_given]
+            known = clips[:, :num_given]
+        else:
+            yield clips[:, num_given : num_given + size]
+            known = clips[:, num_frames - num_given :]
+        done, number = done + size, number + 1
+
+
+def raise_frame_rate(
+    fill: Fill, frames: Iterable[np.ndarray], factor: int, num_frames: int, overlap: int = 1, batch_size: int = 1
+) -> Iterator[np.ndarray]:
+    """Puts factor - 1 new frames between any two: n frames become (n - 1) factor + 1, the given ones as they were.
+
+    A window has every factor-th frame given; the next one begins `overlap` given frames before its end. What was made
+    between these is given to it too, so that it knows how things moved.
+
+    Args:
+      fill: completes windows.
+      frames: (H, W, C) each; read as they are needed.
+      factor: 2 to F - 1.
+      num_frames: F, of a window.
+      overlap: given frames that windows share, 1 to as many as stand in a window less one.
+      batch_size: windows filled at once; one after another where overlap > 1, since each waits for the last.
+
+    Yields:
+      Frames (H, W, C).
+
+    Raises:
+      UserError: a factor or an overlap that cannot be, or fewer than two frames.
+    """
+    if not 2 <= factor < num_frames:
+        raise UserError(f"the frame rate cannot be raised {factor} times: 2 to {num_frames - 1} with this model")
+    per_window = (num_frames - 1) // factor + 1
+    if not 1 <= overlap < per_window:
+        raise UserError(
+            f"windows cannot share {overlap} given frames: 1 to {per_window - 1} of the {per_window} in each"
+        )
+    number, made = 0, np.zeros(0)
+    for windows in _batched(_windows(iter(frames), per_window, overlap), batch_size if overlap == 1 else 1):
+        clips = np.zeros((len(windows), num_frames, *windows[0][0][0].shape), np.float32)
+        mask = np.ones((len(windows), num_frames), np.float32)
+        for clip, hidden, (given, num_done) in zip(clips, mask, windows, strict=True):
+            positions = np.arange(len(given)) * factor
+            clip[positions], hidden[positions] = given, 0
+            if overlap > 1 and num_done:
+                clip[: num_done * factor], hidden[: num_done * factor] = made[-num_done * factor - 1 : -1], 0
+        if number == 0:
+            yield clips[0, 0]
+        clips = fill(clips, mask, range(number, number + len(windows)))
+        for clip, (given, num_done) in zip(clips, windows, strict=True):
+            yield from clip[num_done * factor + 1 : (len(given) - 1) * factor + 1]
+        made = clips[-1, : (per_window - 1) * factor + 1]
+        number += len(windows)
+
+
+def _windows(frames: Iterator[np.ndarray], per_window: int, overlap: int) -> Iterator[tuple[list[np.ndarray], int]]:
+    """The given frames of each window, and how many intervals at its beginning an earlier one has filled.
+
+    The last window reaches back as far as it must to be full.
+    """
+    given = list(itertools.islice(frames, per_window))
+    if len(given) < 2:
+        raise UserError(f"a video of {len(given)} frame(s) has nothing between them: at least 2 are needed")
+    yield given, 0
+    while new := list(itertools.islice(frames, per_window - overlap)):
+        given = (given + new)[-per_window:]
+        yield given, len(given) - 1 - len(new)
+
+
+def _batched(windows: Iterator, size: int) -> Iterator[list]:
+    while batch := list(itertools.islice(windows, size)):
+        yield batch
