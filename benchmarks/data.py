@@ -181,7 +181,7 @@ class Simulated:
 
     def clip(self, number: int, rng: np.random.Generator | None = None) -> dict:
         video, which = self._clips[number]
-        frames = np.array(self._window.numbers(self._infos[video], which), np.uint8)
+        frames = np.array(self._window.numbers(self._infos[video], which)).astype(np.uint8)
         return {"video": np.broadcast_to(frames[:, None, None, None], (_FRAMES, 8, 8, 3)), "label": 0}
 
 
