@@ -20,8 +20,9 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from vdt_jax import cli
-from vdt_jax.autoencoder import draw_latents, encode_batch, fingerprint
+from vdt_jax.autoencoder import fingerprint
 from vdt_jax.checkpoints import Checkpoints, fresh_paths, load_config, save_config, start_from
+from vdt_jax.codec import draw_latents, encode_batch
 from vdt_jax.data import Latents, Source, make_source
 from vdt_jax.data.pipeline import batches, clip_numbers
 from vdt_jax.diffusion import make_diffusion

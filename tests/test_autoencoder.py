@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from torch_files import save_torch
 
-from vdt_jax.autoencoder import SCALING_FACTOR, AutoencoderKL, decode_video, encode_video, sample_posterior
+from vdt_jax.autoencoder import SCALING_FACTOR, AutoencoderKL
+from vdt_jax.codec import decode_video, encode_video, sample_posterior
 from vdt_jax.errors import UserError
 from vdt_jax.safe_pickle import load_safetensors, save_safetensors
 from vdt_jax.torch_weights.autoencoder import (

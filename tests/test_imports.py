@@ -10,7 +10,7 @@ FLOORS = [
     {"errors"},
     {"schedules", "masks", "sharding", "processes", "video", "safe_pickle", "progress", "windows"},
     {"models", "autoencoder", "diffusion", "data", "inputs"},
-    {"training", "sampling", "torch_weights", "metrics", "flops"},
+    {"training", "sampling", "torch_weights", "metrics", "codec", "flops"},
     {"checkpoints", "latents"},
     {"generation", "pages", "protocol"},
     {"evaluation", "validation"},

@@ -11,7 +11,7 @@ from PIL import Image
 from test_data import moving_square
 from test_scripts import ROOT, fail, succeed
 
-from vdt_jax.autoencoder import encode_batch, encode_video
+from vdt_jax.codec import encode_batch, encode_video
 from vdt_jax.errors import UserError
 from vdt_jax.generation import enlarge_mask, generate, load_vae, respaced, sample_keys
 from vdt_jax.models import VDT

@@ -10,7 +10,8 @@ import pytest
 from damaged_videos import pictures, video
 from test_scripts import SHRUNK, fail, succeed
 
-from vdt_jax.autoencoder import draw_latents, encode_video, fingerprint
+from vdt_jax.autoencoder import fingerprint
+from vdt_jax.codec import draw_latents, encode_video
 from vdt_jax.data import make_source
 from vdt_jax.data.pipeline import batches
 from vdt_jax.errors import UserError

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdt_jax.autoencoder import AutoencoderKL, decode_video, encode_video
+from vdt_jax.autoencoder import AutoencoderKL
+from vdt_jax.codec import decode_video, encode_video
 from vdt_jax.errors import UserError
 from vdt_jax.models import VDT
 from vdt_jax.torch_weights.autoencoder import load_autoencoder

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdt_jax.autoencoder import decode_video, draw_latents, encode_batch
+from vdt_jax.codec import decode_video, draw_latents, encode_batch
 from vdt_jax.data import Latents, Source, take
 from vdt_jax.diffusion import GaussianDiffusion, make_diffusion
 from vdt_jax.generation import LoadedAutoencoder, generate_clips, respaced, sample_keys, task_masks
