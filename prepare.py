@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jax.sharding import Mesh
 
 from vdt_jax import cli
 from vdt_jax.autoencoder import fingerprint
@@ -34,7 +33,7 @@ from vdt_jax.data.video_folder import VideoFolder
 from vdt_jax.errors import UserError
 from vdt_jax.generation import LoadedAutoencoder, load_vae
 from vdt_jax.progress import progress
-from vdt_jax.sharding import batch_sharding, replicated
+from vdt_jax.sharding import batch_sharding, make_mesh, replicated
 from vdt_jax.video import VideoInfo
 
 _INPUT = flags.DEFINE_string("input", None, "A folder of videos, or a .csv or .jsonl list.")
@@ -207,7 +206,7 @@ def read_whole(
 
 def make_encode(vae: LoadedAutoencoder) -> Any:
     """A function from frames (n, H, W, 3) uint8 to moments (n, h, w, 2 c) float16, on all devices of this host."""
-    mesh = Mesh(np.array(jax.local_devices()), ("data",))
+    mesh = make_mesh(devices=jax.local_devices())
     batch = _BATCH_SIZE.value * mesh.size
     params = jax.device_put(vae.params, replicated(mesh))
 

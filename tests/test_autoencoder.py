@@ -104,21 +104,21 @@ def test_tiles_are_near_and_leave_no_hole(tiny):
 
 
 def test_tiling_blends_a_local_function_exactly(monkeypatch):
-    from vdt_jax import autoencoder
+    from vdt_jax import codec
 
     video = np.random.default_rng(0).standard_normal((2, 50, 70, 3))
-    doubled = autoencoder._by_tiles(lambda tile: 2 * tile.repeat(2, 1).repeat(2, 2), 16, 2, video)
+    doubled = codec._by_tiles(lambda tile: 2 * tile.repeat(2, 1).repeat(2, 2), 16, 2, video)
     np.testing.assert_allclose(doubled, 2 * video.repeat(2, 1).repeat(2, 2), rtol=1e-5)
-    halved = autoencoder._by_tiles(lambda tile: tile[:, ::2, ::2], 16, 0.5, video)
+    halved = codec._by_tiles(lambda tile: tile[:, ::2, ::2], 16, 0.5, video)
     np.testing.assert_allclose(halved, video[:, ::2, ::2], rtol=1e-5)
 
 
 def test_one_shape_of_tiles_is_compiled(tiny):
-    from vdt_jax import autoencoder
+    from vdt_jax import codec
 
     shapes = set()
     video = alike_everywhere(72, 100)
-    autoencoder._by_tiles(lambda tile: shapes.add(tile.shape) or tile, 48, 1, video)
+    codec._by_tiles(lambda tile: shapes.add(tile.shape) or tile, 48, 1, video)
     assert shapes == {(1, 48, 48, 3)}
 
 

@@ -136,9 +136,9 @@ def test_train_and_evaluate_a_model_of_latents_on_videos(tmp_path):
     assert "model of latents (4 channels): add --vae" in fail(*evaluation)
     succeed(*evaluation, f"--vae={vae}", "--tasks=interpolation,spatial_temporal")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["protocol"]["video_shape"] == [4, 32, 32, 3]
+    assert [report["protocol"][size] for size in ("frames", "height", "width", "channels")] == [4, 32, 32, 3]
     scores = report["tasks"]["interpolation"]
-    assert 0 < scores["model PSNR"] < scores["linear blending PSNR"]
+    assert 0 < scores["model"]["PSNR"] < scores["linear blending"]["PSNR"]
 
 
 def test_train_from_a_converted_model(tmp_path):
