@@ -29,7 +29,7 @@ from vdt_jax.video import as_rgb, enlarge, to_uint8, write_video
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 try:
-    import gradio as gr
+    import gradio as gr  # pyright: ignore[reportMissingImports]
 except ImportError:
     gr: Any = None
 

@@ -44,7 +44,7 @@ def flow_blend(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 def _flow(frame: np.ndarray, other: np.ndarray) -> np.ndarray:
     """(H, W, 2): how far, in pixels (x, y), each point of a frame goes until the other."""
-    import cv2
+    import cv2  # pyright: ignore[reportMissingImports]
 
     grey, other_grey = (to_uint8(x.mean(-1)) for x in (frame, other))
     window = min(15, *grey.shape)
@@ -54,7 +54,7 @@ def _flow(frame: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 def _warp(frame: np.ndarray, flow: np.ndarray) -> np.ndarray:
     """frame(x - flow(x)), bilinear, the border repeated."""
-    import cv2
+    import cv2  # pyright: ignore[reportMissingImports]
 
     rows, columns = np.indices(frame.shape[:2], np.float32)
     x, y = columns - flow[..., 0].astype(np.float32), rows - flow[..., 1].astype(np.float32)
