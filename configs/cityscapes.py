@@ -26,6 +26,6 @@ def get_config() -> ConfigDict:
     )
     config.diffusion.update(noise_schedule="cosine", prediction="v", clip_denoised=True)
     config.diffusion.min_snr_gamma = 5.0
-    config.data = ConfigDict(dict(name="video_folder", path="", stride=1))
+    config.data.update(name="video_folder", stride=1)
     config.preview.update(every=10_000, num_steps=50)
     return config

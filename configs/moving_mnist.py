@@ -1,6 +1,6 @@
-"""Moving MNIST, 64x64, 20 frames in grey: 10 given, 10 to predict, from a folder of videos.
+"""Moving MNIST, 64x64, 20 frames in grey: 10 given, 10 to predict, made from a file of MNIST digits.
 
-    python train.py --config=configs/moving_mnist.py --config.data.path=moving_mnist
+    python train.py --config=configs/moving_mnist.py --config.data.path=train-images-idx3-ubyte.gz
 
 VDT-S with patches of 8, 64 tokens a frame. configs/moving_digits.py needs no download. Memory, time and result: not
 measured.
@@ -26,6 +26,6 @@ def get_config() -> ConfigDict:
     )
     config.diffusion.update(noise_schedule="cosine", prediction="v", clip_denoised=True)
     config.diffusion.min_snr_gamma = 5.0
-    config.data = ConfigDict(dict(name="video_folder", path="", stride=1))
+    config.data.update(name="moving_mnist", num_digits=2)
     config.preview.update(every=10_000, num_steps=50)
     return config

@@ -32,7 +32,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.keep_every = 50_000
     config.model.update(VDT_VARIANTS["VDT-L/2"])
     config.model.update(input_size=(32, 32), dtype="bfloat16", remat="matmuls")
-    config.data = ConfigDict(dict(name="video_folder", path="", stride=1))
+    config.data.update(name="video_folder", stride=1)
     config.preview.update(every=10_000, num_steps=50)
     if variant == "24gb":
         config.batch_size = config.grad_accum = 32

@@ -26,7 +26,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.total_steps = 400_000
     config.checkpoint_every = 5_000
     config.keep_every = 50_000
-    config.data = ConfigDict(dict(name="video_folder", path="", stride=1))
+    config.data.update(name="video_folder", stride=1)
     config.preview.update(every=10_000, num_steps=50)
     if variant == "latents":
         config.model.update(VDT_VARIANTS["VDT-L/2"])
