@@ -131,6 +131,7 @@ def test_sample_held_out_clips_with_numbers(workdir, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index.html", *pictures]
 
 
+@pytest.mark.slow
 def test_a_model_with_classes(tmp_path):
     run = [f"--workdir={tmp_path}/run", "--config.data.num_digits=1", "--config.total_steps=1", *SHRUNK]
     line = fail("train.py", DIGITS, *run, "--config.model.num_classes=7")
