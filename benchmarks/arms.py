@@ -12,12 +12,11 @@ import numpy as np
 import optax
 
 from vdt_jax.data import make_source, take
-from vdt_jax.diffusion import GaussianDiffusion, make_diffusion
+from vdt_jax.diffusion import make_diffusion
 from vdt_jax.generation import generate_clips, respaced, sample_keys, task_masks
-from vdt_jax.masks import TASKS, apply_mask, draw_masks, varied_mask
+from vdt_jax.masks import TASKS, draw_masks, varied_mask
 from vdt_jax.metrics.frames import psnr, ssim
 from vdt_jax.models import VDT
-from vdt_jax.sampling import sample_noise
 from vdt_jax.training import make_learning_rate, make_optimizer
 
 QUESTIONS = ("tasks", "mixture", "masks", "pretraining")
@@ -168,42 +167,6 @@ def start_on_clips(fresh: Any, learned: Any) -> Any:
 # ---------------------------------------------------------------------- measuring
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def repaint(model: VDT, diffusion: GaussianDiffusion, params: Any, clean: Any, mask: Any, keys: jax.Array) -> jax.Array:
-    """RePaint (Lugmayr et al. 2022, arXiv 2201.09865, algorithm 1), each step taken again RESAMPLINGS times.
-
-    Given positions carry q_sample(clean, t), so that a model that was trained without masks sees what it knows.
-    """
-    num_steps, shape = len(diffusion.schedule), clean.shape[1:]
-    timestep_map, betas = (
-        jnp.asarray(diffusion.schedule.timestep_map),
-        jnp.asarray(diffusion.schedule.betas, jnp.float32),
-    )
-
-    def noise_for(number):
-        return sample_noise(jax.vmap(lambda key: jax.random.fold_in(key, number))(keys), shape)
-
-    def noised(step, number):  # the given values at the noise level of x_step
-        known = diffusion.q_sample(clean, jnp.full(len(clean), jnp.maximum(step, 0)), noise_for(number))
-        return jnp.where(step >= 0, known, clean)
-
-    def once(x_t, number):
-        step, again = num_steps - 1 - number // RESAMPLINGS, number % RESAMPLINGS
-        steps = jnp.full(len(clean), step)
-        model_output = model.apply({"params": params}, x_t, timestep_map[steps])
-        out = diffusion.p_mean_variance(model_output, x_t, steps, clip=True)
-        z = jnp.where(step > 0, 1.0, 0.0) * noise_for(3 * number)
-        previous = apply_mask(mask, out.mean + jnp.exp(0.5 * out.log_variance) * z, noised(step - 1, 3 * number + 1))
-        back = jnp.sqrt(1 - betas[step]) * previous + jnp.sqrt(betas[step]) * noise_for(3 * number + 2)
-        return jnp.where(again < RESAMPLINGS - 1, back, previous), None
-
-    start = apply_mask(
-        mask, noise_for(3 * num_steps * RESAMPLINGS), noised(num_steps - 1, 3 * num_steps * RESAMPLINGS + 1)
-    )
-    x, _ = jax.lax.scan(once, start, jnp.arange(num_steps * RESAMPLINGS))
-    return apply_mask(mask, x, clean)
-
-
 def measure(arm: Arm, sizes: dict[str, Any], params: list[Any], num_clips: int) -> dict[str, float]:
     """PSNR and SSIM of each task on the generated positions of held-out clips: "TASK PSNR" and "TASK SSIM"."""
     model, numbers, values = VDT(**sizes), range(num_clips), {}
@@ -213,10 +176,8 @@ def measure(arm: Arm, sizes: dict[str, Any], params: list[Any], num_clips: int) 
     for task in TASKS:
         own = params[arm.models.index(task) if task in arm.models else 0]
         mask = task_masks(0, numbers, task, model)
-        if arm.repaint:
-            samples = repaint(model, diffusion, own, clean, mask, keys)
-        else:
-            samples, _ = generate_clips(model, own, diffusion, clean, mask, keys)
+        options = {"sampler": "repaint", "resamples": RESAMPLINGS} if arm.repaint else {}
+        samples, _ = generate_clips(model, own, diffusion, clean, mask, keys, **options)
         values[f"{task} PSNR"] = float(psnr(samples, clean, mask).mean())
         values[f"{task} SSIM"] = float(ssim(samples, clean, mask).mean())
     return values

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import arms
 import reports
 
-from vdt_jax.generation import respaced
+from vdt_jax.generation import generate_clips, respaced
 from vdt_jax.models import VDT
 
 
@@ -61,7 +61,8 @@ def test_repaint_keeps_what_is_given():
     mask = np.ones((2, *model.video_shape[:3], 1), np.float32)
     mask[:, :4] = 0
     keys = jax.random.split(jax.random.key(1), 2)
-    x = arms.repaint(model, respaced(arms.DIFFUSION, 3, False), params, clean, mask, keys)
+    diffusion = respaced(arms.DIFFUSION, 3, False)
+    x, _ = generate_clips(model, params, diffusion, clean, mask, keys, sampler="repaint", resamples=arms.RESAMPLINGS)
     np.testing.assert_array_equal(x[:, :4], clean[:, :4])
     assert np.isfinite(x).all() and np.abs(x[:, 4:]).max() < 1e-6  # the fresh network says x_0 = 0
 

@@ -135,8 +135,8 @@ PRESETS = {
         15,
         (64, 64),
         {"tasks": ["predict"], "num_given": 5, "num_clips": 256, "samples_per_clip": 10, "fvd_frames": "all"},
-        "MCVD on stochastic moving MNIST, 5 given frames and 10 to predict, 256 clips with 10 samples of each. Whether "
-        "its FVD counts the given frames is disputed: counted here.",
+        "MCVD on stochastic moving MNIST, 5 given frames and 10 to predict; 256 clips with 10 samples of each were not "
+        "checked against the paper. Whether its FVD counts the given frames is disputed: counted here.",
     ),
     "latte-sky": Preset(
         16,
