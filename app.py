@@ -54,15 +54,15 @@ class Studio:
         self.shape = clip_shape(self.loaded.model, self.vae)
         self.folder = tempfile.TemporaryDirectory(prefix="vdt_jax_")
 
-    def clip(self, file: str | None, seed: int) -> tuple[np.ndarray, int, np.ndarray]:
-        """A clip (1, F, H, W, C) of the file, or a held-out one; how many of its frames are known; its label."""
+    def clip(self, file: str | None, seed: int) -> tuple[np.ndarray, int, np.ndarray | None]:
+        """A clip (1, F, H, W, C) of the file, or a held-out one, how many of its frames are known, its label if any."""
         if not file:
             batch = take(make_source(self.loaded.config["data"], self.shape, "held_out"), range(seed, seed + 1))
             return batch["video"], self.shape[0], batch["labels"]
         read = read_clips(file, self.shape)[:1]
         clip = np.zeros((1, *self.shape), np.float32)
         clip[:, : read.shape[1]] = read
-        return clip, read.shape[1], np.zeros(1, np.int32)
+        return clip, read.shape[1], None
 
     def first_frame(self, file: str | None, seed: float) -> dict[str, Any]:
         """What the editor shows to be painted on."""

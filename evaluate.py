@@ -42,6 +42,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder for the report and its pag
 _PRESET = flags.DEFINE_string("preset", None, f"Measure as a paper did: {', '.join(PRESETS)}.")
 _TASKS = flags.DEFINE_list("tasks", list(TASKS), "Tasks to measure.")
 _NUM_GIVEN = flags.DEFINE_integer("num_given", None, "Frames given to predict and backward; half of them if not said.")
+_TOLD_LABELS = flags.DEFINE_list("told_labels", [], "Tasks in which a model with classes is told those of the clips.")
 _DATA = flags.DEFINE_string("data", None, "A folder of videos; if not said, the data that the model was trained on.")
 _STRIDE = flags.DEFINE_integer("stride", None, "Frames of the file from one frame of a clip to the next.")
 _SPLIT = flags.DEFINE_enum("split", "held_out", SPLITS, "Which clips.")
@@ -81,7 +82,7 @@ def main(_) -> None:
     vae = None if _VAE.value is None else load_vae(_VAE.value)
     shape = clip_shape(loaded.model, vae)
     preset = None if _PRESET.value is None else apply_preset(_PRESET.value, shape)
-    if unknown := set(_TASKS.value) - set(TASKS):
+    if unknown := {*_TASKS.value, *_TOLD_LABELS.value} - set(TASKS):
         raise UserError(f"no task '{min(unknown)}': choose from {', '.join(TASKS)}")
     diffusion = loaded.diffusion(_STEPS.value)
     data = chosen_data(loaded.config["data"])
@@ -195,6 +196,7 @@ def make_protocol(preset: str | None, data: dict, shape: tuple, source: Any, met
         clips_per_video="as many as the source cuts from it (data.hop), every so many-th taken" if files else "1",
         tasks=_TASKS.value,
         num_given=_NUM_GIVEN.value,
+        told_labels=_TOLD_LABELS.value,
         positions=_POSITIONS.value,
         fvd_frames=_FVD_FRAMES.value,
         samples_per_clip=_SAMPLES_PER_CLIP.value,

@@ -74,7 +74,9 @@ _RESPACING = flags.DEFINE_string(
 )
 _ETA = flags.DEFINE_float("eta", None, "ddim: 0 draws nothing on the way, 1 as much as ddpm.")
 _RESAMPLES = flags.DEFINE_integer("resamples", None, "repaint: how often each step is taken.")
-_LABELS = flags.DEFINE_list("labels", None, "Classes of the samples, in turn; else those of the held-out clips, or 0.")
+_LABELS = flags.DEFINE_list(
+    "labels", None, "Classes of the samples, in turn; else those of held-out clips, none for a file."
+)
 _GUIDANCE = flags.DEFINE_float("guidance", None, "Scale of guidance on labels; 1 is none.")
 _MASK_GUIDANCE = flags.DEFINE_float("mask_guidance", None, "Scale of guidance on what is given; 1 is none.")
 _VAE = flags.DEFINE_string(
@@ -196,8 +198,8 @@ def check_flags(output: Path) -> None:
     check_free(output.parent / "index.html")
 
 
-def clips_for(job: Job, num_frames: int) -> Callable[[range], tuple[np.ndarray, int, np.ndarray]]:
-    """From sample numbers to clips (B, num_frames, H, W, C), how many of their frames are known, and labels (B,)."""
+def clips_for(job: Job, num_frames: int) -> Callable[[range], tuple[np.ndarray, int, np.ndarray | None]]:
+    """From sample numbers to clips (B, num_frames, H, W, C), how many of their frames are known, labels (B,) if any."""
     data, shape = job.loaded.config["data"], (num_frames, *job.shape[1:])
     source: Any = None
     read = np.zeros((1, num_frames, 0))
@@ -206,12 +208,12 @@ def clips_for(job: Job, num_frames: int) -> Callable[[range], tuple[np.ndarray, 
     else:
         read = read_clips(_INPUT.value, shape, _START.value, data.get("stride") or 1)
 
-    def clips(numbers: range) -> tuple[np.ndarray, int, np.ndarray]:
+    def clips(numbers: range) -> tuple[np.ndarray, int, np.ndarray | None]:
         if source is not None:
             batch = take(source, numbers)
             clips, labels = batch["video"], batch["labels"]
         else:
-            clips, labels = np.zeros((len(numbers), *shape), np.float32), np.zeros(len(numbers), np.int32)
+            clips, labels = np.zeros((len(numbers), *shape), np.float32), None
             clips[:, : read.shape[1]] = read[[number % len(read) for number in numbers]]
         if _LABELS.value is not None:
             chosen = [parse_number("labels", label) for label in _LABELS.value]
@@ -329,7 +331,7 @@ def fill_in(job: Job, path: str, factor: int) -> list[Path]:
     if _DRY_RUN.value:
         job.report(rows, num_batches)
         return []
-    labels = np.array([parse_number("labels", (_LABELS.value or ["0"])[0])], np.int32)
+    labels = None if not _LABELS.value else np.array([parse_number("labels", _LABELS.value[0])], np.int32)
     with progress("sampling", len(job.diffusion.schedule) * num_batches, "step") as on_steps:
         key = sample_keys(_SEED.value, range(1))
         fill = job.call(window_filler, key, labels=labels, rows=rows, on_steps=on_steps)

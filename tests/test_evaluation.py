@@ -25,6 +25,7 @@ NETWORK = VDT(
     hidden_size=16,
     depth=1,
     num_heads=2,
+    num_classes=10,
     learn_sigma=False,
 )
 DATA = {"name": "moving_digits", "num_digits": 1}
@@ -48,6 +49,7 @@ PROTOCOL = Protocol(
     clips_per_video="1",
     tasks=["predict"],
     num_given=1,
+    told_labels=[],
     positions="generated",
     fvd_frames="all",
     samples_per_clip=2,
@@ -101,6 +103,14 @@ def test_batches_and_devices_do_not_matter(loaded, result, tmp_path, batch_size,
     np.testing.assert_allclose(ranking, result[1], rtol=1e-4)
     for what, row in summary.items():
         np.testing.assert_allclose(list(row.values()), list(result[0][what].values()), rtol=1e-4, atol=1e-7)
+
+
+def test_classes_are_told_in_the_tasks_named_alone(loaded, tmp_path):
+    told = evaluation(loaded, tmp_path, told_labels=["backward"])
+    untold = evaluation(loaded, tmp_path)
+    for task, same in (("predict", True), ("backward", False)):
+        samples, others = (each.sample(range(8), task, 0)[0] for each in (told, untold))
+        assert np.array_equal(samples, others) == same
 
 
 def test_work_that_was_killed_goes_on_where_it_was(loaded, result, tmp_path, monkeypatch):

@@ -58,6 +58,10 @@ def test_labels_reach_the_network(params):
     everything, keys = np.ones((1, *MODEL.video_shape[:3], 1), np.float32), sample_keys(0, range(1))
     out = [generate(MODEL, params, DIFFUSION, clean(1), everything, keys, labels=jnp.array([i])) for i in (0, 1)]
     assert np.abs(out[0] - out[1]).max() > 1e-4
+    null, unsaid = (
+        generate(MODEL, params, DIFFUSION, clean(1), everything, keys, labels=x) for x in (jnp.array([2]), None)
+    )
+    np.testing.assert_array_equal(null, unsaid)
     with pytest.raises(UserError, match=r"labels \[3\]"):
         generate(MODEL, params, DIFFUSION, clean(1), everything, keys, labels=jnp.array([3]))
 
@@ -72,21 +76,24 @@ def test_names_and_numbers_that_do_not_exist(params):
 
 def test_samples_do_not_depend_on_the_number_of_devices(params):
     everything, keys = np.ones((3, *MODEL.video_shape[:3], 1), np.float32), sample_keys(5, range(3))
-    one = generate(MODEL, params, DIFFUSION, clean(3), everything, keys)
+    labels = np.zeros(3, int)
+    one = generate(MODEL, params, DIFFUSION, clean(3), everything, keys, labels=labels)
     everywhere = jax.device_put(params, replicated(make_mesh()))
     assert len(generation._mesh_of(params).devices) == 1 and len(generation._mesh_of(everywhere).devices) == 8
-    np.testing.assert_allclose(generate(MODEL, everywhere, DIFFUSION, clean(3), everything, keys), one, rtol=1e-4)
+    spread = generate(MODEL, everywhere, DIFFUSION, clean(3), everything, keys, labels=labels)
+    np.testing.assert_allclose(spread, one, rtol=1e-4)
 
 
 def test_only_other_shapes_are_compiled_anew(params):
     def sample(batch=2, **options):
         mask, keys = task_masks(0, range(batch), "predict", MODEL), sample_keys(options.pop("seed"), range(batch))
         diffusion = respaced({}, 3, MODEL.learn_sigma)
+        options["labels"] = np.zeros(batch, int)
         return generate(MODEL, params, diffusion, clean(batch), mask, keys, sampler="ddim", **options)
 
     told = []
     first = sample(seed=0, guidance=2.0, eta=0.1)
-    in_parts = sample(seed=0, guidance=2.0, eta=0.1, labels=np.zeros(2, int), on_steps=told.append)
+    in_parts = sample(seed=0, guidance=2.0, eta=0.1, on_steps=told.append)
     np.testing.assert_allclose(in_parts, first, rtol=1e-6)
     assert told == [1, 1, 1]
     before = generation._advance._cache_size()
@@ -109,6 +116,8 @@ def test_guidance_needs_classes(params):
     everything, keys = np.ones((1, *MODEL.video_shape[:3], 1), np.float32), sample_keys(0, range(1))
     with pytest.raises(UserError, match="no classes"):
         generate(MODEL.clone(num_classes=1), params, DIFFUSION, clean(1), everything, keys, guidance=2.0)
+    with pytest.raises(UserError, match="say which"):
+        generate(MODEL, params, DIFFUSION, clean(1), everything, keys, guidance=2.0)
 
 
 def test_the_package_is_imported_at_no_cost():

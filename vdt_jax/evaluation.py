@@ -146,7 +146,7 @@ class Evaluation:
             sample_keys(seed, numbers),
             vae=self._vae,
             sampler=p.sampler,
-            labels=batch["labels"],
+            labels=batch["labels"] if task in p.told_labels else None,
         )
         return np.asarray(samples), batch["video"], np.asarray(mask)
 

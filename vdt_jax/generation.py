@@ -107,7 +107,7 @@ def generate(
       mask: (B, F, H, W, 1), 1 = generate, 0 = given.
       keys: (B,) one for each sample.
       sampler: one of SAMPLERS.
-      labels: (B,) classes; None is class 0. A model of one class does not look at them.
+      labels: (B,) classes; None is "no label". A model of one class does not look at them.
       on_steps: told now and then how many more steps are done.
       options: guidance (on labels) and mask_guidance (on what is given), scales of `guide`; eta of ddim; resamples of
         repaint. None is as if not said.
@@ -164,8 +164,12 @@ def _arguments(model, params, diffusion, clean, mask, keys, sampler, labels, opt
     """What `_begin` and `_advance` take, on the devices."""
     options = {name: value for name, value in options.items() if value is not None}
     _check(model, sampler, options)
-    if labels is None or model.num_classes == 1:
+    if model.num_classes == 1:
         labels = np.zeros(len(keys), np.int32)
+    elif labels is None:
+        if "guidance" in options:
+            raise UserError(f"guidance={options['guidance']} pushes towards a class: say which (--labels)")
+        labels = np.full(len(keys), model.null_label, np.int32)
     elif not bool(((labels >= 0) & (labels <= model.num_classes)).all()):
         raise UserError(f"labels {labels.tolist()} are not all in 0..{model.num_classes} (the last is 'no label')")
     mesh, size = _mesh_of(params), len(keys)
@@ -281,7 +285,6 @@ def window_filler(
       rows: windows of a call, where they are those of one video: fewer are padded, so that one program serves all.
       options: of `generate_clips`.
     """
-    labels = np.zeros(len(keys), np.int32) if labels is None else labels
 
     def fill(clips: np.ndarray, mask: np.ndarray, numbers: range) -> np.ndarray:
         size = max(len(clips), rows or 0)
@@ -289,8 +292,9 @@ def window_filler(
         samples, windows = np.broadcast_arrays(np.arange(len(keys)), np.asarray(numbers)[take if rows else 0])
         each_key = _fold_in(keys[samples], windows)
         positions = np.broadcast_to(mask[take][..., None, None, None], (*mask[take].shape, *model.frame_size, 1))
+        each_label = None if labels is None else labels[samples]
         filled, _ = generate_clips(
-            model, params, diffusion, clips[take], positions, each_key, labels=labels[samples], **options
+            model, params, diffusion, clips[take], positions, each_key, labels=each_label, **options
         )
         return filled[: len(clips)]
 

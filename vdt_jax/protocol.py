@@ -33,6 +33,7 @@ class Protocol:
       clips_per_video: what is known of it.
       tasks: those measured.
       num_given: frames given to predict and backward.
+      told_labels: tasks in which a model with classes is told those of the clips; "no label" in the others.
       positions: PSNR, SSIM, motion and LPIPS count what was `generated` (LPIPS: whole frames with any of it), or `all`.
       fvd_frames: FVD compares `all` frames, the given ones included, or those `generated`.
       samples_per_clip: of each clip and task; scores are their mean, and the best of them beside it.
@@ -60,6 +61,7 @@ class Protocol:
     clips_per_video: str
     tasks: list[str]
     num_given: int | None
+    told_labels: list[str]
     positions: str
     fvd_frames: str
     samples_per_clip: int
