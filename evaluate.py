@@ -17,7 +17,7 @@ from absl import flags
 
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
-from vdt_jax.data import SPLITS, make_source
+from vdt_jax.data import SPLITS
 from vdt_jax.errors import UserError
 from vdt_jax.evaluation import (
     MODEL,
@@ -27,7 +27,7 @@ from vdt_jax.evaluation import (
     clips_hash,
     make_measures,
 )
-from vdt_jax.generation import clip_shape, load, load_vae
+from vdt_jax.generation import clip_shape, load, load_vae, sampled_clips
 from vdt_jax.masks import TASKS
 from vdt_jax.metrics.lpips import NETWORKS
 from vdt_jax.metrics.weights import describe
@@ -65,6 +65,7 @@ _SHOWN = flags.DEFINE_integer("shown", 2, "Worst and best clips a task on the pa
 _AMBIGUOUS = ("unconditional", "single_frame")
 _SAMPLES_OF_AMBIGUOUS = 3
 _COLUMNS = ("PSNR", "SSIM", "LPIPS", "FVD", "frame Frechet", "motion", "motion error")
+_MADE = ("moving_digits", "moving_mnist", "synthetic")  # sources that make their clips, and read none
 _NETWORKS_OF = {"fvd": "i3d", "frame_frechet": "vgg16"}
 
 
@@ -85,7 +86,7 @@ def main(_) -> None:
         raise UserError(f"no task '{min(unknown)}': choose from {', '.join(TASKS)}")
     diffusion = loaded.diffusion(_STEPS.value)
     data = chosen_data(loaded.config["data"])
-    source = make_source(data, shape, _SPLIT.value)
+    source = sampled_clips(data, loaded.model, vae, _SPLIT.value)
     measures = make_measures(chosen_metrics(shape), _LPIPS.value, mesh, _METRIC_WEIGHTS.value)
     protocol = make_protocol(preset, data, shape, source, measures.names)
     batch_size = min(_BATCH_SIZE.value, -(-protocol.clips // mesh.size) * mesh.size)
@@ -174,7 +175,7 @@ def make_protocol(preset: str | None, data: dict, shape: tuple, source: Any, met
     if clips < 1:
         raise UserError(f"--first_clip={_FIRST_CLIP.value} is past the end: the {_SPLIT.value} split has {len(source)}")
     numbers = range(_FIRST_CLIP.value, _FIRST_CLIP.value + clips * _EVERY.value, _EVERY.value)
-    files = data["name"] not in ("moving_digits", "synthetic")
+    files = data["name"] not in _MADE
     networks = {_NETWORKS_OF.get(metric, _LPIPS.value) for metric in metrics if metric in ("lpips", *_NETWORKS_OF)}
     return Protocol(
         preset=preset,
@@ -190,7 +191,7 @@ def make_protocol(preset: str | None, data: dict, shape: tuple, source: Any, met
         height=shape[1],
         width=shape[2],
         channels=shape[3],
-        crop="centre, then bicubic with antialiasing" if files else "none: made at this size",
+        crop=crop_of(data["name"]),
         stride=(data.get("stride") or 1) if files else None,
         clips_per_video="as many as the source cuts from it (data.hop), every so many-th taken" if files else "1",
         tasks=_TASKS.value,
@@ -205,6 +206,13 @@ def make_protocol(preset: str | None, data: dict, shape: tuple, source: Any, met
         networks={name: describe(name, _METRIC_WEIGHTS.value) for name in sorted(networks)},
         versions={name: metadata.version(name) for name in ("jax", "numpy")},
     )
+
+
+def crop_of(name: str) -> str:
+    """How the clips of a data source became as large as they are."""
+    if name == "latents":
+        return "that of the latent cache; the truth is what its modes decode to"
+    return "none: made at this size" if name in _MADE else "centre, then bicubic with antialiasing"
 
 
 def write_pictures(evaluation: Evaluation, protocol: Protocol, task: str, ranking: Any, output: Path) -> Section:
