@@ -4,6 +4,7 @@ python tests/torture_videos.py 10000 0        # how many, and the seed
 """
 
 import os
+import re
 import sys
 import tempfile
 import time
@@ -17,11 +18,11 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
         _, source, listed, served, looks = torture(Path(folder), count, seed)
-    # What a process died of, and the first words of other reasons, without the names of files.
-    reasons = Counter(reason.split("(")[-1].split(")")[0].split(":")[0][:60] for reason in listed.values())
+    # Reasons without the names of files, and with N for numbers.
+    reasons = Counter(re.sub(r"\d+", "N", re.sub(r"\S*/corpus/\S*", "FILE", reason)) for reason in listed.values())
     seconds = time.monotonic() - start
     print(f"{count} files in {seconds:.0f} s: {len(served)} served, {len(listed)} listed, {len(source)} clips")
     slowest = [f"{Path(path).name} {taken:.1f} s" for path, taken in looks.most_common(5)]
     print(f"the slowest looks, of {LIMIT:g} s that a decoder has: {', '.join(slowest)}")
-    for reason, number in reasons.most_common(20):
+    for reason, number in reasons.most_common(40):
         print(f"{number:6d}  {reason}")
