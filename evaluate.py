@@ -33,7 +33,7 @@ from vdt_jax.metrics.lpips import NETWORKS
 from vdt_jax.metrics.weights import describe
 from vdt_jax.pages import Example, Section, table_text, write_comparison, write_page
 from vdt_jax.progress import progress
-from vdt_jax.protocol import FVD_FRAMES, METRICS, POSITIONS, PRESETS, Protocol, find_preset
+from vdt_jax.protocol import FVD_FRAMES, METRICS, POSITIONS, PRESETS, Protocol, chosen_clips, find_preset
 from vdt_jax.sampling import SAMPLERS
 from vdt_jax.sharding import check_batch_size, make_mesh
 
@@ -47,7 +47,11 @@ _STRIDE = flags.DEFINE_integer("stride", None, "Frames of the file from one fram
 _SPLIT = flags.DEFINE_enum("split", "held_out", SPLITS, "Which clips.")
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", 16, "Clips a task.")
 _FIRST_CLIP = flags.DEFINE_integer("first_clip", 0, "Number of the first clip.")
-_EVERY = flags.DEFINE_integer("every", 1, "Take every so many-th clip: those of a video overlap.")
+_EVERY = flags.DEFINE_integer(
+    "every",
+    None,
+    "Take every so many-th clip: those of a video overlap. 1, or with --preset as many as there is room for.",
+)
 _SAMPLES_PER_CLIP = flags.DEFINE_integer("samples_per_clip", 1, "Samples of each clip: their mean and their best.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Clips sampled at once, on all devices together.")
 _SAMPLER = flags.DEFINE_string("sampler", "ddpm", f"One of {', '.join(SAMPLERS)}.")
@@ -73,7 +77,7 @@ def main(_) -> None:
     if _OUTPUT.value is None:
         raise UserError("say where to write: --output=FOLDER")
     for flag in (_NUM_CLIPS, _EVERY, _SAMPLES_PER_CLIP, _BATCH_SIZE):
-        if flag.value < 1:
+        if flag.value is not None and flag.value < 1:
             raise UserError(f"--{flag.name}={flag.value} cannot be: at least 1")
     cli.quiet_start()
     mesh = make_mesh()
@@ -171,10 +175,8 @@ def chosen_metrics(shape: tuple[int, int, int, int]) -> list[str]:
 
 def make_protocol(preset: str | None, data: dict, shape: tuple, source: Any, metrics: tuple[str, ...]) -> Protocol:
     """What is about to be done, from the flags."""
-    clips = min(_NUM_CLIPS.value, -(-(len(source) - _FIRST_CLIP.value) // _EVERY.value))
-    if clips < 1:
-        raise UserError(f"--first_clip={_FIRST_CLIP.value} is past the end: the {_SPLIT.value} split has {len(source)}")
-    numbers = range(_FIRST_CLIP.value, _FIRST_CLIP.value + clips * _EVERY.value, _EVERY.value)
+    every = _EVERY.value or (None if preset else 1)
+    numbers = chosen_clips(len(source), _NUM_CLIPS.value, _FIRST_CLIP.value, every)
     files = data["name"] not in _MADE
     networks = {_NETWORKS_OF.get(metric, _LPIPS.value) for metric in metrics if metric in ("lpips", *_NETWORKS_OF)}
     return Protocol(
@@ -183,9 +185,9 @@ def make_protocol(preset: str | None, data: dict, shape: tuple, source: Any, met
         vae=_VAE.value,
         data=data,
         split=_SPLIT.value,
-        clips=clips,
-        first_clip=_FIRST_CLIP.value,
-        every=_EVERY.value,
+        clips=len(numbers),
+        first_clip=numbers.start,
+        every=numbers.step,
         clips_sha256=clips_hash(source, numbers),
         frames=shape[0],
         height=shape[1],
