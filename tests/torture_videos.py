@@ -19,10 +19,11 @@ if __name__ == "__main__":
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
         _, source, listed, served, looks = torture(Path(folder), count, seed)
     # Reasons without the names of files, and with N for numbers.
-    reasons = Counter(re.sub(r"\d+", "N", re.sub(r"\S*/corpus/\S*", "FILE", reason)) for reason in listed.values())
+    plain = {path: re.sub(r"\d+", "N", re.sub(r"\S*/corpus/\S*", "FILE", listed[path])) for path in listed}
+    examples = {reason: path for path, reason in plain.items()}
     seconds = time.monotonic() - start
     print(f"{count} files in {seconds:.0f} s: {len(served)} served, {len(listed)} listed, {len(source)} clips")
     slowest = [f"{Path(path).name} {taken:.1f} s" for path, taken in looks.most_common(5)]
     print(f"the slowest looks, of {LIMIT:g} s that a decoder has: {', '.join(slowest)}")
-    for reason, number in reasons.most_common(40):
-        print(f"{number:6d}  {reason}")
+    for reason, number in Counter(plain.values()).most_common():
+        print(f"{number:6d}  {reason} [{examples[reason]}]")
