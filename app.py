@@ -17,9 +17,9 @@ from absl import flags
 
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
-from vdt_jax.data import make_source, take
+from vdt_jax.data import take
 from vdt_jax.errors import UserError
-from vdt_jax.generation import clip_shape, generate_clips, load, load_vae, sample_keys, task_masks
+from vdt_jax.generation import clip_shape, generate_clips, load, load_vae, sample_keys, sampled_clips, task_masks
 from vdt_jax.inputs import check_known, fit_mask, read_clips
 from vdt_jax.latents import shrink_mask
 from vdt_jax.masks import TASKS
@@ -57,7 +57,8 @@ class Studio:
     def clip(self, file: str | None, seed: int) -> tuple[np.ndarray, int, np.ndarray | None]:
         """A clip (1, F, H, W, C) of the file, or a held-out one, how many of its frames are known, its label if any."""
         if not file:
-            batch = take(make_source(self.loaded.config["data"], self.shape, "held_out"), range(seed, seed + 1))
+            source = sampled_clips(self.loaded.config["data"], self.loaded.model, self.vae, "held_out")
+            batch = take(source, range(seed, seed + 1))
             return batch["video"], self.shape[0], batch["labels"]
         read = read_clips(file, self.shape)[:1]
         clip = np.zeros((1, *self.shape), np.float32)

@@ -17,7 +17,7 @@ from absl import flags
 
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
-from vdt_jax.data import SPLITS, make_source
+from vdt_jax.data import SPLITS
 from vdt_jax.errors import UserError
 from vdt_jax.evaluation import (
     MODEL,
@@ -27,13 +27,13 @@ from vdt_jax.evaluation import (
     clips_hash,
     make_measures,
 )
-from vdt_jax.generation import clip_shape, load, load_vae
+from vdt_jax.generation import clip_shape, load, load_vae, sampled_clips
 from vdt_jax.masks import TASKS
 from vdt_jax.metrics.lpips import NETWORKS
 from vdt_jax.metrics.weights import describe
 from vdt_jax.pages import Example, Section, table_text, write_comparison, write_page
 from vdt_jax.progress import progress
-from vdt_jax.protocol import FVD_FRAMES, METRICS, POSITIONS, PRESETS, Protocol, find_preset
+from vdt_jax.protocol import FVD_FRAMES, METRICS, POSITIONS, PRESETS, Protocol, chosen_clips, find_preset
 from vdt_jax.sampling import SAMPLERS
 from vdt_jax.sharding import check_batch_size, make_mesh
 
@@ -48,7 +48,11 @@ _STRIDE = flags.DEFINE_integer("stride", None, "Frames of the file from one fram
 _SPLIT = flags.DEFINE_enum("split", "held_out", SPLITS, "Which clips.")
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", 16, "Clips a task.")
 _FIRST_CLIP = flags.DEFINE_integer("first_clip", 0, "Number of the first clip.")
-_EVERY = flags.DEFINE_integer("every", 1, "Take every so many-th clip: those of a video overlap.")
+_EVERY = flags.DEFINE_integer(
+    "every",
+    None,
+    "Take every so many-th clip: those of a video overlap. 1, or with --preset as many as there is room for.",
+)
 _SAMPLES_PER_CLIP = flags.DEFINE_integer("samples_per_clip", 1, "Samples of each clip: their mean and their best.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Clips sampled at once, on all devices together.")
 _SAMPLER = flags.DEFINE_string("sampler", "ddpm", f"One of {', '.join(SAMPLERS)}.")
@@ -66,6 +70,7 @@ _SHOWN = flags.DEFINE_integer("shown", 2, "Worst and best clips a task on the pa
 _AMBIGUOUS = ("unconditional", "single_frame")
 _SAMPLES_OF_AMBIGUOUS = 3
 _COLUMNS = ("PSNR", "SSIM", "LPIPS", "FVD", "frame Frechet", "motion", "motion error")
+_MADE = ("moving_digits", "moving_mnist", "synthetic")  # sources that make their clips, and read none
 _NETWORKS_OF = {"fvd": "i3d", "frame_frechet": "vgg16"}
 
 
@@ -73,7 +78,7 @@ def main(_) -> None:
     if _OUTPUT.value is None:
         raise UserError("say where to write: --output=FOLDER")
     for flag in (_NUM_CLIPS, _EVERY, _SAMPLES_PER_CLIP, _BATCH_SIZE):
-        if flag.value < 1:
+        if flag.value is not None and flag.value < 1:
             raise UserError(f"--{flag.name}={flag.value} cannot be: at least 1")
     cli.quiet_start()
     mesh = make_mesh()
@@ -86,7 +91,7 @@ def main(_) -> None:
         raise UserError(f"no task '{min(unknown)}': choose from {', '.join(TASKS)}")
     diffusion = loaded.diffusion(_STEPS.value)
     data = chosen_data(loaded.config["data"])
-    source = make_source(data, shape, _SPLIT.value)
+    source = sampled_clips(data, loaded.model, vae, _SPLIT.value)
     measures = make_measures(chosen_metrics(shape), _LPIPS.value, mesh, _METRIC_WEIGHTS.value)
     protocol = make_protocol(preset, data, shape, source, measures.names)
     batch_size = min(_BATCH_SIZE.value, -(-protocol.clips // mesh.size) * mesh.size)
@@ -171,11 +176,9 @@ def chosen_metrics(shape: tuple[int, int, int, int]) -> list[str]:
 
 def make_protocol(preset: str | None, data: dict, shape: tuple, source: Any, metrics: tuple[str, ...]) -> Protocol:
     """What is about to be done, from the flags."""
-    clips = min(_NUM_CLIPS.value, -(-(len(source) - _FIRST_CLIP.value) // _EVERY.value))
-    if clips < 1:
-        raise UserError(f"--first_clip={_FIRST_CLIP.value} is past the end: the {_SPLIT.value} split has {len(source)}")
-    numbers = range(_FIRST_CLIP.value, _FIRST_CLIP.value + clips * _EVERY.value, _EVERY.value)
-    files = data["name"] not in ("moving_digits", "synthetic")
+    every = _EVERY.value or (None if preset else 1)
+    numbers = chosen_clips(len(source), _NUM_CLIPS.value, _FIRST_CLIP.value, every)
+    files = data["name"] not in _MADE
     networks = {_NETWORKS_OF.get(metric, _LPIPS.value) for metric in metrics if metric in ("lpips", *_NETWORKS_OF)}
     return Protocol(
         preset=preset,
@@ -183,15 +186,15 @@ def make_protocol(preset: str | None, data: dict, shape: tuple, source: Any, met
         vae=_VAE.value,
         data=data,
         split=_SPLIT.value,
-        clips=clips,
-        first_clip=_FIRST_CLIP.value,
-        every=_EVERY.value,
+        clips=len(numbers),
+        first_clip=numbers.start,
+        every=numbers.step,
         clips_sha256=clips_hash(source, numbers),
         frames=shape[0],
         height=shape[1],
         width=shape[2],
         channels=shape[3],
-        crop="centre, then bicubic with antialiasing" if files else "none: made at this size",
+        crop=crop_of(data["name"]),
         stride=(data.get("stride") or 1) if files else None,
         clips_per_video="as many as the source cuts from it (data.hop), every so many-th taken" if files else "1",
         tasks=_TASKS.value,
@@ -207,6 +210,13 @@ def make_protocol(preset: str | None, data: dict, shape: tuple, source: Any, met
         networks={name: describe(name, _METRIC_WEIGHTS.value) for name in sorted(networks)},
         versions={name: metadata.version(name) for name in ("jax", "numpy")},
     )
+
+
+def crop_of(name: str) -> str:
+    """How the clips of a data source became as large as they are."""
+    if name == "latents":
+        return "that of the latent cache; the truth is what its modes decode to"
+    return "none: made at this size" if name in _MADE else "centre, then bicubic with antialiasing"
 
 
 def write_pictures(evaluation: Evaluation, protocol: Protocol, task: str, ranking: Any, output: Path) -> Section:

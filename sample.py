@@ -24,7 +24,7 @@ from absl import flags
 
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
-from vdt_jax.data import make_source, take
+from vdt_jax.data import take
 from vdt_jax.diffusion import GaussianDiffusion
 from vdt_jax.errors import UserError
 from vdt_jax.generation import (
@@ -36,6 +36,7 @@ from vdt_jax.generation import (
     load_vae,
     measure_step,
     sample_keys,
+    sampled_clips,
     task_masks,
     window_filler,
 )
@@ -204,7 +205,7 @@ def clips_for(job: Job, num_frames: int) -> Callable[[range], tuple[np.ndarray, 
     source: Any = None
     read = np.zeros((1, num_frames, 0))
     if _INPUT.value is None:
-        source = make_source(data, shape, "held_out")
+        source = sampled_clips(data, job.loaded.model, job.vae, "held_out", num_frames)
     else:
         read = read_clips(_INPUT.value, shape, _START.value, data.get("stride") or 1)
 

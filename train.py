@@ -20,14 +20,21 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from vdt_jax import cli
-from vdt_jax.autoencoder import fingerprint
 from vdt_jax.checkpoints import Checkpoints, fresh_paths, load_config, save_config, start_from
 from vdt_jax.codec import draw_latents, encode_batch
-from vdt_jax.data import Latents, Source, make_source
+from vdt_jax.data import Latents, Source, make_source, take
 from vdt_jax.data.pipeline import batches, clip_numbers
 from vdt_jax.diffusion import make_diffusion
 from vdt_jax.errors import INTERRUPTED, RunStopped, UserError
-from vdt_jax.generation import LoadedAutoencoder, generate_clips, load_vae, respaced, sample_keys, task_masks
+from vdt_jax.generation import (
+    CachedClips,
+    LoadedAutoencoder,
+    generate_clips,
+    load_vae,
+    respaced,
+    sample_keys,
+    task_masks,
+)
 from vdt_jax.masks import TASKS
 from vdt_jax.models import VDT
 from vdt_jax.pages import write_comparison
@@ -53,7 +60,7 @@ from vdt_jax.training import (
     make_train_step,
     shard_train_step,
 )
-from vdt_jax.validation import make_validation, take_clips
+from vdt_jax.validation import make_validation
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A recipe of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/<recipe> if not given.")
@@ -112,8 +119,8 @@ def train(config: Any, interruption: Interruption, watch: Watch) -> None:
     clip_shape = model.video_shape if vae is None or cached else vae.clip_shape(model)
     source = make_source(config.data, clip_shape, "train", workdir / "bad_files.jsonl")
     held_out = make_source(config.data, clip_shape, "held_out")
-    if isinstance(source, Latents) and vae is not None:
-        source.check_autoencoder(fingerprint(*vae))
+    if isinstance(held_out, Latents):
+        held_out = CachedClips(held_out, vae)
     if model.num_classes not in (1, source.num_classes):
         raise UserError(f"model.num_classes={model.num_classes}, but the data has {source.num_classes}: use that, or 1")
     learning_rate = make_learning_rate(total_steps=config.total_steps, **config.learning_rate)
@@ -319,7 +326,7 @@ def preview(
     """Samples every task on the first held-out clips with the EMA weights; one GIF and one PNG a task and clip."""
     diffusion = respaced(config.diffusion, config.preview.num_steps, model.learn_sigma)
     numbers = range(config.preview.num_clips)
-    batch = take_clips(held_out, numbers, vae)
+    batch = take(held_out, numbers)
     clean, labels = batch["video"], batch["labels"]
     for task in TASKS:
         if stop.asked:

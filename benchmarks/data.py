@@ -2,8 +2,8 @@
 
     python benchmarks/data.py --input=FOLDER_OF_VIDEOS --sections=decode,latents,index,memory
 
-decode: clips a second from random places of the same files, ours (cropped, antialiased, in processes with limits)
-beside decord, OpenCV and PyAV by hand (opened, searched, decoded, resized), each on one thread.
+decode: clips a second from random places of the same files, ours (cropped, antialiased, in a process with limits)
+beside decord, OpenCV and PyAV by hand (opened, searched, decoded, resized), all on one core; then the whole pipeline.
 latents: the share of its time that a step would wait, at the pace of an accelerator, with a cache of random latents.
 index: seconds to look at 10,000 files, and to start again. memory: of a process that serves a million clips.
 """
@@ -58,7 +58,6 @@ def by_pyav(path: str, numbers: Sequence[int], size: int) -> np.ndarray:
 def by_opencv(path: str, numbers: Sequence[int], size: int) -> np.ndarray:
     import cv2
 
-    cv2.setNumThreads(1)
     capture = cv2.VideoCapture(path)
     capture.set(cv2.CAP_PROP_POS_FRAMES, numbers[0])
     frames = [cv2.resize(capture.read()[1], (size, size), interpolation=cv2.INTER_AREA) for _ in numbers]
@@ -88,12 +87,14 @@ def rate_of(read: Callable[[Sequence[int], int], object], starts: Sequence[int],
 
 
 def decode() -> None:
-    root, found = find_videos(_INPUT.value)
-    decoders, size = Decoders(), _SIZE.value
+    (root, found), size = find_videos(_INPUT.value), _SIZE.value
     print(
         f"| clips a second, {_FRAMES} frames of {size}x{size} | ours | PyAV | OpenCV | decord |\n|---|---|---|---|---|"
     )
-    for video, info in zip(found, index_videos(root, found, decoders), strict=True):
+    known, cores = index_videos(root, found, Decoders()), os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    decoders = Decoders()  # whose processes inherit it
+    for video, info in zip(found, known, strict=True):
         if not isinstance(info, VideoInfo):
             continue
         path = str((root / video.name).absolute())
@@ -106,6 +107,7 @@ def decode() -> None:
         rates = [rate_of(functools.partial(reader, path), starts, size) for reader in readers]
         name = f"{video.name}, {info.width}x{info.height}, {info.num_frames} frames"
         print(f"| {name} | {' | '.join(rates)} |", flush=True)
+    os.sched_setaffinity(0, cores)
     source = make_source(
         {"name": "video_folder", "path": _INPUT.value, "held_out": 0.0}, (_FRAMES, size, size, 3), "train"
     )

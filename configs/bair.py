@@ -1,9 +1,9 @@
 """BAIR robot pushing, 64x64 in pixels, 30 frames: 2 given, 28 to predict.
 
-    python train.py --config=configs/bair.py --config.data.path=bair
+    python train.py --config=configs/bair.py --config.data.path=bair/train --config.data.held_out_path=bair/test
 
-VDT-S with patches of 4: 256 tokens a frame. Sample with --task=predict --num_given=2. Memory, time and result: not
-measured.
+docs/data.md tells where the frames come from. VDT-S with patches of 4: 256 tokens a frame. Sample with --task=predict
+--num_given=2. Memory, time and result: not measured.
 """
 
 from typing import Any

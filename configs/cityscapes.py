@@ -1,9 +1,11 @@
-"""Cityscapes, 128x128 in pixels: 2 frames given, 28 to predict, as in the paper's table.
+r"""Cityscapes, 128x128 in pixels: 2 frames given, 28 to predict, as in the paper's table.
 
-    python train.py --config=configs/cityscapes.py --config.data.path=leftImg8bit_sequence
+    python train.py --config=configs/cityscapes.py \
+        --config.data.path=snippets/train --config.data.held_out_path=snippets/test
 
-VDT-S with patches of 8: 256 tokens a frame, 30 frames. Sample with --task=predict --num_given=2, which the mixture of
-masks draws among other numbers. Memory, time and result: not measured.
+docs/data.md makes `snippets` of leftImg8bit_sequence. VDT-S with patches of 8: 256 tokens a frame, 30 frames. Sample
+with --task=predict --num_given=2, which the mixture of masks draws among other numbers. Memory, time and result: not
+measured.
 """
 
 from typing import Any

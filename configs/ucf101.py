@@ -1,9 +1,10 @@
 """UCF-101, 16 frames: 64x64 in pixels as in the paper's table, or 256x256 in latents with class labels.
 
-    python train.py --config=configs/ucf101.py --config.data.path=UCF-101
-    python train.py --config=configs/ucf101.py:latents --config.data.path=UCF-101 --config.vae=sd-vae-ft-ema
+    python train.py --config=configs/ucf101.py --config.data.path=UCF-101/ucf101.csv
+    python train.py --config=configs/ucf101.py:latents --config.data.path=UCF-101/ucf101.csv --config.vae=sd-vae-ft-ema
 
-Pixels: VDT-S with patches of 4, 41 M parameters. Latents: VDT-L/2 with 101 classes (the folders below the path) and a
+docs/data.md makes the list of an official split; the folder UCF-101 will do too, with a tenth of the videos held out.
+Pixels: VDT-S with patches of 4, 41 M parameters. Latents: VDT-L/2 with 101 classes (of the list, or the folders) and a
 tenth of the labels dropped, for guidance. Memory, time and result: not measured.
 """
 

@@ -110,6 +110,18 @@ def _(path):
     write(path, count_up(20), [n * n // 3 + n for n in range(20)])
 
 
+@kind("latin_title.mp4", GOOD)
+def _(path):
+    with av.open(os.fspath(path), "w") as container:
+        container.metadata["title"] = "cafe"
+        stream = container.add_stream("libx264", rate=30)
+        stream.height, stream.width = count_up(1).shape[1:3]
+        for image in count_up(20):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    path.write_bytes(path.read_bytes().replace(b"cafe", "café".encode("latin-1")))
+
+
 @kind("two_sizes.h264", ABSENT)
 def _(path):
     write(path, count_up(10), format="h264")

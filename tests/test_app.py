@@ -64,7 +64,7 @@ def browser():
 
 def digits(path):
     """A held-out clip as an mp4, three times as large as the model's frames."""
-    clip = make_source({"name": "moving_digits"}, (16, 32, 32, 1), "held_out")[0]["video"]
+    clip = make_source({"name": "moving_digits"}, (16, 32, 32, 1), "held_out").clip(0)["video"]
     write_video(path, as_rgb(clip).repeat(3, axis=1).repeat(3, axis=2))
     return clip
 

@@ -1,10 +1,12 @@
 """Damaged files: nothing crashes, nothing hangs, each is listed with its reason, and the rest is served."""
 
+import collections
 import contextlib
 import functools
 import json
 import os
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,10 +28,21 @@ def torture(folder, count, seed):
     """Indexes a corpus and decodes each of its clips.
 
     Returns:
-      What was expected of each kind, the source, what was listed as bad by name, the names of which a clip was served.
+      What was expected of each kind, the source, what was listed as bad by name, the names of which a clip was served,
+      and the seconds that the slowest look at each file took, by path.
     """
+    seconds = collections.Counter()
+
+    class Timed(decoders.Decoders):
+        def _ask(self, request, content):
+            start = time.monotonic()
+            try:
+                return super()._ask(request, content)
+            finally:
+                seconds[request["path"]] = max(seconds[request["path"]], time.monotonic() - start)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(video_folder, "Decoders", functools.partial(decoders.Decoders, command=FRAGILE))
+        patch.setattr(video_folder, "Decoders", functools.partial(Timed, command=FRAGILE))
         expected = make_corpus(folder / "corpus", count, seed)
         options = {"path": str(folder / "corpus"), "max_bad": 1.0, "time_limit": LIMIT, "memory_limit": 1500}
         options |= {"name": "video_folder", "held_out": 0.0, "hop": 4}
@@ -44,7 +57,7 @@ def torture(folder, count, seed):
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(decode, range(len(source))))
     listed = map(json.loads, (folder / "bad.jsonl").read_text().splitlines())
-    return expected, source, {entry["path"]: entry["reason"] for entry in listed}, served
+    return expected, source, {entry["path"]: entry["reason"] for entry in listed}, served, seconds
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +66,7 @@ def outcome(tmp_path_factory):
 
 
 def test_every_kind_ends_as_it_should(outcome):
-    expected, source, listed, served = outcome
+    expected, source, listed, served, _ = outcome
     known = {video.name for video, _ in source._videos}
     found = {}
     for name in expected:

@@ -3,9 +3,11 @@
 import gzip
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,6 +93,37 @@ def test_lists_that_are_none(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message):
         find_videos(tmp_path / name)
+
+
+def test_the_layouts_in_the_docs_become_lists_and_folders(tmp_path, monkeypatch):
+    page = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
+    ucf101, kth, cityscapes = re.findall("```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    for name in ("Run/v_Run_g08_c01.avi", "Run/v_Run_g01_c01.avi", "boxing/person20_boxing_d1_uncomp.avi"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    Path("boxing/person21_boxing_d1_uncomp.avi").touch()
+    Path("ucfTrainTestlist").mkdir()
+    Path("ucfTrainTestlist/trainlist01.txt").write_bytes(b"Run/v_Run_g08_c01.avi 1\r\n")
+    Path("ucfTrainTestlist/testlist01.txt").write_bytes(b"Run/v_Run_g01_c01.avi\r\n")
+    exec(ucf101, {})
+    exec(kth, {})
+    assert set(find_videos("ucf101.csv")[1]) == {
+        Found("Run/v_Run_g01_c01.avi", "Run", "held_out"),
+        Found("Run/v_Run_g08_c01.avi", "Run", "train"),
+    }
+    assert set(find_videos("kth.csv")[1]) == {
+        Found("boxing/person20_boxing_d1_uncomp.avi", "boxing", "train"),
+        Found("boxing/person21_boxing_d1_uncomp.avi", "boxing", "held_out"),
+    }
+    for city in ("train/bremen", "test/bonn"):
+        Path("leftImg8bit_sequence", city).mkdir(parents=True)
+        for n in range(60):
+            Path(f"leftImg8bit_sequence/{city}/x_{n // 30:06d}_{n % 30:06d}_leftImg8bit.png").touch()
+    exec(cityscapes, {})
+    assert [video.name for video in find_videos("snippets/train")[1]] == ["bremen/0000", "bremen/0001"]
+    last = sorted(Path("snippets/test/bonn/0001").iterdir())[-1]
+    assert last.name == "x_000001_000029_leftImg8bit.png" and last.is_file()
 
 
 def test_another_folder_is_held_out(folder):

@@ -14,7 +14,7 @@ from vdt_jax.evaluation import MODEL, Evaluation, available_metrics, best_and_wo
 from vdt_jax.generation import LoadedModel
 from vdt_jax.metrics.frames import psnr
 from vdt_jax.models import VDT
-from vdt_jax.protocol import PRESETS, Protocol, find_preset
+from vdt_jax.protocol import PRESETS, Protocol, chosen_clips, find_preset
 from vdt_jax.sharding import make_mesh
 
 NETWORK = VDT(
@@ -188,3 +188,11 @@ def test_what_cannot_be_measured_is_told(tmp_path):
     assert names == ["psnr", "ssim", "motion"] and "pip install" in missing["lpips"] and "pip install" in missing["fvd"]
     _, missing = available_metrics("alexnet", str(tmp_path), (8, 16, 16, 1))
     assert "9 frames" in missing["fvd"] and "31 pixels" in missing["lpips"]
+
+
+def test_which_clips():
+    assert list(chosen_clips(10, 3)) == [0, 1, 2] and list(chosen_clips(10, 99, 8)) == [8, 9]
+    assert list(chosen_clips(10, 3, 1, 4)) == [1, 5, 9] and list(chosen_clips(10, 3, 2, 5)) == [2, 7]
+    assert list(chosen_clips(10, 3, every=None)) == [0, 3, 6] and list(chosen_clips(10, 4, 7, None)) == [7, 8, 9]
+    with pytest.raises(UserError, match="first_clip=10 is past the end: the split has 10 clips"):
+        chosen_clips(10, 1, 10)

@@ -11,12 +11,13 @@ from damaged_videos import pictures, video
 from test_scripts import SHRUNK, fail, succeed
 
 from vdt_jax.autoencoder import fingerprint
-from vdt_jax.codec import draw_latents, encode_video
+from vdt_jax.codec import decode_video, draw_latents, encode_video
 from vdt_jax.data import make_source
 from vdt_jax.data.pipeline import batches
 from vdt_jax.errors import UserError
-from vdt_jax.generation import load_vae
-from vdt_jax.video import read_clip, to_float
+from vdt_jax.generation import load_vae, sampled_clips
+from vdt_jax.models import VDT
+from vdt_jax.video import read_clip, to_float, to_uint8
 
 ROOT = Path(__file__).parent.parent
 VAE = Path(__file__).parent / "goldens" / "vae_tiny"
@@ -120,6 +121,25 @@ def test_mistakes_with_caches(cache, videos, tmp_path):
     assert "was begun with" in fail(*prepare(videos, cache, "--size=16"))
 
 
+def test_a_model_is_sampled_on_pixels_of_a_cache(cache):
+    vae, data = load_vae(VAE), {"name": "latents", "path": str(cache), "held_out": 0.0, "hop": 1, "labels": True}
+    model = VDT(input_size=SHAPE[1:3], num_frames=SHAPE[0])
+    source, moments = (
+        sampled_clips(data, model, vae, "held_out", num_frames=3),
+        source_of(cache, (3, *SHAPE[1:]), hop=1),
+    )
+    assert len(source) == len(moments) and source.num_classes == 2
+    mode = draw_latents(moments.scaling_factor, moments.clip(5)["video"], None)
+    clip = source.clip(5)["video"]
+    assert clip.shape == (3, 16, 24, 3) and clip.dtype == np.uint8
+    np.testing.assert_array_equal(clip, to_uint8(decode_video(*vae, np.asarray(mode))))
+    other = vae._replace(params=jax.tree.map(lambda leaf: leaf + 1, vae.params))
+    with pytest.raises(UserError, match="was made by the autoencoder"):
+        sampled_clips(data, model, other, "held_out")
+    with pytest.raises(UserError, match="add --vae"):
+        sampled_clips(data, model, None, "held_out")
+
+
 @pytest.mark.slow
 def test_training_on_a_cache(cache, tmp_path):
     run = [
@@ -134,6 +154,14 @@ def test_training_on_a_cache(cache, tmp_path):
     ]
     succeed("train.py", *run, f"--config.vae={VAE}")
     assert len(list((tmp_path / "run" / "samples").rglob("*.gif"))) == 7
+    held_out = [f"--checkpoint={tmp_path}/run", "--steps=2"]
+    assert "add --vae" in fail("sample.py", *held_out, f"--output={tmp_path}/out.npz")
+    held_out.append(f"--vae={VAE}")
+    succeed("sample.py", *held_out, f"--output={tmp_path}/out.npz", "--extend=3", "--num_given=1")
+    assert np.load(tmp_path / "out.npz")["video"].shape == (4, 16, 24, 3)
+    succeed("evaluate.py", *held_out, f"--output={tmp_path}/report", "--tasks=predict", "--num_clips=1")
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert "latent cache" in report["protocol"]["crop"] and report["tasks"]["predict"]["copy nearest"]["PSNR"] > 0
     other = shutil.copytree(cache, tmp_path / "other")
     metadata = json.loads((other / "metadata.json").read_text())
     (other / "metadata.json").write_text(json.dumps(metadata | {"autoencoder": "0" * 64}))
@@ -149,10 +177,10 @@ def test_a_fingerprint_tells_autoencoders_apart():
 
 
 @pytest.mark.slow
-def test_runs_on_all_kinds_of_data_go_on_after_a_kill(tmp_path):
+@pytest.mark.parametrize("kind", ["videos", "frames", "tfds", "latents"])
+def test_runs_on_all_kinds_of_data_go_on_after_a_kill(tmp_path, kind):
     (tmp_path / "videos").mkdir()
     for name in "abc":
         (tmp_path / "videos" / f"{name}.mp4").write_bytes(video(40))
     flags = [f"--input={tmp_path}/videos", f"--output={tmp_path}/out", f"--vae={VAE}"]
-    printed = succeed("benchmarks/resume_data.py", *flags)
-    assert printed.count("losses and weights equal bit by bit") == 4
+    assert "losses and weights equal bit by bit" in succeed("benchmarks/resume_data.py", *flags, f"--kinds={kind}")

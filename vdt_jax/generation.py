@@ -19,13 +19,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from vdt_jax.checkpoints import load_config, load_model
 from vdt_jax.diffusion import GaussianDiffusion, make_diffusion
 from vdt_jax.errors import UserError
-from vdt_jax.latents import LoadedAutoencoder, clip_shape, enlarge_mask, load_vae
+from vdt_jax.latents import CachedClips, LoadedAutoencoder, clip_shape, enlarge_mask, load_vae, sampled_clips
 from vdt_jax.masks import task_mask
 from vdt_jax.models import VDT
 from vdt_jax.sampling import SAMPLERS, advance, guide, sample_noise
 from vdt_jax.sharding import make_mesh, replicated
 
 __all__ = [
+    "CachedClips",
     "LoadedAutoencoder",
     "LoadedModel",
     "clip_shape",
@@ -38,6 +39,7 @@ __all__ = [
     "measure_step",
     "respaced",
     "sample_keys",
+    "sampled_clips",
     "task_masks",
     "window_filler",
 ]

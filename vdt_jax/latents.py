@@ -1,17 +1,21 @@
 """Pixels to latents and back, for models of latents."""
 
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdt_jax.autoencoder import AutoencoderKL
-from vdt_jax.codec import decode_video, encode_video
+from vdt_jax.autoencoder import AutoencoderKL, fingerprint
+from vdt_jax.codec import decode_video, draw_latents, encode_video
+from vdt_jax.data import Latents, Source, make_source
+from vdt_jax.data.clips import Clip
 from vdt_jax.errors import UserError
 from vdt_jax.models import VDT
 from vdt_jax.torch_weights.autoencoder import load_autoencoder
+from vdt_jax.video import to_uint8
 
 
 class LoadedAutoencoder(NamedTuple):
@@ -99,3 +103,41 @@ def clip_shape(model: VDT, vae: LoadedAutoencoder | None) -> tuple[int, int, int
     if model.in_channels not in (1, 3):
         raise UserError(f"this is a model of latents ({model.in_channels} channels): add --vae=FOLDER")
     return model.video_shape
+
+
+class CachedClips:
+    """The clips of a latent cache as they are looked at: the mode of each, decoded where there is an autoencoder.
+
+    A `Source` of pixels, (F, H, W, 3) uint8, or without an autoencoder of scaled latents, (F, h, w, C) float32.
+
+    Raises:
+      UserError: another autoencoder than the one that made the cache.
+    """
+
+    def __init__(self, cache: Latents, vae: LoadedAutoencoder | None):
+        if vae is not None:
+            cache.check_autoencoder(fingerprint(*vae))
+        self._cache, self._vae, self.num_classes = cache, vae, cache.num_classes
+
+    def __len__(self) -> int:
+        return len(self._cache)
+
+    def clip(self, number: int, rng: np.random.Generator | None = None) -> Clip:
+        """See `Source`."""
+        clip = self._cache.clip(number, rng)
+        latents = np.asarray(draw_latents(self._cache.scaling_factor, clip["video"], None))
+        return clip | {"video": latents if self._vae is None else to_uint8(decode_video(*self._vae, latents))}
+
+
+def sampled_clips(
+    data: Mapping[str, Any], model: VDT, vae: LoadedAutoencoder | None, split: str, num_frames: int | None = None
+) -> Source:
+    """The clips of a config's `data` section that a model is sampled on: pixels, those of cached latents too.
+
+    Args:
+      num_frames: of a clip; the model's if not said.
+    """
+    cached = data["name"] == "latents"
+    shape = model.video_shape if cached and vae is not None else clip_shape(model, vae)
+    source = make_source(data, (num_frames or shape[0], *shape[1:]), split)
+    return CachedClips(source, vae) if isinstance(source, Latents) else source

@@ -108,8 +108,8 @@ class Preset(NamedTuple):
 
     Attributes:
       frames, size: of the clips; a model of others cannot be measured so.
-      flags: values of evaluate.py's flags.
-      note: what the paper leaves open, and what is done here.
+      flags: values of evaluate.py's flags. Clips are taken as far apart as there is room for, unless --every says.
+      note: what is left open, and what is done here.
     """
 
     frames: int
@@ -118,34 +118,47 @@ class Preset(NamedTuple):
     note: str
 
 
+# MCVD: github.com/voletiv/mcvd-pytorch at 451da2e (datasets, example_scripts/final, video_gen). Latte:
+# github.com/Vchitect/Latte at b27c24a (tools/eval_metrics.sh). VDT published no code for its tables.
 PRESETS = {
     "vdt-ucf101": Preset(
         16,
         (64, 64),
         {"tasks": ["unconditional"], "num_clips": 2048, "fvd_frames": "all", "split": "train"},
-        "VDT, table of UCF-101, unconditional. The paper does not tell the number of clips or the split: "
-        "2,048 of the training split, as is usual for unconditional FVD.",
+        "VDT, table of UCF-101, unconditional. The number of clips and the split are not known: 2,048 of the training "
+        "split, as is usual for unconditional FVD.",
     ),
     "vdt-cityscapes": Preset(
         30,
         (128, 128),
         {"tasks": ["predict"], "num_given": 2, "num_clips": 256, "fvd_frames": "all"},
-        "VDT, table of Cityscapes, 2 given frames and 28 to predict. The paper does not tell the number of clips, nor "
-        "whether FVD counts the given frames: 256, counted.",
+        "VDT, table of Cityscapes, 2 given frames and 28 to predict. Its protocol is not known. MCVD, with whose "
+        "numbers it compares, takes 256 videos of the test split, counts the given frames in FVD, and the best of 10 "
+        "samples in SSIM: here one sample.",
     ),
     "mcvd-smmnist": Preset(
         15,
         (64, 64),
-        {"tasks": ["predict"], "num_given": 5, "num_clips": 256, "samples_per_clip": 10, "fvd_frames": "all"},
-        "MCVD on stochastic moving MNIST, 5 given frames and 10 to predict; 256 clips with 10 samples of each were not "
-        "checked against the paper. Whether its FVD counts the given frames is disputed: counted here.",
+        {
+            "tasks": ["predict"],
+            "num_given": 5,
+            "num_clips": 256,
+            "samples_per_clip": 10,
+            "fvd_frames": "all",
+            "steps": 100,
+        },
+        "MCVD's code on stochastic moving MNIST: 256 test clips, 5 given frames and 10 to predict, 10 samples of "
+        "each, the best of which counts in PSNR, SSIM and LPIPS; FVD takes all of them, given frames included. Not as "
+        "there: which digits (there the first 256 of MNIST's test file), and SSIM (there of pixels rounded to black "
+        "and white).",
     ),
     "latte-sky": Preset(
         16,
         (256, 256),
         {"tasks": ["unconditional"], "num_clips": 2048, "fvd_frames": "all", "split": "train", "stride": 3},
-        "Latte on Sky Time-Lapse: 2,048 clips of the training split, every third frame, against 2,048 samples. Its FVD "
-        "comes from another copy of I3D and of the data.",
+        "Latte's code on Sky Time-Lapse: 2,048 samples against a clip of every third frame from each of 2,048 videos "
+        "drawn at random, half of them mirrored. Which split is not known: the training split. Not as there: the copy "
+        "of I3D, and no video is mirrored.",
     ),
 }
 
@@ -165,3 +178,19 @@ def find_preset(name: str, frames: int, size: tuple[int, int]) -> Preset:
             f"{frames} of {size[0]}x{size[1]}: leave out --preset, or take another model"
         )
     return preset
+
+
+def chosen_clips(total: int, count: int, first: int = 0, every: int | None = 1) -> range:
+    """The numbers of up to `count` of a source's `total` clips.
+
+    Args:
+      every: so many-th clip is taken, from `first` on; None to take them as far apart as there is room for.
+
+    Raises:
+      UserError: no clip has the number `first`.
+    """
+    room = total - first
+    if room < 1:
+        raise UserError(f"--first_clip={first} is past the end: the split has {total} clips")
+    step = every or max(1, room // count)
+    return range(first, first + min(count * step, room), step)

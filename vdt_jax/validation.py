@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdt_jax.codec import decode_video, draw_latents, encode_batch
-from vdt_jax.data import Latents, Source, take
+from vdt_jax.codec import encode_batch
+from vdt_jax.data import Source, take
 from vdt_jax.diffusion import GaussianDiffusion, make_diffusion
 from vdt_jax.generation import LoadedAutoencoder, generate_clips, respaced, sample_keys, task_masks
 from vdt_jax.masks import TASKS
@@ -52,7 +52,7 @@ def make_validation(
 
     @functools.cache
     def draw() -> tuple:
-        clips, keys = take_clips(source, numbers, vae), sample_keys(seed, numbers)
+        clips, keys = take(source, numbers), sample_keys(seed, numbers)
         masks = {task: np.asarray(task_masks(seed, numbers, task, model)) for task in TASKS}
         if vae is None:
             return clips, clips["video"], masks, keys
@@ -79,15 +79,6 @@ def make_validation(
         return {name: float(value) for name, value in values.items()}
 
     return validate
-
-
-def take_clips(source: Source, numbers: range, vae: LoadedAutoencoder | None) -> dict[str, np.ndarray]:
-    """Clips of a source as `take` gives them; of cached latents their mode, decoded where there is an autoencoder."""
-    batch = take(source, numbers)
-    if isinstance(source, Latents):
-        video = np.asarray(draw_latents(source.scaling_factor, batch["video"], None))
-        batch["video"] = video if vae is None else np.stack([decode_video(*vae, latents) for latents in video])
-    return batch
 
 
 def _make_losses(model: VDT, diffusion: GaussianDiffusion) -> Callable[..., jax.Array]:

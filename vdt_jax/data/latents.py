@@ -169,7 +169,7 @@ class Latents:
         """Raises UserError where the autoencoder of another hash is to decode these latents."""
         if other != self.autoencoder:
             raise UserError(
-                f"{self._path} was made by the autoencoder {self.autoencoder[:12]}, config.vae is {other[:12]}: "
+                f"{self._path} was made by the autoencoder {self.autoencoder[:12]}, the one named is {other[:12]}: "
                 "name the one that made it, or make the cache again with this one"
             )
 

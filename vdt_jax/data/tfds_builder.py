@@ -52,7 +52,8 @@ class VideoClips(tfds.core.GeneratorBasedBuilder):
 def write_dataset(
     path: str | os.PathLike, splits: Mapping[str, Iterable[Clip]], shape: Sequence[int], classes: Sequence[str]
 ) -> Path:
-    """Writes a dataset below a folder, whole or not at all; returns where it is."""
+    """Writes a dataset below a folder, whole or not at all; returns where it is. Progress is the caller's to show."""
+    tfds.disable_progress_bar()
     builder = VideoClips(splits=splits, shape=shape, classes=classes, data_dir=path, file_format="array_record")
     builder.download_and_prepare()
     return Path(builder.data_dir)

@@ -155,7 +155,13 @@ def _open(path: str | os.PathLike) -> Iterator[tuple[Any, Any]]:
             opened: Any = name
         except UnicodeEncodeError:  # a name that is not UTF-8
             opened = stack.enter_context(Path(path).open("rb"))
-        container = stack.enter_context(av.open(opened, options={"protocol_whitelist": "file"}))
+        container = stack.enter_context(
+            av.open(
+                opened,
+                options={"protocol_whitelist": "file"},
+                metadata_errors="replace",  # a title that is not UTF-8 makes no video a bad one
+            )
+        )
         if not container.streams.video:
             raise UserError(f"{_shown(path)} has no video stream")
         stream = container.streams.video[0]
