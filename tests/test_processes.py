@@ -15,9 +15,11 @@ import jax
 import numpy as np
 import pytest
 import test_training as shared
+from etils import epath
+from test_scripts import DIGITS, SHRUNK
 
 from vdt_jax.checkpoints import Checkpoints
-from vdt_jax.checkpoints.manifest import MANIFEST
+from vdt_jax.checkpoints.manifest import MANIFEST, finished_steps
 from vdt_jax.errors import INTERRUPTED, STOPPED, UserError
 from vdt_jax.processes import READING, SILENCE, knows_its_place, lost_process, start_processes
 from vdt_jax.sharding import make_mesh, state_shardings, with_shardings
@@ -39,6 +41,8 @@ with Watch() as watch:
     print("up", flush=True)
     time.sleep(300)
 """
+TRAIN = [sys.executable, "-u", str(ROOT / "train.py"), DIGITS, *SHRUNK, "--config.model.num_frames=2"]
+TRAIN += ["--config.model.input_size=(16,16)", "--config.preview.every=0", "--config.total_steps=100000"]
 INTERRUPTIBLE = """
 import sys, time
 from vdt_jax.processes import Interruption
@@ -137,6 +141,34 @@ def test_two_processes_equal_one_device(tmp_path):
         state = checkpoints.restore(with_shardings(shapes, state_shardings(shapes, mesh)))
     ours = hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(state.params)))
     assert ours.hexdigest() == first["sha256"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [0, 1])
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_sigterm_to_one_of_two_processes(when, told, tmp_path):
+    def both(*arguments):
+        here = [f"--coordinator=localhost:{free_port()}", "--num_processes=2", f"--workdir={tmp_path}/run", *arguments]
+        return [start([*TRAIN, *here, f"--process_id={number}"]) for number in (0, 1)]
+
+    processes = both()
+    for line in processes[0].stdout:
+        if line.startswith("working directory" if when == "before" else "step 5/"):
+            break
+    processes[told].send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    printed = [process.communicate(timeout=120) for process in processes]
+    assert time.monotonic() - asked < 30
+    assert [process.returncode for process in processes] == [INTERRUPTED, INTERRUPTED], printed
+    steps = finished_steps(epath.Path(tmp_path) / "run" / "checkpoints")
+    if when == "before":
+        assert steps == [] and all("before the first step" in err for _, err in printed)
+        return
+    assert len(steps) == 1 and all(f"interrupted; step {steps[0]} is saved" in err for _, err in printed)
+    processes = both(f"--stop_after={steps[0] + 2}")
+    printed = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+    assert f"step {steps[0]} to {steps[0] + 2}" in printed[0][0]
 
 
 @pytest.mark.slow

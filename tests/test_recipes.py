@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from test_scripts import SHRUNK, fail, succeed
 
+from vdt_jax.checkpoints import load_model
 from vdt_jax.diffusion import make_diffusion
 from vdt_jax.models import VDT
-from vdt_jax.sharding import check_batch_size, make_mesh
+from vdt_jax.sharding import check_batch_size, make_mesh, path_name
 from vdt_jax.training import count_trained, init_state, make_learning_rate, make_optimizer, make_train_step
 
 ROOT = Path(__file__).parent.parent
@@ -53,22 +54,45 @@ def test_the_full_step_has_shapes(recipe):
     )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_it_trains_and_previews_shrunk(recipe, tmp_path):
-    """On random clips in place of the data set, and without the autoencoder."""
+def train_shrunk(recipe, workdir, *arguments):
+    """Two steps on random clips in place of the data set, and without the autoencoder; what is printed."""
     name, _, variant = recipe.partition(":")
-    (tmp_path / "recipe.py").write_text(
+    file = workdir.parent / f"{workdir.name}.py"
+    file.write_text(
         f"from ml_collections import ConfigDict\nfrom configs import {name}\n\n"
         f"def get_config():\n    config = {name}.get_config({repr(variant) if variant else ''})\n"
-        "    config.data = ConfigDict(dict(name='synthetic'))\n    config.model.num_classes = 1\n"
-        "    config.init_fresh = None\n    return config\n"
+        "    config.data = ConfigDict(dict(name='synthetic'))\n    config.model.num_classes = 1\n    return config\n"
     )
-    small = ["--config.grad_accum=1", "--config.total_steps=2", *SHRUNK]
-    succeed("train.py", f"--config={tmp_path}/recipe.py", f"--workdir={tmp_path}/run", *small)
+    small = ["--config.grad_accum=1", "--config.total_steps=2", *SHRUNK, *arguments]
+    return succeed("train.py", f"--config={file}", f"--workdir={workdir}", *small)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if not recipe.endswith(":from_image")])
+def test_it_trains_and_previews_shrunk(recipe, tmp_path):
+    train_shrunk(recipe, tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2] and all(np.isfinite(line["loss"]) for line in lines)
     assert len(list((tmp_path / "run" / "samples" / "step_0000002").glob("*.gif"))) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe.endswith(":from_image")])
+def test_two_stages(recipe, tmp_path):
+    """Images, then video from them: what the image model does not have is named, and all the rest is its own."""
+    still = ["--config.preview.every=0"]
+    train_shrunk(recipe.replace(":from_image", ":image"), tmp_path / "image", *still)
+    video = [f"--config.init_from={tmp_path}/image", "--config.learning_rate.peak=0", *still]
+    said = train_shrunk(recipe, tmp_path / "video", *video)
+    fresh = next(line for line in said.splitlines() if line.startswith("parameters from")).partition("fresh: ")[2]
+    image, video = (load_model(tmp_path / name)[1] for name in ("image", "video"))
+    ours, theirs = (
+        {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)} for tree in (video, image)
+    )
+    assert set(fresh.split(", ")) == ours.keys() - theirs.keys()
+    assert "time_embed" in fresh and "blocks/temporal_attn/qkv/kernel" in fresh
+    for name, leaf in theirs.items():
+        np.testing.assert_allclose(ours[name], leaf, rtol=1e-6, err_msg=name)
 
 
 def test_a_variant_that_there_is_not(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from test_data import moving_square
 
+from vdt_jax.data.pipeline import clip_numbers
 from vdt_jax.video import read_frames, write_video
 
 ROOT = Path(__file__).parent.parent
@@ -230,6 +232,19 @@ def test_a_workdir_of_another_run_is_left_alone(workdir, videos):
     line = fail("train.py", f"--workdir={workdir}", *arguments, "--config.model.depth=2")
     assert "model.depth=1 (now 2)" in line and "another --workdir" in line
     assert sorted(workdir.rglob("*")) == before
+
+
+def test_a_run_without_a_finite_loss_is_stopped(tmp_path):
+    """A step of 1e38 ruins the parameters: from then on no loss is finite, and the run says where to go back to."""
+    ruinous = ["--config.learning_rate.peak=1e38", "--config.checkpoint_every=2", "--config.preview.every=0"]
+    done = script("train.py", DIGITS, f"--workdir={tmp_path}", *SHRUNK, *ruinous)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 3 and "Traceback" not in done.stderr
+    assert re.search(r"error: 5 steps in a row, the last 7, .* checkpoint is .*/checkpoints/\d$", last), last
+    left_out = [line for line in done.stdout.splitlines() if line.startswith("WARNING")]
+    assert [re.search(r"step (\d) is left out", line)[1] for line in left_out] == list("34567")
+    clips = clip_numbers(1 << 20, 0, range(4, 6))
+    assert left_out[0].endswith(f"1 left out in all, 1 in a row; clips {clips[0]}, {clips[1]}")
 
 
 def test_a_mistake_in_sampling(workdir):

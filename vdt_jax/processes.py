@@ -20,7 +20,9 @@ SILENCE = 40.0  # seconds after which a process that says nothing is given up
 READING = 45.0  # seconds that a process may read data for one batch while the others wait, ...
 FIRST_READING = 600.0  # ... and for its first one
 _BEAT = 3.0
-_KEY = "vdt_jax/alive/"
+_ALIVE = "vdt_jax/alive/"
+_WORTH = "vdt_jax/worth_saving/"
+_NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # jax's own, which has no public name
 
 
 def start_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -91,16 +93,19 @@ class Interruption:
     """SIGTERM, which preempted machines and schedulers send, as a question for the training loop; a context manager.
 
     Where nothing is to be saved yet the process ends at once with INTERRUPTED. Later `requested` says so, and the
-    process ends after GRACE seconds even if the loop has not. Among several processes jax agrees on one step for all.
+    process ends after GRACE seconds even if the loop has not. Of several processes one is enough to be told: all end,
+    and jax agrees on the step after which they save.
     """
 
     def __init__(self):
         self._asked = threading.Event()
+        self._over = threading.Event()
         self._worth_saving = False
-        self._over = False
 
     def __enter__(self) -> "Interruption":
-        if jax.process_count() == 1:
+        if jax.process_count() > 1:  # the signal is jax's own
+            threading.Thread(target=self._hear, daemon=True).start()
+        else:
             # The main thread may be inside a compilation for minutes, where Python's handlers do not run: the signal
             # also goes through a pipe, to a thread.
             reading, writing = os.pipe()
@@ -111,7 +116,7 @@ class Interruption:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over = True
+        self._over.set()
         if jax.process_count() == 1:
             signal.signal(signal.SIGTERM, self._before)
             os.close(signal.set_wakeup_fd(self._pipe_before))
@@ -124,26 +129,43 @@ class Interruption:
     def requested(self, step: int) -> bool:
         """Whether to save and stop after this step. All processes must ask after each step."""
         self._worth_saving = True
-        if jax.process_count() == 1 or self.asked:
-            return self.asked
-        if multihost_utils.reached_preemption_sync_point(step):
-            self._asked.set()
-            threading.Thread(target=self._end_after_grace, daemon=True).start()
-        return self.asked
+        return self.asked if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
 
     def _listen(self, reading: int) -> None:
         while numbers := os.read(reading, 1):
             if numbers[0] == signal.SIGTERM:
-                self._asked.set()
-                if not self._worth_saving:
-                    _end("interrupted before the first step: the same command goes on", INTERRUPTED)
-                return self._end_after_grace()
+                return self._end_in_time(lambda: self._worth_saving)
         os.close(reading)
 
-    def _end_after_grace(self) -> None:
-        time.sleep(GRACE)
-        if not self._over:
-            _end(f"interrupted, and not saved within {GRACE:.0f} s: the same command goes on", INTERRUPTED)
+    def _hear(self) -> None:
+        """Waits until jax of any process has told all others of a SIGTERM."""
+        while not self._over.wait(0.5):
+            try:
+                _store().key_value_try_get(_NOTICE)
+            except jax.errors.JaxRuntimeError:  # there is no such key yet
+                continue
+            return self._end_in_time(self._worth_saving_to_any)
+
+    def _worth_saving_to_any(self) -> bool:
+        """As the others say; it is not waited for long, should one have nothing to say any more."""
+        _store().key_value_set(f"{_WORTH}{jax.process_index()}", str(self._worth_saving))
+        for _ in range(20):
+            said = [value for _, value in _store().key_value_dir_get(_WORTH)]
+            if len(said) == jax.process_count():
+                break
+            time.sleep(0.1)
+        return "True" in said
+
+    def _end_in_time(self, worth_saving: Callable[[], bool]) -> None:
+        self._asked.set()
+        reason = "before the first step"
+        if worth_saving():
+            if self._over.wait(GRACE):
+                return
+            reason = f"and not saved within {GRACE:.0f} s"
+        if jax.process_index() == 0:
+            time.sleep(0.3)  # the last to go: it keeps the others together
+        _end(f"interrupted {reason}: the same command goes on", INTERRUPTED)
 
 
 class Watch:
@@ -172,7 +194,7 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         if self._heard:
-            _store().key_value_set(f"{_KEY}{jax.process_index()}", "done", allow_overwrite=True)
+            _store().key_value_set(f"{_ALIVE}{jax.process_index()}", "done", allow_overwrite=True)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -189,9 +211,9 @@ class Watch:
             since, limit = self._reading_since, self._limit
             late = since is not None and time.monotonic() - since > limit
             _store().key_value_set(
-                f"{_KEY}{jax.process_index()}", f"{count} {'reading' if late else 'well'}", allow_overwrite=True
+                f"{_ALIVE}{jax.process_index()}", f"{count} {'reading' if late else 'well'}", allow_overwrite=True
             )
-            for key, value in _store().key_value_dir_get(_KEY):
+            for key, value in _store().key_value_dir_get(_ALIVE):
                 number = int(key.rpartition("/")[2])
                 if self._heard[number][0] != value:
                     self._heard[number] = (value, time.monotonic())
