@@ -17,7 +17,8 @@ from vdt_jax.sharding import make_mesh
 from vdt_jax.video import to_float
 
 GOLDEN = np.load(Path(__file__).parent / "goldens" / "metric_networks.npz")
-RIDING_A_BIKE = {267: "riding a bike", 271: "riding mountain bike"}  # of Kinetics-400's classes in alphabetical order
+# By the label map of I3D's authors: deepmind/kinetics-i3d, data/label_map.txt at 0667e889, lines counted from 0.
+RIDING_A_BIKE = {267: "riding a bike", 271: "riding mountain bike"}
 
 needs_lpips = pytest.mark.skipif(find("alexnet") is None, reason="needs the extra `eval`")
 needs_i3d = pytest.mark.skipif(find("i3d") is None, reason="needs the extra `eval`")

@@ -2,6 +2,8 @@
 
 import json
 
+from event_files import scalars
+
 from vdt_jax.progress import RunLog
 
 
@@ -44,3 +46,11 @@ def test_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
     shown = capsys.readouterr()
     assert "50%" in shown.err and "loss 0.5" in shown.err and "a line" in shown.out
     assert "validation" not in shown.err and "validation/predict" in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_tensorboard_has_every_number(tmp_path):
+    values = {"loss": 0.5, "validation/predict": 0.75, "validation/quartile 1": 0.25, "evaluation/predict PSNR": 9.0}
+    with RunLog(tmp_path, 0, 10) as run:
+        run.metrics(5, values)
+    # TensorBoard's names have no spaces.
+    assert scalars(tmp_path) == {name.replace(" ", "_"): {5: value} for name, value in values.items()}

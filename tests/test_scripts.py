@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from event_files import scalars
 from test_data import moving_square
 
 from vdt_jax.data.pipeline import clip_numbers
@@ -99,6 +100,9 @@ def test_working_directory_after_a_resumed_run(workdir):
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert ["validation/predict" in line for line in lines] == [False, False, True, False]
     assert lines[2]["evaluation/interpolation PSNR"] > 0
+    validated = {name.replace(" ", "_"): value for name, value in lines[2].items() if "/" in name}
+    logged = {name: steps for name, steps in scalars(workdir).items() if "/" in name}
+    assert len(logged) == 7 + 4 + 2 * 7 and logged == {name: {3: pytest.approx(x)} for name, x in validated.items()}
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
     assert len(list(workdir.glob("events.*"))) == 2
     assert json.loads((workdir / "config.json").read_text())["batch_size"] == 2
