@@ -19,7 +19,7 @@ _SPEED = (1.5, 3.0)  # pixels a frame
 
 
 @functools.cache
-def _glyph_tiles() -> list[np.ndarray]:
+def glyph_tiles() -> list[np.ndarray]:
     """For each digit, its picture at each sub-pixel offset: (8, 8, h, w) float32 in [0, 1]."""
     font = ImageFont.load_default(_PHASES * _GLYPH_HEIGHT * 1.4)
     tiles = []
@@ -78,7 +78,7 @@ class MovingDigits:
         time = np.arange(num_frames)
         digits = rng.integers(0, 10, self._num_digits)
         for digit in digits:
-            tiles = _glyph_tiles()[digit]
+            tiles = glyph_tiles()[digit]
             tile_height, tile_width = tiles.shape[2:]
             speed, angle = rng.uniform(*_SPEED), rng.uniform(0, 2 * np.pi)
             room_y, room_x = height - tile_height, width - tile_width

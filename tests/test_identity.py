@@ -1,0 +1,27 @@
+"""benchmarks/identity.py knows digits when it sees them."""
+
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import identity
+
+from vdt_jax.data import make_source, take
+
+CLIPS = take(make_source({"name": "moving_digits", "num_digits": 1}, (16, 32, 32, 1), "held_out"), range(8))
+
+
+def test_each_frame_shows_its_digit():
+    for video, label in zip(CLIPS["video"], CLIPS["labels"], strict=True):
+        np.testing.assert_array_equal(identity.digits_shown(jnp.asarray(video)), label)
+
+
+def test_a_digit_that_changes_is_noticed():
+    first, second = np.unique(CLIPS["labels"], return_index=True)[1][:2]
+    halves = np.concatenate([CLIPS["video"][first, :8], CLIPS["video"][second, 8:]])
+    one, changed = identity.consistency(CLIPS["video"]), identity.consistency(halves[None])
+    assert list(one.values()) == ["100.0%"] * 3
+    assert list(changed.values()) == ["50.0%", "93.3%", "0.0%"]
