@@ -21,10 +21,10 @@ def open_folder(path: str | os.PathLike) -> epath.Path:
         return epath.Path(path).absolute()
     if importlib.util.find_spec("gcsfs") is None:
         raise UserError(f"{path} is in a bucket: pip install 'vdt_jax[gcs]', or mount it and name the folder")
-    import fsspec
+    from fsspec.config import conf
 
     # It would keep the listing of a folder, and not see what other hosts write there.
-    fsspec.config.conf.setdefault("gs", {})["use_listings_cache"] = False
+    conf.setdefault("gs", {})["use_listings_cache"] = False
     return epath.Path(path)
 
 
