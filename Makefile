@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 
 # The slow tests need what the metrics, the page and the notebook need; the browser itself is the machine's, or its test is skipped.
 $(READY_ALL): $(READY)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,app,browser,eval,notebook]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[dev,app,browser,emulator,eval,gcs,notebook]' --constraint constraints.txt
 	@touch $(READY_ALL)
 
 check: $(READY)

@@ -232,10 +232,18 @@ def write_pictures(evaluation: Evaluation, protocol: Protocol, task: str, rankin
         samples = "sample" if count == 1 else f"{count} samples"
         caption = f"{what}: clip {number}, {ranking[place]:.1f} dB; given | {samples} | truth"
         examples.append(Example(f"{task}_{number}.gif", caption))
-    vae = f"--vae={protocol.vae} " if protocol.vae else ""
-    command = (
-        f"python evaluate.py --checkpoint={protocol.checkpoint} {vae}--tasks={task} --num_clips={protocol.clips} "
-        f"--steps={protocol.steps} --seed={protocol.seed} --output={output}-{task}"
+    options = {
+        "checkpoint": protocol.checkpoint,
+        "vae": protocol.vae,
+        "tasks": task,
+        "told_labels": task if task in protocol.told_labels else None,
+        "num_clips": protocol.clips,
+        "steps": protocol.steps,
+        "seed": protocol.seed,
+        "output": f"{output}-{task}",
+    }
+    command = " ".join(
+        ["python evaluate.py", *(f"--{name}={value}" for name, value in options.items() if value is not None)]
     )
     return Section(task, command, examples)
 

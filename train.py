@@ -16,10 +16,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from etils import epath
 from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from vdt_jax import cli
+<<<<<<< HEAD
+=======
+from vdt_jax.autoencoder import fingerprint
+from vdt_jax.buckets import Mirror, open_folder
+>>>>>>> w5
 from vdt_jax.checkpoints import Checkpoints, fresh_paths, load_config, save_config, start_from
 from vdt_jax.codec import draw_latents, encode_batch
 from vdt_jax.data import Latents, Source, make_source, take
@@ -96,10 +102,9 @@ def main(_) -> None:
 
 
 def train(config: Any, interruption: Interruption, watch: Watch) -> None:
-    workdir = Path(_WORKDIR.value or f"runs/{recipe_name()}")
-    if (_WORKDIR.value or "").startswith("gs://"):
-        raise UserError(f"--workdir={_WORKDIR.value} is a bucket: mount it, and name the folder")
-    print(f"working directory: {workdir}", flush=True)
+    path = _WORKDIR.value or f"runs/{recipe_name()}"
+    print(f"working directory: {path}", flush=True)
+    workdir = open_folder(path)
     options = json.loads(config.to_json())
     check_same_run(workdir, options)
 
@@ -117,7 +122,9 @@ def train(config: Any, interruption: Interruption, watch: Watch) -> None:
     diffusion = make_diffusion(**config.diffusion, learn_sigma=model.learn_sigma)
     cached = config.data.name == "latents"  # then the autoencoder is for the previews alone
     clip_shape = model.video_shape if vae is None or cached else vae.clip_shape(model)
-    source = make_source(config.data, clip_shape, "train", workdir / "bad_files.jsonl")
+    say = functools.partial(print, flush=True)
+    mirror = Mirror(workdir, copies=first_process, say=say)
+    source = make_source(config.data, clip_shape, "train", mirror.folder / "bad_files.jsonl")
     held_out = make_source(config.data, clip_shape, "held_out")
     if isinstance(held_out, Latents):
         held_out = CachedClips(held_out, vae)
@@ -170,7 +177,7 @@ def train(config: Any, interruption: Interruption, watch: Watch) -> None:
         every=config.checkpoint_every,
         keep=config.keep_checkpoints,
         keep_every=config.keep_every,
-        say=lambda line: print(line, flush=True),
+        say=say,
     )
     state = checkpoints.restore(like)
     if state is None:
@@ -201,7 +208,8 @@ def train(config: Any, interruption: Interruption, watch: Watch) -> None:
     )
 
     # ------------------------------------------------------------------ loop
-    with checkpoints, RunLog(workdir, first_step, config.total_steps, quiet=not first_process) as log:
+    mirror.fetch("metrics.jsonl")
+    with checkpoints, mirror, RunLog(mirror.folder, first_step, config.total_steps, quiet=not first_process) as log:
         trained = count_trained(state.params, config.optimizer.frozen)
         log.say(
             f"{trained / 1e6:.2f} M trained parameters, {len(source)} clips, {mesh.size} "
@@ -231,10 +239,11 @@ def train(config: Any, interruption: Interruption, watch: Watch) -> None:
                 checkpoints.save_and_wait(state)
             elif checkpoints.due(step):
                 checkpoints.save(state)
+                mirror.copy()
             if interrupted and step < last_step:
                 raise RunStopped(f"interrupted; step {step} is saved, and the same command goes on", INTERRUPTED)
             if config.preview.every and (step % config.preview.every == 0 or step == last_step):
-                folder = workdir / "samples" / f"step_{step:07d}"
+                folder = mirror.folder / "samples" / f"step_{step:07d}"
                 ema_params = on_one_device(state.ema_params, mesh)
                 if first_process:
                     preview(model, vae, ema_params, config, held_out, folder, stop=interruption)
@@ -281,7 +290,7 @@ def recipe_name() -> str:
     return "_".join(filter(None, [Path(file).stem, variant]))
 
 
-def check_same_run(workdir: Path, options: dict) -> None:
+def check_same_run(workdir: epath.Path, options: dict) -> None:
     """Raises UserError where the working directory belongs to a run with another config."""
     if not (workdir / "config.json").is_file():
         return

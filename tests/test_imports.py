@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"errors"},
-    {"schedules", "masks", "sharding", "processes", "video", "safe_pickle", "progress", "windows"},
+    {"schedules", "masks", "sharding", "processes", "video", "safe_pickle", "progress", "windows", "buckets"},
     {"models", "autoencoder", "diffusion", "data", "inputs"},
     {"training", "sampling", "torch_weights", "metrics", "codec", "flops"},
     {"checkpoints", "latents"},

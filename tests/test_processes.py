@@ -144,8 +144,7 @@ def test_two_processes_equal_one_device(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("told", [0, 1])
-@pytest.mark.parametrize("when", ["before", "during"])
+@pytest.mark.parametrize(("when", "told"), [("before", 0), ("during", 1)])
 def test_sigterm_to_one_of_two_processes(when, told, tmp_path):
     def both(*arguments):
         here = [f"--coordinator=localhost:{free_port()}", "--num_processes=2", f"--workdir={tmp_path}/run", *arguments]

@@ -10,8 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from etils import epath
 
+from vdt_jax.buckets import open_folder
 from vdt_jax.checkpoints.manifest import (
     MANIFEST,
     all_steps,
@@ -52,7 +52,7 @@ class Checkpoints:
         keep_every: int | None = None,
         say: Callable[[str], object] = warnings.warn,
     ):
-        self.folder = epath.Path(workdir).absolute() / "checkpoints"
+        self.folder = open_folder(workdir) / "checkpoints"
         self._every, self._keep, self._keep_every, self._say = every, keep, keep_every, say
         self._orbax = _checkpointer()
         self._thread = ThreadPoolExecutor(1, "checkpoints")
@@ -84,9 +84,9 @@ class Checkpoints:
           RunStopped: too many saves in a row have failed, or something in the state is not finite, which is not
             written.
         """
+        step = int(state.step)  # waits for the step that is being computed, which is no time of the save's
         start = time.monotonic()
         self.wait()
-        step = int(state.step)
         self._failures = self._failures + 1 if any_process(self._failed) else 0
         if self._failures >= MAX_FAILED_SAVES:
             raise RunStopped(f"{self._failures} saves in a row failed; the last good checkpoint is {self.newest()}")

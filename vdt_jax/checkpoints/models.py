@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
+from vdt_jax.buckets import open_folder
 from vdt_jax.checkpoints.manifest import all_steps, damage, finished_steps
 from vdt_jax.errors import UserError
 from vdt_jax.models import VDT
@@ -24,7 +25,7 @@ def _folder(path: str | os.PathLike) -> epath.Path:
     """The folder with the config.json: that of the run, where `path` is one of its checkpoints."""
     if str(path) == DEMO:
         return epath.Path(__file__).parent.parent / DEMO
-    folder = epath.Path(path).absolute()
+    folder = open_folder(path)
     return folder.parent.parent if _is_step(folder) else folder
 
 
@@ -61,7 +62,7 @@ def save_model(path: str | os.PathLike, config: Config, params: Any) -> None:
     """
     params = jax.tree.map(jax.device_put, params)
     with ocp.Checkpointer(ocp.StandardCheckpointHandler(save_concurrent_gb=1)) as checkpointer:
-        checkpointer.save(epath.Path(path).absolute() / "params", args=ocp.args.StandardSave(params), force=True)
+        checkpointer.save(open_folder(path) / "params", args=ocp.args.StandardSave(params), force=True)
     save_config(path, config)
 
 
