@@ -21,11 +21,7 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from vdt_jax import cli
-<<<<<<< HEAD
-=======
-from vdt_jax.autoencoder import fingerprint
 from vdt_jax.buckets import Mirror, open_folder
->>>>>>> w5
 from vdt_jax.checkpoints import Checkpoints, fresh_paths, load_config, save_config, start_from
 from vdt_jax.codec import draw_latents, encode_batch
 from vdt_jax.data import Latents, Source, make_source, take
