@@ -122,8 +122,10 @@ def test_the_layouts_in_the_docs_become_lists_and_folders(tmp_path, monkeypatch)
             Path(f"leftImg8bit_sequence/{city}/x_{n // 30:06d}_{n % 30:06d}_leftImg8bit.png").touch()
     exec(cityscapes, {})
     assert [video.name for video in find_videos("snippets/train")[1]] == ["bremen/0000", "bremen/0001"]
-    last = sorted(Path("snippets/test/bonn/0001").iterdir())[-1]
-    assert last.name == "x_000001_000029_leftImg8bit.png" and last.is_file()
+    frames = [frame for snippet in range(2) for frame in sorted(Path(f"snippets/test/bonn/000{snippet}").iterdir())]
+    assert (
+        all(frame.is_file() and frame.name[2:8] == f"00{frame.parent.name}" for frame in frames) and len(frames) == 60
+    )
 
 
 def test_another_folder_is_held_out(folder):

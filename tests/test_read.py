@@ -170,3 +170,18 @@ def test_a_clip_of_a_folder_of_frames(inputs):
 def test_mp4_written_here_is_searchable(tmp_path):
     write_video(tmp_path / "a.mp4", count_up())
     assert probe(tmp_path / "a.mp4").pts is not None
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp"])
+def test_an_animation_that_ends_anywhere_is_read_or_gets_one_line(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    frames = [Image.fromarray(frame) for frame in count_up(3)]
+    frames[0].save(path, save_all=True, append_images=frames[1:])
+    whole, refused = path.read_bytes(), 0
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        try:
+            assert 1 <= sum(1 for _ in read_frames(path)) <= 3
+        except UserError as error:
+            refused += "\n" not in str(error)
+    assert refused > len(whole) // 2

@@ -5,6 +5,7 @@ What a file is, its first bytes say, not its name.
 
 import contextlib
 import os
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ _FAILURES = (
     av.error.FFmpegError,
     OSError,  # Pillow's failures too, UnidentifiedImageError among them
     SyntaxError,  # Pillow's, for a broken PNG
+    struct.error,  # Pillow's, for a GIF that ends too soon
     ValueError,
     EOFError,
     IndexError,
