@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,32 +12,30 @@ import optax
 
 from vdt_jax.data import make_source, take
 from vdt_jax.diffusion import make_diffusion
+from vdt_jax.flops import training_flops
 from vdt_jax.generation import generate_clips, respaced, sample_keys, task_masks
 from vdt_jax.masks import TASKS, draw_masks, varied_mask
+from vdt_jax.metrics.baselines import BASELINES
 from vdt_jax.metrics.frames import psnr, ssim
+from vdt_jax.metrics.motion import motion
 from vdt_jax.models import VDT
-from vdt_jax.training import make_learning_rate, make_optimizer
+from vdt_jax.sampling.loop import sample_noise
+from vdt_jax.training import draw_examples, loss_fn, make_learning_rate, make_optimizer
+from vdt_jax.video import to_uint8
 
-QUESTIONS = ("tasks", "mixture", "masks", "pretraining")
-MODEL = dict(
-    input_size=(32, 32),
-    num_frames=16,
-    in_channels=1,
-    patch_size=8,
-    hidden_size=64,
-    depth=4,
-    num_heads=4,
-    learn_sigma=False,
-    unroll=4,
-)
-SMOKE_MODEL = MODEL | dict(hidden_size=16, depth=1, num_heads=2, unroll=1)
-DATA = {"name": "moving_digits", "num_digits": 2}
+MODEL = dict(num_frames=16, in_channels=1, hidden_size=64, depth=4, num_heads=4, learn_sigma=False, unroll=4)
+SMOKE = dict(hidden_size=16, depth=1, num_heads=2, unroll=1)
+# What is learned: options of the source, and sizes that give 9 and 16 tokens a frame.
+DATASETS = {
+    "digits": ({"name": "moving_digits", "num_digits": 1}, dict(input_size=(24, 24), patch_size=8)),
+    "mnist": ({"name": "moving_mnist", "num_digits": 2}, dict(input_size=(64, 64), patch_size=16)),
+}
 DIFFUSION = dict(noise_schedule="cosine", prediction="x_start", loss_on="v", min_snr_gamma=5.0, clip_denoised=True)
-BATCH_SIZE, POOL, SAMPLING_STEPS, RESAMPLINGS, PEAK, EMA_DECAY = 8, 4096, 16, 4, 1e-3, 0.995
-
-# Two-sided 95 % points of Student's t, by degrees of freedom.
-_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-MAX_SEEDS = len(_T) + 1
+BATCH_SIZE, POOL, PEAK, EMA_DECAY, NOISE_SHIFT = 8, 4096, 2e-3, 0.995, 2.0
+SAMPLING_STEPS, RESAMPLINGS = 16, 4
+FEW_GIVEN, FEW_COUNTED = 5, 10  # frames given, and frames after them that count: MCVD's prediction of moving MNIST
+FEW = f"predict {FEW_GIVEN} to {FEW_COUNTED}"
+MEASURED = (*TASKS, FEW)
 
 MaskFn = Callable[[jax.Array, jax.Array, int, tuple[int, int, int]], jax.Array]
 
@@ -51,7 +48,7 @@ class Arm:
       masks: (key, index of the task, batch size, (F, h, w)) -> (B, F, h, w, 1).
       models: the tasks that each have a model of their own; (None,) is one for all.
       loss: see GaussianDiffusion.training_losses.
-      frames_first: share of the steps on single frames, whose model the other steps begin with.
+      frames_first: share of the arithmetic that goes into single frames, whose model the other steps begin with.
       repaint: whether given positions enter while sampling alone.
     """
 
@@ -78,25 +75,30 @@ def nothing_given(key: jax.Array, index: jax.Array, batch_size: int, shape: tupl
     return jnp.ones((batch_size, *shape, 1))
 
 
-def arms(question: str) -> dict[str, Arm]:
-    """The two arms of a question, by name; the second is subtracted from the first."""
-    ours = Arm(our_mixture)
-    return {
-        "tasks": {"one model": ours, "one for each task": Arm(one_task, models=TASKS)},
-        "mixture": {"ours": ours, "official": Arm(official_mixture, loss="parity")},
-        "masks": {"with masks": ours, "without, RePaint": Arm(nothing_given, repaint=True)},
-        "pretraining": {"frames first": dataclasses.replace(ours, frames_first=0.5), "joint": ours},
-    }[question]
+ARMS = {
+    "ours": Arm(our_mixture),
+    "seven models": Arm(one_task, models=TASKS),
+    "official": Arm(official_mixture, loss="parity"),
+    "RePaint": Arm(nothing_given, repaint=True),
+    "frames first": Arm(our_mixture, frames_first=0.5),
+}
+# The second is subtracted from the first. One arm answers for its side of several questions.
+QUESTIONS = {
+    "tasks": ("ours", "seven models"),
+    "mixture": ("ours", "official"),
+    "masks": ("ours", "RePaint"),
+    "pretraining": ("frames first", "ours"),
+}
 
 
 # ---------------------------------------------------------------------- training
 
 
 @functools.cache
-def pool(model: VDT, num_clips: int) -> jax.Array:
+def pool(dataset: str, digits: str | None, shape: tuple[int, int, int, int], num_clips: int) -> jax.Array:
     """Training clips (N, F, H, W, 1) in uint8, on the device."""
-    source = make_source(DATA, model.video_shape, "train")
-    return jnp.asarray(np.stack([source[i]["video"] for i in range(num_clips)]))
+    source = make_source(DATASETS[dataset][0] | {"path": digits}, shape, "train")
+    return jnp.asarray(np.stack([source.clip(i)["video"] for i in range(num_clips)]))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
@@ -107,24 +109,20 @@ def train(
     diffusion = make_diffusion(**DIFFUSION, learn_sigma=False)
     learning_rate = make_learning_rate(PEAK, max(steps // 20, 1), steps, "cosine")
     optimizer = make_optimizer(learning_rate, b2=0.99)
+    if model.num_frames == 1:  # as many frames as a batch of clips has, each on its own
+        batch_size, clips = BATCH_SIZE * clips.shape[1], clips.reshape(-1, 1, *clips.shape[2:])
+    else:
+        batch_size = BATCH_SIZE
 
     def step(carry, number):
         params, ema, opt_state = carry
-        clip_key, step_key, noise_key, mask_key = jax.random.split(jax.random.fold_in(key, number), 4)
-        x = clips[jax.random.randint(clip_key, (BATCH_SIZE,), 0, len(clips))].astype(jnp.float32) / 127.5 - 1
-        if model.num_frames == 1:  # as many frames as a batch of clips has, each on its own
-            x = x.reshape(-1, 1, *x.shape[2:])
-        steps_drawn = jax.random.randint(step_key, (len(x),), 0, len(diffusion.schedule))
-        mask = masks(mask_key, index, len(x), model.video_shape[:3])
-
-        def loss_of(params):
-            def denoise_fn(x_t, timesteps):
-                return model.apply({"params": params}, x_t, timesteps)
-
-            noise = jax.random.normal(noise_key, x.shape)
-            return diffusion.training_losses(denoise_fn, x, mask, steps_drawn, noise, loss)["loss"].mean()
-
-        updates, opt_state = optimizer.update(jax.grad(loss_of)(params), opt_state, params)
+        clip_key, example_key, mask_key = jax.random.split(jax.random.fold_in(key, number), 3)
+        x = clips[jax.random.randint(clip_key, (batch_size,), 0, len(clips))].astype(jnp.float32) / 127.5 - 1
+        batch = {"video": x, "labels": jnp.zeros(batch_size, jnp.int32)}
+        examples = draw_examples(model, diffusion, batch, example_key, noise_shift=NOISE_SHIFT)
+        examples["mask"] = masks(mask_key, index, batch_size, model.video_shape[:3])
+        gradient = jax.grad(lambda params: loss_fn(model, diffusion, params, examples, loss)[0])(params)
+        updates, opt_state = optimizer.update(gradient, opt_state, params)
         params = optax.apply_updates(params, updates)
         decay = jnp.minimum(EMA_DECAY, (1 + number) / (10 + number))
         return (params, optax.incremental_update(params, ema, 1 - decay), opt_state), None
@@ -139,66 +137,119 @@ def init(model: VDT, key: jax.Array) -> Any:
     return model.init(key, jnp.zeros((1, *model.video_shape)), jnp.zeros(1))["params"]
 
 
-def train_arm(arm: Arm, sizes: dict[str, Any], steps: int, num_clips: int, seed: int) -> list[Any]:
+def still_model(sizes: dict[str, Any]) -> VDT:
+    """The model of single frames that a model of these sizes can begin with."""
+    return VDT(**(sizes | {"num_frames": 1, "temporal": False}))
+
+
+def split_steps(arm: Arm, sizes: dict[str, Any], steps: int) -> tuple[int, int]:
+    """Steps on single frames and on clips of each of an arm's models: together as much arithmetic as `steps` on clips.
+
+    A step on frames looks at as many of them as a step on clips, and costs less: it has no temporal attention.
+    """
+    model, share = VDT(**sizes), steps // len(arm.models)
+    cheaper = training_flops(model) / (model.num_frames * training_flops(still_model(sizes)))
+    return round(share * arm.frames_first * cheaper), share - round(share * arm.frames_first)
+
+
+def train_arm(arm: Arm, sizes: dict[str, Any], steps: int, clips: jax.Array, seed: int) -> list[Any]:
     """The parameters of each of an arm's models; its steps are shared among them."""
     model, params = VDT(**sizes), []
-    clips, share = pool(model, num_clips), steps // len(arm.models)
-    first = int(share * arm.frames_first)
+    on_frames, on_clips = split_steps(arm, sizes, steps)
     for number, task in enumerate(arm.models):
         init_key, first_key, key = jax.random.split(jax.random.fold_in(jax.random.key(seed), number), 3)
         start, index = init(model, init_key), jnp.array(TASKS.index(task) if task else 0)
-        if first:
-            still = VDT(**(sizes | {"num_frames": 1}))
-            fresh = init(still, init_key)
-            start = start_on_clips(start, train(still, nothing_given, arm.loss, first, clips, fresh, index, first_key))
-        params.append(train(model, arm.masks, arm.loss, share - first, clips, start, index, key))
+        if on_frames:
+            still = still_model(sizes)
+            learned = train(still, nothing_given, arm.loss, on_frames, clips, init(still, init_key), index, first_key)
+            start = start_on_clips(start, learned)
+        params.append(train(model, arm.masks, arm.loss, on_clips, clips, start, index, key))
     return params
 
 
 def start_on_clips(fresh: Any, learned: Any) -> Any:
     """What was learned on frames, with fresh temporal layers whose last map is 0: they begin by adding nothing."""
-    blocks = learned["blocks"] | {
-        name: fresh["blocks"][name] for name in fresh["blocks"] if name.startswith("temporal")
-    }
+    blocks = fresh["blocks"] | learned["blocks"]
     blocks["temporal_fc"] = jax.tree.map(jnp.zeros_like, fresh["blocks"]["temporal_fc"])
-    return learned | {"blocks": blocks, "time_embed": fresh["time_embed"]}
+    return fresh | learned | {"blocks": blocks}
 
 
 # ---------------------------------------------------------------------- measuring
 
 
-def measure(arm: Arm, sizes: dict[str, Any], params: list[Any], num_clips: int) -> dict[str, float]:
-    """PSNR and SSIM of each task on the generated positions of held-out clips: "TASK PSNR" and "TASK SSIM"."""
-    model, numbers, values = VDT(**sizes), range(num_clips), {}
-    source = make_source(DATA, model.video_shape, "held_out")
-    clean, keys = take(source, numbers)["video"], sample_keys(0, numbers)
-    diffusion = respaced(DIFFUSION, SAMPLING_STEPS, False)
-    for task in TASKS:
-        own = params[arm.models.index(task) if task in arm.models else 0]
-        mask = task_masks(0, numbers, task, model)
-        options = {"sampler": "repaint", "resamples": RESAMPLINGS} if arm.repaint else {}
+def held_out(dataset: str, digits: str | None, shape: tuple[int, int, int, int], num_clips: int) -> np.ndarray:
+    """Clips (N, F, H, W, 1) in [-1, 1] that no arm has seen."""
+    return take(make_source(DATASETS[dataset][0] | {"path": digits}, shape, "held_out"), range(num_clips))["video"]
+
+
+def masks_of(task: str, model: VDT, num_clips: int) -> tuple[np.ndarray, np.ndarray]:
+    """What is generated for one of MEASURED, and what of it counts: masks (N, F, H, W, 1), 1 = generate."""
+    if task != FEW:
+        mask = np.asarray(task_masks(0, range(num_clips), task, model))
+        return mask, mask
+    mask = np.asarray(task_masks(0, range(num_clips), "predict", model, FEW_GIVEN))
+    counted = mask.copy()
+    counted[:, FEW_GIVEN + FEW_COUNTED :] = 0
+    return mask, counted
+
+
+def measure(
+    arm: Arm, sizes: dict[str, Any], params: list[Any], clean: np.ndarray
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """What an arm does on held-out clips.
+
+    Returns:
+      "TASK PSNR" and "TASK SSIM" on the positions that count, "TASK motion" as a share of the truth's, "unconditional
+      loss"; and the samples of each task in uint8.
+    """
+    model, values, videos = VDT(**sizes), {}, {}
+    keys, diffusion = sample_keys(0, range(len(clean))), respaced(DIFFUSION, SAMPLING_STEPS, False)
+    options = {"sampler": "repaint", "resamples": RESAMPLINGS} if arm.repaint else {}
+
+    def params_for(task):
+        return params[arm.models.index(task) if task in arm.models else 0]
+
+    for task in MEASURED:
+        mask, counted = masks_of(task, model, len(clean))
+        own = params_for("predict" if task == FEW else task)
         samples, _ = generate_clips(model, own, diffusion, clean, mask, keys, **options)
-        values[f"{task} PSNR"] = float(psnr(samples, clean, mask).mean())
-        values[f"{task} SSIM"] = float(ssim(samples, clean, mask).mean())
-    return values
+        values |= score(task, samples, clean, counted)
+        videos[task] = to_uint8(samples)
+    values["unconditional loss"] = float(unconditional_loss(model, params_for("unconditional"), clean, keys))
+    return values, videos
 
 
-# ---------------------------------------------------------------------- statistics
+def score(task: str, samples: np.ndarray, clean: np.ndarray, counted: np.ndarray) -> dict[str, float]:
+    """The measures of one task. Where nothing is given, nearness to one clip says nothing: there is motion alone."""
+    values = {f"{task} motion": float(motion(samples, counted).mean() / motion(clean, counted).mean())}
+    if task == "unconditional":
+        return values
+    return values | {
+        f"{task} PSNR": float(psnr(samples, clean, counted).mean()),
+        f"{task} SSIM": float(ssim(samples, clean, counted).mean()),
+    }
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Mean, and half of the 95 % interval by Student's t."""
-    mean = sum(values) / len(values)
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return mean, _T[len(values) - 1] * deviation / math.sqrt(len(values))
-
-
-def summarise(runs: dict[str, list[dict[str, float]]]) -> list[list[str]]:
-    """A row for each measure: both arms, and their difference seed by seed, each with its interval."""
-    (_, first), (_, second) = runs.items()
-    rows = []
-    for name in first[0]:
-        ours, others = [run[name] for run in first], [run[name] for run in second]
-        differences = [a - b for a, b in zip(ours, others, strict=True)]
-        rows.append([name, *("{:.3f} ± {:.3f}".format(*interval(values)) for values in (ours, others, differences))])
+def measure_baselines(sizes: dict[str, Any], clean: np.ndarray) -> dict[str, dict[str, float]]:
+    """The same measures of what needs no model."""
+    rows: dict[str, dict[str, float]] = {}
+    for task in MEASURED:
+        mask, counted = masks_of(task, VDT(**sizes), len(clean))
+        if not mask.all():
+            for name, make in BASELINES.items():
+                rows.setdefault(name, {}).update(score(task, make(clean, mask), clean, counted))
     return rows
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def unconditional_loss(model: VDT, params: Any, clean: jax.Array, keys: jax.Array) -> jax.Array:
+    """The normalised loss with nothing given, the clips at evenly spaced noise levels."""
+    diffusion = make_diffusion(**DIFFUSION, learn_sigma=False)
+    examples = {
+        "x_start": clean,
+        "mask": jnp.ones((*clean.shape[:-1], 1)),
+        "steps": jnp.linspace(0, len(diffusion.schedule) - 1, len(clean)).astype(jnp.int32),
+        "noise": sample_noise(keys, clean.shape[1:]),
+        "labels": jnp.zeros(len(clean), jnp.int32),
+    }
+    return loss_fn(model, diffusion, params, examples)[0]

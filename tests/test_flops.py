@@ -13,9 +13,10 @@ def test_the_count_of_the_paper_s_sizes(name, tera):
     assert forward_flops(VDT(**VDT_VARIANTS[name])) / 1e12 == pytest.approx(tera, abs=5e-5)
 
 
-def test_xla_counts_the_same_in_one_block():
+@pytest.mark.parametrize("temporal", [True, False])
+def test_xla_counts_the_same_in_one_block(temporal):
     """At depth 1 the scan's body counts rightly; norms, softmax and GELU make XLA's count a little larger."""
-    model = VDT(input_size=16, num_frames=4, hidden_size=256, depth=1, num_heads=4)
+    model = VDT(input_size=16, num_frames=4, hidden_size=256, depth=1, num_heads=4, temporal=temporal)
     x, t = jnp.zeros((1, *model.video_shape)), jnp.zeros(1)
     params = jax.eval_shape(model.init, jax.random.key(0), x, t)["params"]
     compiled = jax.jit(lambda p: model.apply({"params": p}, x, t)).lower(params).compile()

@@ -10,26 +10,50 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import arms
+import intervals
 import reports
 
+from vdt_jax.flops import training_flops
 from vdt_jax.generation import generate_clips, respaced
 from vdt_jax.models import VDT
 
+SIZES = arms.MODEL | arms.DATASETS["digits"][1] | arms.SMOKE
+
 
 def test_interval_is_students():
-    mean, half = arms.interval([1.0, 2.0, 3.0])
+    mean, half = intervals.interval([1.0, 2.0, 3.0])
     assert mean == 2 and half == pytest.approx(4.303 / 3**0.5)
 
 
 def test_arms_differ_seed_by_seed():
-    runs = {"a": [{"x": 1.0}, {"x": 2.0}, {"x": 3.0}], "b": [{"x": 0.5}, {"x": 1.5}, {"x": 2.5}]}
-    assert arms.summarise(runs) == [["x", "2.000 ± 2.484", "1.500 ± 2.484", "0.500 ± 0.000"]]
+    runs = {"ours": [{"predict PSNR": x} for x in (1.0, 2.0, 3.0)], "official": [{"predict PSNR": 0.5}] * 2}
+    assert intervals.answered(runs) == []  # not the same seeds
+    runs["official"] = [{"predict PSNR": x} for x in (0.5, 1.5, 2.5)]
+    assert intervals.answered(runs) == ["mixture"]
+    assert intervals.differences(runs, "mixture") == {"predict PSNR": (0.5, 0)}
+    table = intervals.differences_table(runs, "mixture")
+    assert "| ours less official | PSNR |" in table and "| predict | **0.500 ± 0.000** |" in table
+    assert "| backward | - |" in table
+    table = intervals.arms_table(runs, {"copy nearest": {"predict PSNR": 0.25}}, "PSNR")
+    assert "| copy nearest | 0.250 |" in table and "| ours | 2.000 ± 2.484 |" in table
 
 
-@pytest.mark.parametrize("question", arms.QUESTIONS)
-def test_each_question_has_two_arms(question):
-    first, second = arms.arms(question).values()
-    assert first != second
+def test_an_interval_that_holds_0_is_not_bold():
+    runs = {"ours": [{"predict PSNR": x} for x in (1.0, 2.0, 3.0)], "official": [{"predict PSNR": 1.5}] * 3}
+    assert "| predict | 0.500 ± 2.484 |" in intervals.differences_table(runs, "mixture")
+
+
+def test_each_question_has_two_arms():
+    assert {name for names in arms.QUESTIONS.values() for name in names} == arms.ARMS.keys()
+    assert all(arms.ARMS[first] != arms.ARMS[second] for first, second in arms.QUESTIONS.values())
+
+
+def test_frames_first_has_as_much_arithmetic():
+    first, then = arms.split_steps(arms.ARMS["frames first"], SIZES, 1000)
+    model = VDT(**SIZES)
+    frames = first * model.num_frames * training_flops(arms.still_model(SIZES))
+    assert frames == pytest.approx(500 * training_flops(model), rel=2e-3) and then == 500
+    assert arms.split_steps(arms.ARMS["seven models"], SIZES, 1000) == (0, 142)
 
 
 def test_masks_of_the_arms():
@@ -39,15 +63,29 @@ def test_masks_of_the_arms():
     assert (arms.nothing_given(key, jnp.array(0), 4, shape) == 1).all()
 
 
+def test_few_given_counts_the_ten_frames_after_them():
+    mask, counted = arms.masks_of(arms.FEW, VDT(**SIZES), 2)
+    assert not mask[:, :5].any() and mask[:, 5:].all()
+    assert counted[:, 5:15].all() and not counted[:, :5].any() and not counted[:, 15:].any()
+
+
+def test_baselines_stand_still():
+    clean = arms.held_out("digits", None, (16, 24, 24, 1), 2)
+    rows = arms.measure_baselines(SIZES, clean)
+    assert rows["copy nearest"]["predict motion"] == 0
+    assert not any(name.startswith("unconditional") for name in rows["copy nearest"])
+
+
 @pytest.mark.slow
 def test_clips_after_frames_start_with_what_was_learned():
-    model, still = VDT(**arms.SMOKE_MODEL), VDT(**(arms.SMOKE_MODEL | {"num_frames": 1}))
-    fresh, learned = (arms.init(net, jax.random.key(seed)) for seed, net in enumerate((model, still)))
+    model = VDT(**SIZES)
+    fresh, learned = (arms.init(net, jax.random.key(i)) for i, net in enumerate((model, arms.still_model(SIZES))))
     # The last layer begins as 0, which would hide everything before it.
     learned["final_layer"] = jax.tree.map(lambda x: x + 0.1, learned["final_layer"])
     x = np.random.default_rng(0).standard_normal((2, *model.video_shape)).astype(np.float32)
     params = arms.start_on_clips(fresh, learned)
-    assert params["time_embed"].shape == fresh["time_embed"].shape
+    assert jax.tree.structure(params) == jax.tree.structure(fresh)
+    np.testing.assert_array_equal(params["blocks"]["attn"]["qkv"]["kernel"], learned["blocks"]["attn"]["qkv"]["kernel"])
     assert not np.asarray(params["blocks"]["temporal_fc"]["kernel"]).any()
     out = jax.jit(model.apply)({"params": params}, x, jnp.zeros(2))
     assert out.shape == x.shape and np.abs(out).max() > 0
@@ -55,7 +93,7 @@ def test_clips_after_frames_start_with_what_was_learned():
 
 @pytest.mark.slow
 def test_repaint_keeps_what_is_given():
-    model = VDT(**arms.SMOKE_MODEL)
+    model = VDT(**SIZES)
     params = arms.init(model, jax.random.key(0))
     clean = np.random.default_rng(0).uniform(-1, 1, (2, *model.video_shape)).astype(np.float32)
     mask = np.ones((2, *model.video_shape[:3], 1), np.float32)

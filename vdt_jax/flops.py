@@ -2,8 +2,8 @@
 
 A multiplication with its addition counts as two. With N tokens a frame, F frames, width D and MLP ratio r, a block does
 for each token 2 D^2 (4 + 1 + 4 + 2r) in its linear maps (temporal qkv and proj, temporal_fc, spatial qkv and proj, MLP)
-and 4 D (F + N) in the two attentions; what is done once a sample (adaLN, the timestep's MLP) is counted too, and
-norms, softmax and sums are not.
+and 4 D (F + N) in the two attentions; a model of images has no temporal ones. What is done once a sample (adaLN, the
+timestep's MLP) is counted too, and norms, softmax and sums are not.
 """
 
 from vdt_jax.models import VDT
@@ -26,8 +26,8 @@ def forward_flops(model: VDT) -> float:
     width, frames = model.hidden_size, model.num_frames
     tokens_a_frame = model.grid[0] * model.grid[1]
     out_channels = model.in_channels * (2 if model.learn_sigma else 1)
-    linear = 2 * width**2 * (9 + 2 * model.mlp_ratio)
-    attention = 4 * width * (frames + tokens_a_frame)
+    linear = 2 * width**2 * ((9 if model.temporal else 4) + 2 * model.mlp_ratio)
+    attention = 4 * width * ((frames if model.temporal else 0) + tokens_a_frame)
     ends = 2 * width * model.patch_size**2 * (model.in_channels + out_channels)
     token = model.depth * (linear + attention) + ends
     conditions = 2 * width**2 * (6 * model.depth + 2) + 2 * width * (_TIMESTEP_FEATURES + width)

@@ -1,0 +1,100 @@
+"""What the study's runs say: intervals over seeds, tables in Markdown, and plots."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from arms import MEASURED, QUESTIONS
+from PIL import Image
+
+from vdt_jax.video import as_rgb, frame_grid
+
+Runs = Mapping[str, Sequence[Mapping[str, float]]]  # of an arm, the values of each seed
+
+# Two-sided 95 % points of Student's t, by degrees of freedom.
+_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+MAX_SEEDS = len(_T) + 1
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half of the 95 % interval by Student's t."""
+    mean = sum(values) / len(values)
+    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return mean, _T[len(values) - 1] * deviation / math.sqrt(len(values))
+
+
+def answered(runs: Runs) -> list[str]:
+    """The questions both of whose arms have run, with the same number of seeds, two or more."""
+    counts = {question: [len(runs.get(name, ())) for name in names] for question, names in QUESTIONS.items()}
+    return [question for question, (first, second) in counts.items() if first == second > 1]
+
+
+def differences(runs: Runs, question: str) -> dict[str, tuple[float, float]]:
+    """By measure, the first arm of a question less the second, seed by seed: mean and half of the interval."""
+    first, second = (runs[name] for name in QUESTIONS[question])
+    shared = [name for name in first[0] if name in second[0]]
+    return {name: interval([a[name] - b[name] for a, b in zip(first, second, strict=True)]) for name in shared}
+
+
+def arms_table(runs: Runs, baselines: Mapping[str, Mapping[str, float]], measure: str) -> str:
+    """A row for each arm and each baseline, a column for each task that has this measure."""
+    tasks = [task for task in MEASURED if any(f"{task} {measure}" in values[0] for values in runs.values())]
+    rows = [
+        [name, *(_cell(baseline.get(f"{task} {measure}")) for task in tasks)] for name, baseline in baselines.items()
+    ]
+    for name, seeds in runs.items():
+        rows.append([name, *(_cell(*interval([values[f"{task} {measure}"] for values in seeds])) for task in tasks)])
+    return markdown([measure, *(task.replace("_", " ") for task in tasks)], rows)
+
+
+def differences_table(runs: Runs, question: str) -> str:
+    """A row for each task, a column for each measure; an interval without 0 is bold."""
+    found = differences(runs, question)
+    measures = [name for name in ("PSNR", "SSIM", "motion", "loss") if any(key.endswith(name) for key in found)]
+    rows = []
+    for task in MEASURED:
+        pairs = [found.get(f"{task} {measure}") for measure in measures]
+        rows.append([task.replace("_", " "), *(_cell(*pair, bold=True) if pair else "-" for pair in pairs)])
+    return markdown([" less ".join(QUESTIONS[question]), *measures], rows)
+
+
+def _cell(mean: float | None, half: float | None = None, bold: bool = False) -> str:
+    if mean is None:
+        return "-"
+    if half is None:
+        return f"{mean:.3f}"
+    text = f"{mean:.3f} ± {half:.3f}"
+    return f"**{text}**" if bold and abs(mean) > half else text
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
+
+
+def draw(runs: Runs, path: Path) -> None:
+    """A panel for each question: the difference in PSNR by task, with its interval."""
+    import matplotlib.pyplot as plt
+
+    questions = answered(runs)
+    size = (3 + 2.4 * len(questions), 3.6)
+    figure, axes = plt.subplots(1, len(questions), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    tasks = [task for task in reversed(MEASURED) if task != "unconditional"]
+    for panel, question in zip(axes[0], questions, strict=True):
+        found = differences(runs, question)
+        for place, task in enumerate(tasks):
+            mean, half = found[f"{task} PSNR"]
+            panel.errorbar(mean, place, xerr=half, fmt="o", color="C0" if abs(mean) > half else "0.6", capsize=3)
+        panel.axvline(0, color="0.3", lw=0.8)
+        panel.set_yticks(range(len(tasks)), [task.replace("_", " ") for task in tasks])
+        panel.set_title(" less ".join(QUESTIONS[question]), fontsize=9)
+        panel.set_xlabel("PSNR, dB")
+        panel.grid(alpha=0.3, axis="x")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)
+
+
+def draw_samples(videos: Sequence[np.ndarray], path: Path) -> None:
+    """A row of frames for each video (F, H, W, 1) in uint8."""
+    Image.fromarray(frame_grid(*map(as_rgb, videos))).save(path)
