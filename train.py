@@ -159,10 +159,11 @@ def train(config: Any, interruption: Interruption, watch: Watch) -> None:
         )
 
     # ------------------------------------------------------------------ state: fresh, or where the run was left
-    batch_like = {
+    shapes = {
         "video": jax.ShapeDtypeStruct((config.batch_size, *model.video_shape), np.float32),
         "labels": jax.ShapeDtypeStruct((config.batch_size,), np.int32),
     }
+    batch_like = with_shardings(shapes, jax.tree.map(lambda _: batch_sharding(mesh), shapes))
     jax.eval_shape(train_step, like, batch_like, train_key)  # any mistake that is left shows before a file is written
     if config.init_from is not None and not (workdir / "config.json").is_file():
         start_from(config.init_from, like.params, fresh_names(config))

@@ -238,6 +238,7 @@ def test_a_workdir_of_another_run_is_left_alone(workdir, videos):
     assert sorted(workdir.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_run_without_a_finite_loss_is_stopped(tmp_path):
     """A step of 1e38 ruins the parameters: from then on no loss is finite, and the run says where to go back to."""
     ruinous = ["--config.learning_rate.peak=1e38", "--config.checkpoint_every=2", "--config.preview.every=0"]

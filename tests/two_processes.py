@@ -35,7 +35,7 @@ mesh, step = shared.compiled("fsdp")
 shapes = shared.first_state()
 shardings = state_shardings(shapes, mesh)
 state = jax.tree.map(lambda x, s: jax.make_array_from_callback(x.shape, s, lambda i: x[i]), shapes, shardings)
-key = jax.device_put(shared.KEY, replicated(mesh))
+key = jax.jit(lambda: jax.random.key(7), out_shardings=replicated(mesh))()  # shared.KEY, on all devices
 source = make_source({"name": "moving_digits"}, shared.MODEL.video_shape, "train")
 share = batches(source, batch_size=8, seed=0, host=number, num_hosts=2)
 metrics = []

@@ -58,11 +58,10 @@ class Mirror:
         self.copy()
 
     def fetch(self, name: str) -> None:
-        """Brings a file from the bucket, where a run on another machine has left it."""
-        if self._bucket is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if (self._bucket / name).exists():
-                (self.folder / name).write_bytes((self._bucket / name).read_bytes())
+        """Makes the folder; brings a file from the bucket, where a run on another machine has left it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self._bucket is not None and (self._bucket / name).exists():
+            (self.folder / name).write_bytes((self._bucket / name).read_bytes())
 
     def copy(self) -> None:
         """Copies what has changed since the last time."""
