@@ -15,6 +15,17 @@ Runs = Mapping[str, Mapping[int, Mapping[str, float]]]  # of an arm and a seed, 
 # Two-sided 95 % points of Student's t, by degrees of freedom.
 _T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 MAX_SEEDS = len(_T) + 1
+_ALL = "all tasks"
+ROWS = (*MEASURED, _ALL)
+
+
+def with_means(values: Mapping[str, float]) -> dict[str, float]:
+    """A run's values, and the means of each measure over the tasks that have it."""
+    means = {}
+    for measure in ("PSNR", "SSIM"):
+        of_tasks = [values[f"{task} {measure}"] for task in MEASURED if f"{task} {measure}" in values]
+        means |= {f"{_ALL} {measure}": sum(of_tasks) / len(of_tasks)} if of_tasks else {}
+    return dict(values) | means
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -45,7 +56,7 @@ def arms_table(runs: Runs, baselines: Mapping[str, Mapping[str, float]], measure
     """A row for each baseline and each arm with two seeds or more, a column for each task that has this measure."""
     runs = {name: seeds for name, seeds in runs.items() if len(seeds) > 1}
     found = {name for seeds in runs.values() for values in seeds.values() for name in values}
-    tasks = [task for task in MEASURED if f"{task} {measure}" in found]
+    tasks = [task for task in ROWS if f"{task} {measure}" in found]
     rows = []
     for name, values in baselines.items():
         rows.append([name, *(_cell(values.get(f"{task} {measure}")) for task in tasks)])
@@ -60,7 +71,7 @@ def differences_table(runs: Runs, question: str) -> str:
     found = differences(runs, question)
     measures = [name for name in ("PSNR", "SSIM", "motion", "loss") if any(key.endswith(name) for key in found)]
     rows = []
-    for task in MEASURED:
+    for task in ROWS:
         pairs = [found.get(f"{task} {measure}") for measure in measures]
         rows.append([task.replace("_", " "), *(_cell(*pair, bold=True) if pair else "-" for pair in pairs)])
     seeds = len(_common_seeds(runs, QUESTIONS[question]))
@@ -88,7 +99,7 @@ def draw(runs: Runs, path: Path) -> None:
     questions = answered(runs)
     size = (3 + 2.4 * len(questions), 3.6)
     figure, axes = plt.subplots(1, len(questions), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    tasks = [task for task in reversed(MEASURED) if task != "unconditional"]
+    tasks = [task for task in reversed(ROWS) if task != "unconditional"]
     for panel, question in zip(axes[0], questions, strict=True):
         found = differences(runs, question)
         for place, task in enumerate(tasks):

@@ -40,7 +40,7 @@ from arms import (
     pool,
     train_arm,
 )
-from intervals import MAX_SEEDS, answered, arms_table, differences_table, draw, draw_samples
+from intervals import MAX_SEEDS, answered, arms_table, differences_table, draw, draw_samples, with_means
 from measure import environment
 
 from vdt_jax import cli
@@ -110,13 +110,13 @@ def write_results(folder: Path, sizes: dict[str, Any], clean: np.ndarray) -> Non
     files = {arm: {seed: run_file(folder, arm, seed) for seed in range(MAX_SEEDS)} for arm in ARMS}
     files = {arm: {seed: file for seed, file in found.items() if file.is_file()} for arm, found in files.items()}
     runs = {
-        arm: {seed: json.loads(file.read_text())["values"] for seed, file in found.items()}
+        arm: {seed: with_means(json.loads(file.read_text())["values"]) for seed, file in found.items()}
         for arm, found in files.items()
     }
     if not (questions := answered(runs)):
         print(f"no table yet: no question has both of its arms in {folder}, with two seeds or more")
         return
-    baselines = measure_baselines(sizes, clean)
+    baselines = {name: with_means(values) for name, values in measure_baselines(sizes, clean).items()}
     parts = [arms_table(runs, baselines, name) for name in ("PSNR", "SSIM", "motion")]
     parts += [differences_table(runs, question) for question in questions]
     text = "\n\n".join(parts) + "\n"

@@ -42,6 +42,11 @@ def test_arms_differ_seed_by_seed():
     assert "| copy nearest | 0.250 |" in table and "| ours, 3 seeds | 2.000 ± 2.484 |" in table
 
 
+def test_means_over_the_tasks_that_have_a_measure():
+    values = {"predict PSNR": 1.0, "backward PSNR": 2.0, "unconditional motion": 0.5, "unconditional loss": 9.0}
+    assert intervals.with_means(values) == values | {"all tasks PSNR": 1.5}
+
+
 def test_an_interval_that_holds_0_is_not_bold():
     runs = {"ours": runs_of(1.0, 2.0, 3.0), "official": runs_of(1.5, 1.5, 1.5)}
     assert "| predict | 0.500 ± 2.484 |" in intervals.differences_table(runs, "mixture")
