@@ -10,11 +10,22 @@ from PIL import Image
 
 from vdt_jax.video import as_rgb, frame_grid
 
-Runs = Mapping[str, Sequence[Mapping[str, float]]]  # of an arm, the values of each seed
+Runs = Mapping[str, Mapping[int, Mapping[str, float]]]  # of an arm and a seed, the values by name
 
 # Two-sided 95 % points of Student's t, by degrees of freedom.
 _T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 MAX_SEEDS = len(_T) + 1
+_ALL = "all tasks"
+ROWS = (*MEASURED, _ALL)
+
+
+def with_means(values: Mapping[str, float]) -> dict[str, float]:
+    """A run's values, and the means of each measure over the tasks that have it."""
+    means = {}
+    for measure in ("PSNR", "SSIM"):
+        of_tasks = [values[f"{task} {measure}"] for task in MEASURED if f"{task} {measure}" in values]
+        means |= {f"{_ALL} {measure}": sum(of_tasks) / len(of_tasks)} if of_tasks else {}
+    return dict(values) | means
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -25,26 +36,33 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def answered(runs: Runs) -> list[str]:
-    """The questions both of whose arms have run, with the same number of seeds, two or more."""
-    counts = {question: [len(runs.get(name, ())) for name in names] for question, names in QUESTIONS.items()}
-    return [question for question, (first, second) in counts.items() if first == second > 1]
+    """The questions both of whose arms have run, with at least two seeds in common."""
+    return [question for question, names in QUESTIONS.items() if len(_common_seeds(runs, names)) > 1]
+
+
+def _common_seeds(runs: Runs, names: Sequence[str]) -> list[int]:
+    return sorted(set.intersection(*(set(runs.get(name, ())) for name in names)))
 
 
 def differences(runs: Runs, question: str) -> dict[str, tuple[float, float]]:
     """By measure, the first arm of a question less the second, seed by seed: mean and half of the interval."""
     first, second = (runs[name] for name in QUESTIONS[question])
-    shared = [name for name in first[0] if name in second[0]]
-    return {name: interval([a[name] - b[name] for a, b in zip(first, second, strict=True)]) for name in shared}
+    seeds = _common_seeds(runs, QUESTIONS[question])
+    shared = [name for name in first[seeds[0]] if name in second[seeds[0]]]
+    return {name: interval([first[seed][name] - second[seed][name] for seed in seeds]) for name in shared}
 
 
 def arms_table(runs: Runs, baselines: Mapping[str, Mapping[str, float]], measure: str) -> str:
-    """A row for each arm and each baseline, a column for each task that has this measure."""
-    tasks = [task for task in MEASURED if any(f"{task} {measure}" in values[0] for values in runs.values())]
-    rows = [
-        [name, *(_cell(baseline.get(f"{task} {measure}")) for task in tasks)] for name, baseline in baselines.items()
-    ]
+    """A row for each baseline and each arm with two seeds or more, a column for each task that has this measure."""
+    runs = {name: seeds for name, seeds in runs.items() if len(seeds) > 1}
+    found = {name for seeds in runs.values() for values in seeds.values() for name in values}
+    tasks = [task for task in ROWS if f"{task} {measure}" in found]
+    rows = []
+    for name, values in baselines.items():
+        rows.append([name, *(_cell(values.get(f"{task} {measure}")) for task in tasks)])
     for name, seeds in runs.items():
-        rows.append([name, *(_cell(*interval([values[f"{task} {measure}"] for values in seeds])) for task in tasks)])
+        columns = ([values[f"{task} {measure}"] for values in seeds.values()] for task in tasks)
+        rows.append([f"{name}, {len(seeds)} seeds", *(_cell(*interval(column)) for column in columns)])
     return markdown([measure, *(task.replace("_", " ") for task in tasks)], rows)
 
 
@@ -53,10 +71,11 @@ def differences_table(runs: Runs, question: str) -> str:
     found = differences(runs, question)
     measures = [name for name in ("PSNR", "SSIM", "motion", "loss") if any(key.endswith(name) for key in found)]
     rows = []
-    for task in MEASURED:
+    for task in ROWS:
         pairs = [found.get(f"{task} {measure}") for measure in measures]
         rows.append([task.replace("_", " "), *(_cell(*pair, bold=True) if pair else "-" for pair in pairs)])
-    return markdown([" less ".join(QUESTIONS[question]), *measures], rows)
+    seeds = len(_common_seeds(runs, QUESTIONS[question]))
+    return markdown([f"{' less '.join(QUESTIONS[question])}, {seeds} seeds", *measures], rows)
 
 
 def _cell(mean: float | None, half: float | None = None, bold: bool = False) -> str:
@@ -80,7 +99,7 @@ def draw(runs: Runs, path: Path) -> None:
     questions = answered(runs)
     size = (3 + 2.4 * len(questions), 3.6)
     figure, axes = plt.subplots(1, len(questions), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    tasks = [task for task in reversed(MEASURED) if task != "unconditional"]
+    tasks = [task for task in reversed(ROWS) if task != "unconditional"]
     for panel, question in zip(axes[0], questions, strict=True):
         found = differences(runs, question)
         for place, task in enumerate(tasks):

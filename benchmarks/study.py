@@ -40,7 +40,7 @@ from arms import (
     pool,
     train_arm,
 )
-from intervals import MAX_SEEDS, answered, arms_table, differences_table, draw, draw_samples
+from intervals import MAX_SEEDS, answered, arms_table, differences_table, draw, draw_samples, with_means
 from measure import environment
 
 from vdt_jax import cli
@@ -66,8 +66,8 @@ _SHOWN = 4  # clips whose samples are kept
 def main(_) -> None:
     if unknown := set(_ARMS.value) - ARMS.keys():
         raise UserError(f"no arm '{min(unknown)}': choose from {', '.join(ARMS)}")
-    if not all(seed.isdecimal() for seed in _SEEDS.value) or not 1 <= len(set(_SEEDS.value)) <= MAX_SEEDS:
-        raise UserError(f"--seeds={','.join(_SEEDS.value)} cannot be: 1 to {MAX_SEEDS} whole numbers")
+    if not _SEEDS.value or not set(_SEEDS.value) <= {str(seed) for seed in range(MAX_SEEDS)}:
+        raise UserError(f"--seeds={','.join(_SEEDS.value)} cannot be: numbers from 0 to {MAX_SEEDS - 1}")
     steps, num_clips, num_train = (14, 2, 16) if _SMOKE.value else (_STEPS.value, _NUM_CLIPS.value, POOL)
     if steps < len(TASKS):
         raise UserError(f"--steps={steps} cannot be: at least {len(TASKS)}, one for each task's model")
@@ -107,19 +107,22 @@ def run_file(folder: Path, arm: str, seed: int) -> Path:
 
 def write_results(folder: Path, sizes: dict[str, Any], clean: np.ndarray) -> None:
     """Tables and plots of all that is in the folder, for the questions that it answers."""
-    files = {name: sorted(folder.glob(run_file(folder, name, 0).name.replace("_0", "_[0-9]*"))) for name in ARMS}
-    runs = {name: [json.loads(file.read_text())["values"] for file in found] for name, found in files.items()}
-    runs = {name: seeds for name, seeds in runs.items() if len(seeds) > 1}
+    files = {arm: {seed: run_file(folder, arm, seed) for seed in range(MAX_SEEDS)} for arm in ARMS}
+    files = {arm: {seed: file for seed, file in found.items() if file.is_file()} for arm, found in files.items()}
+    runs = {
+        arm: {seed: with_means(json.loads(file.read_text())["values"]) for seed, file in found.items()}
+        for arm, found in files.items()
+    }
     if not (questions := answered(runs)):
         print(f"no table yet: no question has both of its arms in {folder}, with two seeds or more")
         return
-    baselines = measure_baselines(sizes, clean)
+    baselines = {name: with_means(values) for name, values in measure_baselines(sizes, clean).items()}
     parts = [arms_table(runs, baselines, name) for name in ("PSNR", "SSIM", "motion")]
     parts += [differences_table(runs, question) for question in questions]
     text = "\n\n".join(parts) + "\n"
     (folder / "tables.md").write_text(text)
     print(text)
-    shown = [np.load(files[name][0].with_suffix(".npz")) for name in runs]
+    shown = [np.load(min(found.values()).with_suffix(".npz")) for found in files.values() if found]
     for task in MEASURED:
         rows = [to_uint8(clean[0]), *(videos[task][0] for videos in shown)]
         draw_samples(rows, folder / f"{task.replace(' ', '_')}.png")

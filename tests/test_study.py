@@ -25,21 +25,30 @@ def test_interval_is_students():
     assert mean == 2 and half == pytest.approx(4.303 / 3**0.5)
 
 
+def runs_of(*values):
+    return {seed: {"predict PSNR": value} for seed, value in enumerate(values)}
+
+
 def test_arms_differ_seed_by_seed():
-    runs = {"ours": [{"predict PSNR": x} for x in (1.0, 2.0, 3.0)], "official": [{"predict PSNR": 0.5}] * 2}
-    assert intervals.answered(runs) == []  # not the same seeds
-    runs["official"] = [{"predict PSNR": x} for x in (0.5, 1.5, 2.5)]
+    runs = {"ours": runs_of(1.0, 2.0, 3.0), "official": {1: {"predict PSNR": 1.5}}}
+    assert intervals.answered(runs) == []  # one seed in common
+    runs["official"] = runs_of(0.5, 1.5, 2.5)
     assert intervals.answered(runs) == ["mixture"]
     assert intervals.differences(runs, "mixture") == {"predict PSNR": (0.5, 0)}
     table = intervals.differences_table(runs, "mixture")
-    assert "| ours less official | PSNR |" in table and "| predict | **0.500 ± 0.000** |" in table
+    assert "| ours less official, 3 seeds | PSNR |" in table and "| predict | **0.500 ± 0.000** |" in table
     assert "| backward | - |" in table
     table = intervals.arms_table(runs, {"copy nearest": {"predict PSNR": 0.25}}, "PSNR")
-    assert "| copy nearest | 0.250 |" in table and "| ours | 2.000 ± 2.484 |" in table
+    assert "| copy nearest | 0.250 |" in table and "| ours, 3 seeds | 2.000 ± 2.484 |" in table
+
+
+def test_means_over_the_tasks_that_have_a_measure():
+    values = {"predict PSNR": 1.0, "backward PSNR": 2.0, "unconditional motion": 0.5, "unconditional loss": 9.0}
+    assert intervals.with_means(values) == values | {"all tasks PSNR": 1.5}
 
 
 def test_an_interval_that_holds_0_is_not_bold():
-    runs = {"ours": [{"predict PSNR": x} for x in (1.0, 2.0, 3.0)], "official": [{"predict PSNR": 1.5}] * 3}
+    runs = {"ours": runs_of(1.0, 2.0, 3.0), "official": runs_of(1.5, 1.5, 1.5)}
     assert "| predict | 0.500 ± 2.484 |" in intervals.differences_table(runs, "mixture")
 
 
