@@ -16,14 +16,15 @@ from vdt_jax.torch_weights import from_torch, read_sizes, to_torch
 
 GOLDENS = Path(__file__).parent / "goldens"
 
-# Other ways to compute the same network. The bounds of bfloat16, which has three digits, are twice what was measured.
+# Other ways to compute the same network. The bounds of bfloat16, which has three digits, are about twice what was
+# measured (0.011 and 0.0057, on a CPU).
 WAYS = {
     "scanned": {},
     "unrolled": dict(unroll=3),
     "matmuls kept": dict(remat="matmuls"),
     "nothing kept": dict(remat="full"),
 }
-BFLOAT16 = {"forward": 0.02, "gradient norm": 0.05}
+BFLOAT16 = {"forward": 0.02, "gradient norm": 0.01}
 
 
 @pytest.fixture(scope="module")
