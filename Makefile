@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 READY_ALL := $(VENV)/.ready-all
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help install check test test-all torture pod-check demo eval-demo eval-demo-commit clean
+.PHONY: help install check test test-all torture pod-check bench demo eval-demo eval-demo-commit clean
 
 help:
-	@echo "make install | check | test | test-all | torture N=200 | pod-check | demo | eval-demo | clean"
+	@echo "make install | check | test | test-all | torture N=200 | pod-check | bench | demo | eval-demo | clean"
 	@echo "PYTHON=python3.12 for another Python"
 
 install: $(READY)
@@ -48,6 +48,18 @@ torture: $(READY)
 pod-check: $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[tpu]' --constraint constraints.txt
 	$(BIN)/python benchmarks/pod_check.py $(if $(ROWS),--rows=$(ROWS))
+
+# The CPU rows of docs/benchmarks.md. OFFICIAL=FOLDER, a clone of github.com/RERV/VDT, adds those beside it, and installs torch.
+bench: $(READY)
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/speed.py
+ifdef OFFICIAL
+	$(BIN)/python -m pip install --quiet --editable '.[official]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --no-deps timm --constraint constraints.txt
+	$(BIN)/python benchmarks/compare_official.py --official=$(OFFICIAL) --repeats=3
+else
+	@echo "not run beside the official code: make bench OFFICIAL=FOLDER, a clone of github.com/RERV/VDT"
+endif
 
 demo: $(READY)
 	BIN=$(BIN) sh demo.sh

@@ -28,6 +28,7 @@ from vdt_jax.data import Latents, Source, make_source, take
 from vdt_jax.data.pipeline import batches, clip_numbers
 from vdt_jax.diffusion import make_diffusion
 from vdt_jax.errors import INTERRUPTED, RunStopped, UserError
+from vdt_jax.flops import utilisation
 from vdt_jax.generation import (
     CachedClips,
     LoadedAutoencoder,
@@ -206,12 +207,13 @@ def train(config: Any, interruption: Interruption, watch: Watch) -> None:
 
     # ------------------------------------------------------------------ loop
     mirror.fetch("metrics.jsonl")
-    with checkpoints, mirror, RunLog(mirror.folder, first_step, config.total_steps, quiet=not first_process) as log:
+    device_kind = mesh.devices.flat[0].device_kind
+    mfu = functools.partial(utilisation, model, config.batch_size, device_kind, mesh.size)
+    with checkpoints, mirror, RunLog(mirror.folder, first_step, config.total_steps, not first_process, mfu) as log:
         trained = count_trained(state.params, config.optimizer.frozen)
         log.say(
-            f"{trained / 1e6:.2f} M trained parameters, {len(source)} clips, {mesh.size} "
-            f"{mesh.devices.flat[0].device_kind} device(s) in {jax.process_count()} process(es), step {first_step} to "
-            f"{last_step}"
+            f"{trained / 1e6:.2f} M trained parameters, {len(source)} clips, {mesh.size} {device_kind} device(s) in "
+            f"{jax.process_count()} process(es), step {first_step} to {last_step}"
         )
         before = None  # the metrics of the step before: to look at those of a step at once would be to wait for it
         for step in range(first_step + 1, last_step + 1):

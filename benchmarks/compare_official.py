@@ -2,8 +2,8 @@
 
     PYTHONPATH=. python benchmarks/compare_official.py --official=FOLDER
 
-FOLDER is your own clone of github.com/RERV/VDT; nothing of it is here. It needs torch, timm (on a CPU
-`pip install torch==2.13.0` and `pip install --no-deps timm pyyaml` do) and einops. Modes of the official code:
+FOLDER is your own clone of github.com/RERV/VDT; nothing of it is here. It needs torch and timm, which
+`make bench OFFICIAL=FOLDER` installs. Modes of the official code:
 
     stock     as it is, float32
     tf32      with TF32 matrix products (GPUs; elsewhere the same as stock)
@@ -31,7 +31,7 @@ from vdt_jax import cli
 from vdt_jax.diffusion import make_diffusion
 from vdt_jax.errors import UserError
 from vdt_jax.generation import generate, sample_keys
-from vdt_jax.models import VDT, VDT_VARIANTS
+from vdt_jax.models import REMAT, VDT, VDT_VARIANTS
 from vdt_jax.torch_weights.tables import read_table
 from vdt_jax.torch_weights.vdt import vdt_table
 from vdt_jax.training import TrainState, make_learning_rate, make_optimizer, make_train_step
@@ -43,6 +43,7 @@ _MODES = flags.DEFINE_list("modes", ["stock"], "Of stock, tf32, compiled.")
 _WORK = flags.DEFINE_list("work", ["forward", "training", "sampling"], "What to time.")
 _SAMPLING_STEPS = flags.DEFINE_multi_integer("sampling_steps", [16], "May be given more than once.")
 _UNROLL = flags.DEFINE_integer("unroll", 1, "Blocks per iteration of our scan over depth.")
+_REMAT = flags.DEFINE_enum("remat", "none", list(REMAT), "What our training step keeps of a block for its gradient.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each.")
 _OUTPUT = flags.DEFINE_string("output", "runs/benchmarks/compare_official.json", "The report.")
 
@@ -68,7 +69,7 @@ def main(_) -> None:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = mode != "stock"
         official = load_official(Path(_OFFICIAL.value), mode)
         dtype = "bfloat16" if mode == "compiled" else "float32"
-        ours = VDT(**VDT_VARIANTS[_MODEL.value], dtype=dtype, unroll=_UNROLL.value)
+        ours = VDT(**VDT_VARIANTS[_MODEL.value], dtype=dtype, unroll=_UNROLL.value, remat=_REMAT.value)
         params = converted(official.model, ours)
         works = [work for work in ("forward", "training") if work in _WORK.value]
         pairs = {work: PAIRS[work](official, ours, params) for work in works}

@@ -45,10 +45,14 @@ def timed(*calls: Callable[[], Any], repeats: int) -> list[Timing]:
 
 
 def memory_text(compiled: Any) -> str:
-    """Peak bytes of a compiled program: what the device has seen, or the compiler's own count."""
+    """Peak bytes: what the device has seen, or where it does not say so, the compiler's count."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return f"{stats['peak_bytes_in_use'] / 2**30:.2f} GiB"
+    peak = stats.get("peak_bytes_in_use")
+    return counted_memory(compiled) if peak is None else f"{peak / 2**30:.2f} GiB"
+
+
+def counted_memory(compiled: Any) -> str:
+    """Bytes that a compiled program needs, by the compiler's count."""
     count = compiled.memory_analysis()
     total = count.argument_size_in_bytes + count.output_size_in_bytes + count.temp_size_in_bytes
     return f"{(total - count.alias_size_in_bytes) / 2**30:.2f} GiB by the compiler's count"

@@ -3,7 +3,8 @@
     PYTHONPATH=. python benchmarks/speed.py --models=VDT-S/2 --batch_size=1
 
 Latents of 16 x 32x32 from random numbers; the training step has AdamW, the EMA and masks drawn in it. Sampling is
-interpolation, by the sampler named. The compile time is that of a program that no cache holds.
+interpolation, by the sampler named. The compile time is that of a program that no cache holds. With --repeats=0 the
+training step is compiled and not run: whether it fits, by the compiler's count.
 """
 
 import functools
@@ -13,23 +14,24 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from measure import memory_text, report, timed
+from measure import counted_memory, memory_text, report, timed
 
 from vdt_jax import cli
 from vdt_jax.diffusion import make_diffusion
 from vdt_jax.errors import UserError
 from vdt_jax.flops import training_flops, utilisation
 from vdt_jax.generation import generate, sample_keys, task_masks
-from vdt_jax.models import VDT, VDT_VARIANTS
+from vdt_jax.models import REMAT, VDT, VDT_VARIANTS
 from vdt_jax.training import init_state, make_learning_rate, make_optimizer, make_train_step
 
 _MODELS = flags.DEFINE_list("models", ["VDT-S/2"], f"Of {', '.join(VDT_VARIANTS)}.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Samples a step.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
 _UNROLL = flags.DEFINE_integer("unroll", 1, "Blocks per iteration of the scan over depth.")
+_REMAT = flags.DEFINE_enum("remat", "none", list(REMAT), "What training keeps of a block for its gradient.")
 _SAMPLING_STEPS = flags.DEFINE_multi_integer("sampling_steps", [16], "Network calls; may be given more than once.")
 _SAMPLER = flags.DEFINE_string("sampler", "ddpm", "As for sample.py.")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each; 0 only compiles.", lower_bound=0)
 _PROFILE = flags.DEFINE_string("profile", None, "Folder for a trace of three training steps (jax.profiler).")
 _OUTPUT = flags.DEFINE_string("output", "runs/benchmarks/speed.json", "The report.")
 
@@ -39,9 +41,10 @@ def main(_) -> None:
         raise UserError(f"no model {', '.join(sorted(unknown))}: choose from {', '.join(VDT_VARIANTS)}")
     rows = []
     for name in _MODELS.value:
-        model = VDT(**VDT_VARIANTS[name], dtype=_DTYPE.value, unroll=_UNROLL.value)
+        model = VDT(**VDT_VARIANTS[name], dtype=_DTYPE.value, unroll=_UNROLL.value, remat=_REMAT.value)
         rows.append({"what": f"{name} training", **training_row(model)})
-        rows += [{"what": f"{name}, {n} steps", **sampling_row(model, n)} for n in _SAMPLING_STEPS.value]
+        if _REPEATS.value:
+            rows += [{"what": f"{name}, {n} steps", **sampling_row(model, n)} for n in _SAMPLING_STEPS.value]
     report(_OUTPUT.value, rows)
 
 
@@ -49,13 +52,17 @@ def training_row(model: VDT) -> dict[str, Any]:
     """One training step, its state donated as in train.py."""
     optimizer = make_optimizer(make_learning_rate(1e-4, 0, 1, "constant"))
     diffusion = make_diffusion(learn_sigma=model.learn_sigma)
-    state = jax.jit(functools.partial(init_state, model, optimizer))(jax.random.key(0))
+    init = functools.partial(init_state, model, optimizer)
     video = np.random.default_rng(0).standard_normal((_BATCH_SIZE.value, *model.video_shape), np.float32)
     batch = {"video": jax.device_put(video), "labels": jax.numpy.zeros(len(video), int)}
     step = jax.jit(make_train_step(model, diffusion, optimizer), donate_argnums=0)
     start = time.perf_counter()
-    compiled = step.lower(state, batch, jax.random.key(1)).compile()
+    compiled = step.lower(jax.eval_shape(init, jax.random.key(0)), batch, jax.random.key(1)).compile()
     compile_seconds = time.perf_counter() - start
+    row = {"batch": _BATCH_SIZE.value, "dtype": _DTYPE.value, "compile": f"{compile_seconds:.1f} s"}
+    if not _REPEATS.value:
+        return row | {"memory": counted_memory(compiled)}
+    state = jax.jit(init)(jax.random.key(0))
 
     def one() -> None:
         nonlocal state
@@ -68,11 +75,8 @@ def training_row(model: VDT) -> dict[str, Any]:
             for _ in range(3):
                 one()
     rate = _BATCH_SIZE.value / timing.median
-    share = utilisation(model, rate, jax.devices()[0].device_kind, 1)
-    return {
-        "batch": _BATCH_SIZE.value,
-        "dtype": _DTYPE.value,
-        "compile": f"{compile_seconds:.1f} s",
+    share = utilisation(model, _BATCH_SIZE.value, jax.devices()[0].device_kind, 1, 1 / timing.median)
+    return row | {
         "time": timing,
         "samples/s": f"{rate:.4g}",
         "TFLOP/s": f"{training_flops(model) * rate / 1e12:.3g}",

@@ -28,7 +28,7 @@ def test_xla_counts_the_same_in_one_block(temporal):
 def test_utilisation_is_a_share_of_the_peak():
     model = VDT(**VDT_VARIANTS["VDT-L/2"])
     assert training_flops(model) == 3 * forward_flops(model)
-    assert utilisation(model, 62.0, "NVIDIA H100 80GB HBM3", 1) == pytest.approx(1.0, abs=0.001)
-    assert utilisation(model, 62.0, "NVIDIA H100 80GB HBM3", 2) == pytest.approx(0.5, abs=0.001)
+    assert utilisation(model, 31, "NVIDIA H100 80GB HBM3", 1, 2.0) == pytest.approx(1.0, abs=0.001)
+    assert utilisation(model, 31, "NVIDIA H100 80GB HBM3", 2, 2.0) == pytest.approx(0.5, abs=0.001)
     assert peak_flops("TPU v5 lite") == 197e12 and peak_flops("TPU v5p") == 459e12
-    assert peak_flops("cpu") is None and utilisation(model, 1.0, "cpu", 1) is None
+    assert peak_flops("cpu") is None and utilisation(model, 1, "cpu", 1, 1.0) is None

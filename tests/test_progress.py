@@ -38,6 +38,15 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     assert second.startswith("step 5/10  loss 0.2  steps_per_second ") and second.endswith("min left")
 
 
+def test_the_share_of_the_peak_where_it_is_known(tmp_path, capsys):
+    with RunLog(tmp_path, 0, 10, utilisation=lambda steps_per_second: 0.4) as run:
+        run.metrics(1, {"loss": 1.0})
+        run.metrics(5, {"loss": 0.2})
+    first, second = capsys.readouterr().out.splitlines()
+    assert "mfu" not in first and "  mfu 0.4  " in second
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[1])["mfu"] == 0.4
+
+
 def test_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with RunLog(tmp_path, 0, 10) as run:

@@ -44,10 +44,14 @@ def peak_flops(device_kind: str) -> float | None:
     return next((peak for kind, peak in PEAK_FLOPS.items() if device_kind.startswith(kind)), None)
 
 
-def utilisation(model: VDT, samples_per_second: float, device_kind: str, num_devices: int) -> float | None:
+def utilisation(
+    model: VDT, batch_size: int, device_kind: str, num_devices: int, steps_per_second: float
+) -> float | None:
     """Model FLOPs utilisation of training (Chowdhery et al. 2022, arXiv 2204.02311, app. B), 0 to 1.
 
     Against the bf16 peak whatever the computation's dtype; None where the peak is not known.
     """
     peak = peak_flops(device_kind)
-    return None if peak is None else training_flops(model) * samples_per_second / (num_devices * peak)
+    if peak is None:
+        return None
+    return training_flops(model) * batch_size * steps_per_second / (num_devices * peak)

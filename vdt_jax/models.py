@@ -6,9 +6,9 @@ Lu et al. 2024 (arXiv 2305.13311), section 3; DiT: Peebles and Xie 2023 (arXiv 2
     x = x + gate_msa * SpatialAttention(scale_msa, shift_msa * LN(x))                over positions, per frame
     x = x + gate_mlp * MLP(scale_mlp, shift_mlp * LN(x))
 
-with shift, scale and gate from the timestep (adaLN-Zero). One array (B, F, N, D) holds the tokens throughout: neither
-attention transposes it. Parameter paths are the torch names with Flax's leaf names and the blocks stacked on axis 0:
-`blocks/attn/qkv/kernel (depth, D, 3D)`.
+with shift, scale and gate from the timestep (adaLN-Zero). One array (B, F, N, D) holds the tokens throughout; only the
+queries, keys and values are laid out head by head, over frames or over tokens. Parameter paths are the torch names with
+Flax's leaf names and the blocks stacked on axis 0: `blocks/attn/qkv/kernel (depth, D, 3D)`.
 """
 
 from collections.abc import Callable
@@ -88,17 +88,14 @@ class Attention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
         qkv = _dense(3 * width, self.dtype, "qkv")(x)
-        query, key, value = rearrange(qkv, "b f n (three k e) -> three b f n k e", three=3, k=self.num_heads)
+        # What is attended over stands beside the head width: XLA's CPU backend then fuses the whole of the attention.
+        axes = "b n k f e" if self.over == "frames" else "b f k n e"
+        query, key, value = rearrange(qkv, f"b f n (three k e) -> three {axes}", three=3, k=self.num_heads)
         query = query * (width // self.num_heads) ** -0.5
-        if self.over == "frames":
-            logits = jnp.einsum("bfnke,bgnke->bnkfg", query, key)
-            weights = nn.softmax(logits.astype(jnp.float32)).astype(self.dtype)
-            out = jnp.einsum("bnkfg,bgnke->bfnke", weights, value)
-        else:
-            logits = jnp.einsum("bfnke,bfmke->bfknm", query, key)
-            weights = nn.softmax(logits.astype(jnp.float32)).astype(self.dtype)
-            out = jnp.einsum("bfknm,bfmke->bfnke", weights, value)
-        return _dense(width, self.dtype, "proj")(rearrange(out, "b f n k e -> b f n (k e)"))
+        logits = jnp.einsum("...qe,...se->...qs", query, key)
+        weights = nn.softmax(logits.astype(jnp.float32)).astype(self.dtype)
+        out = jnp.einsum("...qs,...se->...qe", weights, value)
+        return _dense(width, self.dtype, "proj")(rearrange(out, f"{axes} -> b f n (k e)"))
 
 
 class Mlp(nn.Module):

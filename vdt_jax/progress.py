@@ -36,11 +36,20 @@ class RunLog:
     """Writes metrics to a working directory, and progress to the terminal: a bar there, plain lines elsewhere.
 
     A run that resumes at step s forgets what was logged after s, which it is about to do again. Of several processes
-    all but one are `quiet`, and write and say nothing.
+    all but one are `quiet`, and write and say nothing. `utilisation` makes of steps a second the share of the devices'
+    peak, or None where that is not known.
     """
 
-    def __init__(self, workdir: str | Path, first_step: int, total_steps: int, quiet: bool = False):
+    def __init__(
+        self,
+        workdir: str | Path,
+        first_step: int,
+        total_steps: int,
+        quiet: bool = False,
+        utilisation: Callable[[float], float | None] = lambda _: None,
+    ):
         self._quiet = quiet
+        self._utilisation = utilisation
         if quiet:
             return
         self._path = Path(workdir) / "metrics.jsonl"
@@ -72,7 +81,8 @@ class RunLog:
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Logs the metrics of a step, with steps a second and the time left; the terminal shows those without a slash.
 
-        The rate is that since the last call; the first call, which compilation precedes, has none.
+        The rate is that since the last call; the first call, which compilation precedes, has none. `mfu` goes with it
+        where the devices' peak is known.
         """
         if self._quiet:
             return
@@ -80,6 +90,8 @@ class RunLog:
         if self._time is not None:
             rate = (step - self._last) / max(now - self._time, 1e-9)
             values = values | {"steps_per_second": round(rate, 4)}
+            if (share := self._utilisation(rate)) is not None:
+                values["mfu"] = round(share, 4)
             left = f"  {(self._total - step) / max(rate, 1e-9) / 60:.0f} min left"
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
