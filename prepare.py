@@ -4,7 +4,8 @@
     python prepare.py --input=FOLDER --output=DIR --size=64 --num_frames=16          # a tensorflow-datasets dataset
 
 Train on them with --config.data.name=latents --config.data.path=DIR, or --config.data.name=tfds:DIR. A cache that was
-interrupted goes on with the same command. Videos that cannot be read are listed in DIR/bad_files.jsonl.
+interrupted goes on with the same command. Several hosts share its work with --num_processes=4 --process_id=0 and so on;
+they need not know of each other. Videos that cannot be read are listed in DIR/bad_files.jsonl.
 """
 
 import functools
@@ -43,6 +44,8 @@ _VAE = flags.DEFINE_string("vae", None, "Autoencoder, as --vae of sample.py; wit
 _VAE_DTYPE = flags.DEFINE_enum("vae_dtype", "float32", ["float32", "bfloat16"], "What the autoencoder computes in.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Frames that a device encodes at once.")
 _SHARD_FRAMES = flags.DEFINE_integer("shard_frames", 4096, "Frames of a shard, about: what a kill can lose.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Hosts that share the work of a latent cache.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Which of them this is, from 0.")
 _MAX_BAD = flags.DEFINE_float("max_bad", 0.1, "Share of the videos that may be unreadable.")
 
 _NUM_FRAMES = flags.DEFINE_integer("num_frames", 16, "Frames of a clip of a dataset.")
@@ -63,6 +66,12 @@ def main(_) -> None:
     if not _INPUT.value or not _OUTPUT.value:
         raise UserError("say what to read and where to write: --input=FOLDER --output=DIR")
     size = frame_size(_SIZE.value)
+    if not 0 <= _PROCESS_ID.value < _NUM_PROCESSES.value:
+        raise UserError(f"--process_id={_PROCESS_ID.value} cannot be: it is 0 to {_NUM_PROCESSES.value - 1}")
+    if _VAE.value is None and _NUM_PROCESSES.value > 1:
+        raise UserError(
+            "a dataset is written by one process: leave out --num_processes, or add --vae for a latent cache"
+        )
     cli.quiet_start()
     output, decoders = Path(_OUTPUT.value), Decoders(_TIME_LIMIT)
     if _VAE.value is None:
@@ -161,7 +170,7 @@ def cache_latents(
         "num_shards": len(shards),
     }
     write_metadata(output, metadata)
-    mine = range(jax.process_index(), len(shards), jax.process_count())
+    mine = range(_PROCESS_ID.value, len(shards), _NUM_PROCESSES.value)
     missing = [number for number in mine if not shard_is_whole(output, number)]
     print(f"{len(mine) - len(missing)} of {len(mine)} shards are there and whole", flush=True)
 
@@ -206,7 +215,7 @@ def read_whole(
 
 def make_encode(vae: LoadedAutoencoder) -> Any:
     """A function from frames (n, H, W, 3) uint8 to moments (n, h, w, 2 c) float16, on all devices of this host."""
-    mesh = make_mesh(devices=jax.local_devices())
+    mesh = make_mesh()
     batch = _BATCH_SIZE.value * mesh.size
     params = jax.device_put(vae.params, replicated(mesh))
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -97,6 +99,22 @@ def test_a_cache_goes_on_where_it_was_killed_and_mends_what_is_damaged(cache, vi
     (copy / "shard_00002.npy").write_bytes(data)
     assert "1 of 3 shards are there and whole" in succeed(*prepare(videos, copy))
     assert {file.name: file.read_bytes() for file in sorted(copy.iterdir())} == before
+
+
+@pytest.mark.slow
+def test_two_hosts_share_the_work(cache, videos, tmp_path):
+    name, *flags = prepare(videos, tmp_path / "shared", "--num_processes=2")
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, str(ROOT / name), *flags, f"--process_id={number}"], stdout=subprocess.PIPE, text=True
+        )
+        for number in range(2)
+    ]
+    printed = [host.communicate(timeout=300)[0] for host in hosts]
+    assert "0 of 2 shards" in printed[0] and "0 of 1 shards" in printed[1]
+    for file in cache.glob("[ms]*"):  # metadata.json, and the shards
+        assert (tmp_path / "shared" / file.name).read_bytes() == file.read_bytes()
+    assert "it is 0 to 1" in fail(name, *flags, "--process_id=2")
 
 
 def test_a_damaged_cache_is_noticed_while_it_is_read(cache, tmp_path):

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import os
+import socket
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -201,6 +202,7 @@ def _shard(path: Path, number: int, suffix: str) -> Path:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    unfinished = path.with_suffix(f"{path.suffix}.tmp")
+    """Several hosts may write the same file at once, with the same content."""
+    unfinished = path.with_suffix(f".{socket.gethostname()}.{os.getpid()}.tmp")
     unfinished.write_bytes(content)
     unfinished.replace(path)
