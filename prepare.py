@@ -5,7 +5,8 @@
 
 Train on them with --config.data.name=latents --config.data.path=DIR, or --config.data.name=tfds:DIR. A cache that was
 interrupted goes on with the same command. Several hosts share its work with --num_processes=4 --process_id=0 and so on;
-they need not know of each other. Videos that cannot be read are listed in DIR/bad_files.jsonl.
+they need not know of each other. Videos that cannot be read are listed in DIR/bad_files.jsonl, or bad_files_0.jsonl and
+so on of several hosts.
 """
 
 import functools
@@ -78,7 +79,8 @@ def main(_) -> None:
         write_clips(size, output)
         return
     root, found = find_videos(_INPUT.value)
-    bad = BadFiles(len(found), _MAX_BAD.value, output / "bad_files.jsonl")
+    host = "" if _NUM_PROCESSES.value == 1 else f"_{_PROCESS_ID.value}"
+    bad = BadFiles(len(found), _MAX_BAD.value, output / f"bad_files{host}.jsonl")
     videos = readable(root, found, decoders, bad)
     cache_latents(root, videos, decoders, bad, load_vae(_VAE.value, _VAE_DTYPE.value), size, output)
 

@@ -114,6 +114,7 @@ def test_two_hosts_share_the_work(cache, videos, tmp_path):
     assert "0 of 2 shards" in printed[0] and "0 of 1 shards" in printed[1]
     for file in cache.glob("[ms]*"):  # metadata.json, and the shards
         assert (tmp_path / "shared" / file.name).read_bytes() == file.read_bytes()
+    assert all("broken.mp4" in (tmp_path / "shared" / f"bad_files_{n}.jsonl").read_text() for n in range(2))
     assert "it is 0 to 1" in fail(name, *flags, "--process_id=2")
 
 
