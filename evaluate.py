@@ -43,6 +43,7 @@ _PRESET = flags.DEFINE_string("preset", None, f"Measure as a paper did: {', '.jo
 _TASKS = flags.DEFINE_list("tasks", list(TASKS), "Tasks to measure.")
 _NUM_GIVEN = flags.DEFINE_integer("num_given", None, "Frames given to predict and backward; half of them if not said.")
 _TOLD_LABELS = flags.DEFINE_list("told_labels", [], "Tasks in which a model with classes is told those of the clips.")
+_GUIDANCE = flags.DEFINE_float("guidance", None, "Scale of guidance on the labels that are told.")
 _DATA = flags.DEFINE_string("data", None, "A folder of videos; if not said, the data that the model was trained on.")
 _STRIDE = flags.DEFINE_integer("stride", None, "Frames of the file from one frame of a clip to the next.")
 _SPLIT = flags.DEFINE_enum("split", "held_out", SPLITS, "Which clips.")
@@ -200,6 +201,7 @@ def make_protocol(preset: str | None, data: dict, shape: tuple, source: Any, met
         tasks=_TASKS.value,
         num_given=_NUM_GIVEN.value,
         told_labels=_TOLD_LABELS.value,
+        guidance=_GUIDANCE.value,
         positions=_POSITIONS.value,
         fvd_frames=_FVD_FRAMES.value,
         samples_per_clip=_SAMPLES_PER_CLIP.value,
@@ -237,6 +239,7 @@ def write_pictures(evaluation: Evaluation, protocol: Protocol, task: str, rankin
         "vae": protocol.vae,
         "tasks": task,
         "told_labels": task if task in protocol.told_labels else None,
+        "guidance": protocol.guidance if task in protocol.told_labels else None,
         "num_clips": protocol.clips,
         "steps": protocol.steps,
         "seed": protocol.seed,

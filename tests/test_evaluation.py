@@ -50,6 +50,7 @@ PROTOCOL = Protocol(
     tasks=["predict"],
     num_given=1,
     told_labels=[],
+    guidance=None,
     positions="generated",
     fvd_frames="all",
     samples_per_clip=2,
@@ -106,11 +107,12 @@ def test_batches_and_devices_do_not_matter(loaded, result, tmp_path, batch_size,
 
 
 def test_classes_are_told_in_the_tasks_named_alone(loaded, tmp_path):
-    told = evaluation(loaded, tmp_path, told_labels=["backward"])
     untold = evaluation(loaded, tmp_path)
-    for task, same in (("predict", True), ("backward", False)):
-        samples, others = (each.sample(range(8), task, 0)[0] for each in (told, untold))
-        assert np.array_equal(samples, others) == same
+    told = evaluation(loaded, tmp_path, told_labels=["backward"])
+    guided = evaluation(loaded, tmp_path, told_labels=["backward"], guidance=3.0)
+    for task, differing in (("predict", 1), ("backward", 3)):
+        samples = [each.sample(range(8), task, 0)[0] for each in (untold, told, guided)]
+        assert len({video.tobytes() for video in samples}) == differing
 
 
 def test_work_that_was_killed_goes_on_where_it_was(loaded, result, tmp_path, monkeypatch):

@@ -137,6 +137,7 @@ class Evaluation:
         """Samples of the clips of these numbers: (samples, truth, mask over pixels), (B, F, H, W, C or 1) each."""
         p = self._protocol
         batch = take(self._source, numbers)
+        told = {"labels": batch["labels"], "guidance": p.guidance} if task in p.told_labels else {}
         mask = task_masks(p.seed, numbers, task, self._loaded.model, p.num_given if _takes_num_given(task) else None)
         samples, mask = generate_clips(
             *self._loaded[:2],
@@ -146,7 +147,7 @@ class Evaluation:
             sample_keys(seed, numbers),
             vae=self._vae,
             sampler=p.sampler,
-            labels=batch["labels"] if task in p.told_labels else None,
+            **told,
         )
         return np.asarray(samples), batch["video"], np.asarray(mask)
 

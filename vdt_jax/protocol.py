@@ -34,6 +34,7 @@ class Protocol:
       tasks: those measured.
       num_given: frames given to predict and backward.
       told_labels: tasks in which a model with classes is told those of the clips; "no label" in the others.
+      guidance: its scale in those tasks, None for none.
       positions: PSNR, SSIM, motion and LPIPS count what was `generated` (LPIPS: whole frames with any of it), or `all`.
       fvd_frames: FVD compares `all` frames, the given ones included, or those `generated`.
       samples_per_clip: of each clip and task; scores are their mean, and the best of them beside it.
@@ -62,6 +63,7 @@ class Protocol:
     tasks: list[str]
     num_given: int | None
     told_labels: list[str]
+    guidance: float | None
     positions: str
     fvd_frames: str
     samples_per_clip: int
