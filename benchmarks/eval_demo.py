@@ -39,7 +39,7 @@ def main(_) -> None:
         shutil.rmtree(output, ignore_errors=True)
     started = time.monotonic()
     command = ["--checkpoint=demo", f"--output={output}", f"--num_clips={_NUM_CLIPS.value}", "--steps=25"]
-    command += ["--told_labels=unconditional", "--guidance=2.5"]
+    command += ["--told_labels=unconditional", "--guidance=1.5"]
     if code := subprocess.run([sys.executable, str(ROOT / "evaluate.py"), *command], check=False).returncode:
         sys.exit(code)
     print(f"evaluated in {time.monotonic() - started:.0f} s")

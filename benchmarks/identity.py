@@ -3,7 +3,7 @@
     PYTHONPATH=. python benchmarks/identity.py
 
 PSNR says little of samples that may go on in more than one way. Here each frame is held against every glyph at every
-place, and is the digit whose glyph is nearest. For a model of moving_digits with one digit.
+place and against nothing, and shows what is nearest. For a model of moving_digits with one digit.
 """
 
 import functools
@@ -26,7 +26,10 @@ _TASKS = flags.DEFINE_list("tasks", ["unconditional", "single_frame", "predict",
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", 32, "Samples a task.")
 _RESPACING = flags.DEFINE_string("timestep_respacing", "25", "As for sample.py.")
 _SAMPLER = flags.DEFINE_string("sampler", "ddpm", "As for sample.py.")
+_GUIDANCE = flags.DEFINE_float("guidance", None, "Scale of guidance on the classes that are told.")
 _OUTPUT = flags.DEFINE_string("output", "runs/benchmarks/identity.json", "The report.")
+
+NOTHING = 10  # what a frame shows that is nearer to black than to any glyph
 
 
 @functools.cache
@@ -40,7 +43,7 @@ def glyphs() -> tuple[np.ndarray, np.ndarray]:
 
 @jax.jit
 def digits_shown(video: jax.Array) -> jax.Array:
-    """The digit (F,) that each frame of a video (F, H, W, 1) in [-1, 1] is nearest to, by squared distance."""
+    """What each frame of a video (F, H, W, 1) in [-1, 1] is nearest, by squared distance, (F,): a digit or NOTHING."""
     pictures, digits = map(jnp.asarray, glyphs())
     frames = (jnp.clip(jnp.moveaxis(video, -1, 1), -1, 1) + 1) / 2
     beyond = [(0, side - 1) for side in pictures.shape[2:]]  # pictures are as large as the largest glyph
@@ -48,17 +51,17 @@ def digits_shown(video: jax.Array) -> jax.Array:
     distances = (pictures**2).sum((1, 2, 3))[None] - 2 * overlap.max(
         (2, 3)
     )  # but for what all of a frame's have in common
-    return digits[distances.argmin(1)]
+    return jnp.where(distances.min(1) < 0, digits[distances.argmin(1)], NOTHING)
 
 
 def consistency(videos: np.ndarray) -> dict[str, str]:
     """How far samples (N, F, H, W, 1) are of one digit each."""
     shown = np.stack([digits_shown(jnp.asarray(video)) for video in videos])
-    counts = np.stack([np.bincount(row, minlength=10) for row in shown])
+    counts = np.stack([np.bincount(row, minlength=NOTHING + 1)[:NOTHING] for row in shown])
     return {
         "frames that show their sample's commonest digit": f"{(counts.max(1) / shown.shape[1]).mean():.1%}",
-        "neighbouring frames alike": f"{(shown[:, 1:] == shown[:, :-1]).mean():.1%}",
         "samples of one digit throughout": f"{(counts.max(1) == shown.shape[1]).mean():.1%}",
+        "frames without a digit": f"{(shown == NOTHING).mean():.1%}",
     }
 
 
@@ -78,6 +81,7 @@ def main(_) -> None:
                 sample_keys(0, numbers),
                 sampler=_SAMPLER.value,
                 labels=clips["labels"] if told else None,
+                guidance=_GUIDANCE.value if told else None,
             )
             rows.append({"task": task, "class": "told" if told else "not told"} | consistency(samples))
             print(rows[-1], flush=True)
