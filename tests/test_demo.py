@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-from identity import digits_shown
+from glyphs import digits_shown
 
 from vdt_jax.data import make_source, take
 from vdt_jax.generation import generate, load, sample_keys, task_masks
