@@ -4,6 +4,8 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from vdt_jax.models import VDT_VARIANTS
+
 
 def get_config() -> ConfigDict:
     config: Any = ConfigDict()
@@ -83,4 +85,28 @@ def get_config() -> ConfigDict:
     config.preview = dict(every=2_000, num_steps=50, num_clips=2)
     # Losses by task and noise level, PSNR and SSIM of samples: EMA weights, held-out clips; every=0 for none.
     config.validation = dict(every=2_000, num_steps=25, num_clips=8)
+    return config
+
+
+def data_set(variant: str, **model: Any) -> ConfigDict:
+    """What the recipes of the papers' data sets share: a VDT of VDT_VARIANTS in bfloat16, on a folder of videos."""
+    config: Any = get_config()
+    config.batch_size = 256
+    config.total_steps = 400_000
+    config.checkpoint_every = 5_000
+    config.keep_every = 50_000
+    config.model.update(VDT_VARIANTS[variant])
+    config.model.update(dtype="bfloat16", **model)
+    config.data.update(name="video_folder", stride=1)
+    config.preview.update(every=10_000, num_steps=50)
+    return config
+
+
+def pixels(**model: Any) -> ConfigDict:
+    """`data_set` for small frames, without an autoencoder: VDT-S."""
+    config: Any = data_set("VDT-S/2", learn_sigma=False, **({"in_channels": 3} | model))
+    config.batch_size = 128
+    config.total_steps = 300_000
+    config.diffusion.update(noise_schedule="cosine", prediction="v", clip_denoised=True)
+    config.diffusion.min_snr_gamma = 5.0
     return config

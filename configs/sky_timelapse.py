@@ -26,15 +26,7 @@ VARIANTS = ("", "24gb", "small", "image", "from_image")
 def get_config(variant: str = "") -> ConfigDict:
     if variant not in VARIANTS:
         raise UserError(f"no variant '{variant}' of sky_timelapse: choose from {', '.join(VARIANTS[1:])}")
-    config: Any = default.get_config()
-    config.batch_size = 256
-    config.total_steps = 400_000
-    config.checkpoint_every = 5_000
-    config.keep_every = 50_000
-    config.model.update(VDT_VARIANTS["VDT-L/2"])
-    config.model.update(input_size=(32, 32), dtype="bfloat16", remat="matmuls")
-    config.data.update(name="video_folder", stride=1)
-    config.preview.update(every=10_000, num_steps=50)
+    config: Any = default.data_set("VDT-L/2", input_size=(32, 32), remat="matmuls")
     if variant == "24gb":
         config.batch_size = config.grad_accum = 32
         config.model.remat = "full"

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from configs import default
 from vdt_jax.errors import UserError
-from vdt_jax.models import VDT_VARIANTS
 
 VARIANTS = ("", "latents")
 
@@ -22,20 +21,11 @@ VARIANTS = ("", "latents")
 def get_config(variant: str = "") -> ConfigDict:
     if variant not in VARIANTS:
         raise UserError(f"no variant '{variant}' of ucf101: choose from {', '.join(VARIANTS[1:])}")
-    config: Any = default.get_config()
+    if variant == "latents":
+        config: Any = default.data_set("VDT-L/2", input_size=(32, 32), num_classes=101, remat="matmuls")
+        config.data.labels = True
+        return config
+    config = default.pixels(input_size=(64, 64), patch_size=4)
     config.batch_size = 256
     config.total_steps = 400_000
-    config.checkpoint_every = 5_000
-    config.keep_every = 50_000
-    config.data.update(name="video_folder", stride=1)
-    config.preview.update(every=10_000, num_steps=50)
-    if variant == "latents":
-        config.model.update(VDT_VARIANTS["VDT-L/2"])
-        config.model.update(input_size=(32, 32), num_classes=101, dtype="bfloat16", remat="matmuls")
-        config.data.labels = True
-    else:
-        config.model.update(VDT_VARIANTS["VDT-S/2"])
-        config.model.update(input_size=(64, 64), in_channels=3, patch_size=4, dtype="bfloat16", learn_sigma=False)
-        config.diffusion.update(noise_schedule="cosine", prediction="v", clip_denoised=True)
-        config.diffusion.min_snr_gamma = 5.0
     return config
