@@ -43,7 +43,7 @@ _MODES = flags.DEFINE_list("modes", ["stock"], "Of stock, tf32, compiled.")
 _WORK = flags.DEFINE_list("work", ["forward", "training", "sampling"], "What to time.")
 _SAMPLING_STEPS = flags.DEFINE_multi_integer("sampling_steps", [16], "May be given more than once.")
 _UNROLL = flags.DEFINE_integer("unroll", 1, "Blocks per iteration of our scan over depth.")
-_REMAT = flags.DEFINE_enum("remat", "none", list(REMAT), "What our training step keeps of a block for its gradient.")
+_REMAT = flags.DEFINE_enum("remat", "matmuls", list(REMAT), "What our training step keeps of a block for its gradient.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each.")
 _OUTPUT = flags.DEFINE_string("output", "runs/benchmarks/compare_official.json", "The report.")
 

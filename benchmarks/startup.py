@@ -46,7 +46,7 @@ def main(_) -> None:
 
 def compile_seconds(depth: int) -> float:
     """Lowering and compiling a training step, without any cache."""
-    model = VDT(hidden_size=_WIDTH.value, depth=depth, num_heads=6)
+    model = VDT(hidden_size=_WIDTH.value, depth=depth, num_heads=6, remat="matmuls")
     optimizer = make_optimizer(make_learning_rate(1e-4, 0, 1, "constant"))
     state = jax.eval_shape(functools.partial(init_state, model, optimizer), jax.random.key(0))
     batch = {

@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
         learn_sigma=True,
         dtype="float32",
         unroll=1,
-        remat="none",  # or matmuls, full: what the backward pass computes again, to save memory
+        remat="matmuls",  # what of a block is kept for its gradient: or none (all of it), full (nothing)
         temporal=True,  # False for a model of images, the first stage of training in two
     )
     # For a model of latents on videos: the autoencoder, as --vae of sample.py. It encodes batches and is not trained.

@@ -32,6 +32,7 @@ def get_config() -> ConfigDict:
         num_classes=10,
         learn_sigma=False,
         unroll=6,  # a fifth faster on a CPU
+        remat="none",  # a tenth faster, where memory is no question
     )
     config.diffusion.update(noise_schedule="cosine", prediction="x_start", loss_on="v", clip_denoised=True)
     config.diffusion.min_snr_gamma = 5.0

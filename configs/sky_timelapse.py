@@ -26,13 +26,12 @@ VARIANTS = ("", "24gb", "small", "image", "from_image")
 def get_config(variant: str = "") -> ConfigDict:
     if variant not in VARIANTS:
         raise UserError(f"no variant '{variant}' of sky_timelapse: choose from {', '.join(VARIANTS[1:])}")
-    config: Any = default.data_set("VDT-L/2", input_size=(32, 32), remat="matmuls")
+    config: Any = default.data_set("VDT-L/2", input_size=(32, 32))
     if variant == "24gb":
         config.batch_size = config.grad_accum = 32
         config.model.remat = "full"
     if variant == "small":
         config.model.update(VDT_VARIANTS["VDT-S/2"])
-        config.model.remat = "none"
     if variant == "image":
         config.model.update(num_frames=1, temporal=False)
     if variant == "from_image":

@@ -22,7 +22,7 @@ def get_config(variant: str = "") -> ConfigDict:
     if variant not in VARIANTS:
         raise UserError(f"no variant '{variant}' of ucf101: choose from {', '.join(VARIANTS[1:])}")
     if variant == "latents":
-        config: Any = default.data_set("VDT-L/2", input_size=(32, 32), num_classes=101, remat="matmuls")
+        config: Any = default.data_set("VDT-L/2", input_size=(32, 32), num_classes=101)
         config.data.labels = True
         return config
     config = default.pixels(input_size=(64, 64), patch_size=4)

@@ -27,6 +27,7 @@ def get_config() -> ConfigDict:
         num_heads=4,
         learn_sigma=False,
         unroll=4,
+        remat="none",
     )
     config.diffusion.update(noise_schedule="cosine", prediction="x_start", loss_on="v", clip_denoised=True)
     config.diffusion.min_snr_gamma = 5.0
