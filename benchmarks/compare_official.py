@@ -2,15 +2,16 @@
 
     PYTHONPATH=. python benchmarks/compare_official.py --official=FOLDER
 
-FOLDER is your own clone of github.com/RERV/VDT; nothing of it is here. It needs torch and timm, which
-`make bench OFFICIAL=FOLDER` installs. Modes of the official code:
+FOLDER is your own clone of github.com/RERV/VDT; nothing of it is here. It needs torch and timm, and --work=video also
+diffusers, which `make bench OFFICIAL=FOLDER` installs. Modes of the official code:
 
     stock     as it is, float32
     tf32      with TF32 matrix products (GPUs; elsewhere the same as stock)
     compiled  bfloat16 autocast and torch.compile, attention through SDPA, which timm takes by itself
 
 The training step is theirs and ours with AdamW and an EMA; the loss is the official one on both sides. Ours runs in
-float32 beside the first two, in bfloat16 beside the last.
+float32 beside the first two, in bfloat16 beside the last. --work=video is interpolation from frames of 256x256 to
+frames: encoded, sampled and decoded, by an autoencoder of the public ones' sizes.
 """
 
 import importlib.machinery
@@ -28,10 +29,13 @@ from absl import flags
 from measure import report, timed
 
 from vdt_jax import cli
+from vdt_jax.autoencoder import AutoencoderKL
 from vdt_jax.diffusion import make_diffusion
 from vdt_jax.errors import UserError
-from vdt_jax.generation import generate, sample_keys
+from vdt_jax.generation import generate, generate_clips, sample_keys
+from vdt_jax.latents import LoadedAutoencoder
 from vdt_jax.models import REMAT, VDT, VDT_VARIANTS
+from vdt_jax.torch_weights.autoencoder import from_torch, param_shapes
 from vdt_jax.torch_weights.tables import read_table
 from vdt_jax.torch_weights.vdt import vdt_table
 from vdt_jax.training import TrainState, make_learning_rate, make_optimizer, make_train_step
@@ -40,7 +44,7 @@ _OFFICIAL = flags.DEFINE_string("official", None, "A clone of the official repos
 _MODEL = flags.DEFINE_enum("model", "VDT-S/2", list(VDT_VARIANTS), "Which network.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Samples of 16 x 32x32 latents.")
 _MODES = flags.DEFINE_list("modes", ["stock"], "Of stock, tf32, compiled.")
-_WORK = flags.DEFINE_list("work", ["forward", "training", "sampling"], "What to time.")
+_WORK = flags.DEFINE_list("work", ["forward", "training", "sampling"], "What to time: or video.")
 _SAMPLING_STEPS = flags.DEFINE_multi_integer("sampling_steps", [16], "May be given more than once.")
 _UNROLL = flags.DEFINE_integer("unroll", 1, "Blocks per iteration of our scan over depth.")
 _REMAT = flags.DEFINE_enum("remat", "matmuls", list(REMAT), "What our training step keeps of a block for its gradient.")
@@ -48,6 +52,7 @@ _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each.")
 _OUTPUT = flags.DEFINE_string("output", "runs/benchmarks/compare_official.json", "The report.")
 
 _WORST = 1e-3  # relative to the largest value: float32 on both sides; TF32 and bf16 are reported, not judged
+_WORST_DECODED = 3e-2  # in whatever precision ours has
 
 
 class Official(NamedTuple):
@@ -75,6 +80,10 @@ def main(_) -> None:
         pairs = {work: PAIRS[work](official, ours, params) for work in works}
         if "sampling" in _WORK.value:
             pairs |= {f"{n} steps": sampling_pair(official, ours, params, n) for n in _SAMPLING_STEPS.value}
+        if "video" in _WORK.value:
+            autoencoders = autoencoder_pair(official, dtype)
+            for n in _SAMPLING_STEPS.value:
+                pairs[f"encode + {n} steps + decode"] = video_pair(official, ours, params, autoencoders, n)
         with torch.autocast(official.device.type, torch.bfloat16, enabled=mode == "compiled"):
             difference = largest_difference(official, ours, params)
             if mode == "stock" and difference > _WORST:
@@ -249,6 +258,61 @@ def sampling_pair(
     diffusion, keys = make_diffusion(timestep_respacing=str(num_steps)), sample_keys(0, range(len(x)))
     clean, mask = jax.device_put(x), jax.device_put(mask)
     return theirs, lambda: jax.block_until_ready(generate(ours, params, diffusion, clean, mask, keys))
+
+
+def autoencoder_pair(official: Official, dtype: str) -> tuple[Any, LoadedAutoencoder]:
+    """The autoencoder of Stable Diffusion as diffusers builds it, with random weights, and ours with the same."""
+    from diffusers import AutoencoderKL as TheirAutoencoder
+
+    model = AutoencoderKL(dtype=dtype)
+    levels = len(model.block_out_channels)
+    theirs = TheirAutoencoder(
+        block_out_channels=model.block_out_channels,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=model.layers_per_block,
+    )
+    weights = {name: value.numpy() for name, value in theirs.state_dict().items()}
+    params = jax.device_put(from_torch(weights, param_shapes(model)))
+    latents = np.random.default_rng(0).standard_normal((1, 8, 8, model.latent_channels), np.float32)
+    mine = np.asarray(model.apply({"params": params}, latents, method="decode")).transpose(0, 3, 1, 2)
+    with torch.no_grad():
+        decoded = theirs.decode(torch.from_numpy(latents.transpose(0, 3, 1, 2))).sample.numpy()
+    if (difference := np.abs(decoded - mine).max() / np.abs(decoded).max()) > _WORST_DECODED:
+        raise SystemExit(f"decoded frames differ by {difference:.1e} of the largest value: not the same autoencoder")
+    return theirs.to(official.device).eval(), LoadedAutoencoder(model, params)
+
+
+def video_pair(
+    official: Official, ours: VDT, params: Any, autoencoders: tuple[Any, LoadedAutoencoder], num_steps: int
+) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Interpolation from pixels to pixels. Ours encodes the frames that are given alone."""
+    theirs_vae, vae = autoencoders
+    num_frames, height, width, channels = vae.clip_shape(ours)
+    frames = np.random.default_rng(0).uniform(-1, 1, (_BATCH_SIZE.value, num_frames, height, width, channels))
+    frames = frames.astype(np.float32)
+    mask = np.ones((len(frames), *ours.video_shape[:3], 1), np.float32)
+    mask[:, ::4] = 0
+    respaced = official.create_diffusion(timestep_respacing=str(num_steps))
+    frames_torch, mask_torch = to_torch(official, frames), torch.from_numpy(mask[..., 0]).to(official.device)
+    shape = (len(frames), ours.in_channels, *ours.video_shape[:3])
+
+    @torch.no_grad()
+    def theirs() -> None:
+        latents = theirs_vae.encode(frames_torch.flatten(0, 1)).latent_dist.sample() * vae.model.scaling_factor
+        samples = respaced.p_sample_loop(
+            official.network,
+            shape,
+            clip_denoised=False,
+            device=official.device,
+            raw_x=latents.unflatten(0, frames_torch.shape[:2]),
+            mask=mask_torch,
+        )
+        theirs_vae.decode(samples.transpose(1, 2).flatten(0, 1) / vae.model.scaling_factor)
+        wait(official)
+
+    diffusion, keys = make_diffusion(timestep_respacing=str(num_steps)), sample_keys(0, range(len(frames)))
+    return theirs, lambda: generate_clips(ours, params, diffusion, frames, mask, keys, vae=vae)
 
 
 PAIRS = {"forward": forward_pair, "training": training_pair}
