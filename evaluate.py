@@ -29,6 +29,7 @@ from vdt_jax.evaluation import (
 )
 from vdt_jax.generation import clip_shape, load, load_vae, sampled_clips
 from vdt_jax.masks import TASKS
+from vdt_jax.metrics import optical_flow
 from vdt_jax.metrics.lpips import NETWORKS
 from vdt_jax.metrics.weights import describe
 from vdt_jax.pages import Example, Section, table_text, write_comparison, write_page
@@ -48,7 +49,7 @@ _DATA = flags.DEFINE_string("data", None, "A folder of videos; if not said, the 
 _STRIDE = flags.DEFINE_integer("stride", None, "Frames of the file from one frame of a clip to the next.")
 _SPLIT = flags.DEFINE_enum("split", "held_out", SPLITS, "Which clips.")
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", 16, "Clips a task.")
-_FIRST_CLIP = flags.DEFINE_integer("first_clip", 0, "Number of the first clip.")
+_FIRST_CLIP = flags.DEFINE_integer("first_clip", 0, "Number of the first clip.", lower_bound=0)
 _EVERY = flags.DEFINE_integer(
     "every",
     None,
@@ -65,7 +66,7 @@ _LPIPS = flags.DEFINE_enum("lpips", "alexnet", NETWORKS, "The network of LPIPS."
 _METRIC_WEIGHTS = flags.DEFINE_string("metric_weights", None, "Folder of the metrics' weights, without the extra.")
 _POSITIONS = flags.DEFINE_enum("positions", "generated", POSITIONS, "What PSNR, SSIM, motion and LPIPS count.")
 _FVD_FRAMES = flags.DEFINE_enum("fvd_frames", "all", FVD_FRAMES, "What FVD looks at.")
-_SHOWN = flags.DEFINE_integer("shown", 2, "Worst and best clips a task on the page, so many of each.")
+_SHOWN = flags.DEFINE_integer("shown", 2, "Worst and best clips a task on the page, so many of each.", lower_bound=0)
 
 # Tasks that leave so much open that one sample says little: the page shows several.
 _AMBIGUOUS = ("unconditional", "single_frame")
@@ -90,6 +91,8 @@ def main(_) -> None:
     preset = None if _PRESET.value is None else apply_preset(_PRESET.value, shape)
     if unknown := {*_TASKS.value, *_TOLD_LABELS.value} - set(TASKS):
         raise UserError(f"no task '{min(unknown)}': choose from {', '.join(TASKS)}")
+    if _GUIDANCE.value is not None and not _TOLD_LABELS.value:
+        raise UserError(f"--guidance={_GUIDANCE.value} pushes towards a class: say in which tasks (--told_labels)")
     diffusion = loaded.diffusion(_STEPS.value)
     data = chosen_data(loaded.config["data"])
     source = sampled_clips(data, loaded.model, vae, _SPLIT.value)
@@ -104,6 +107,10 @@ def main(_) -> None:
     protocol.keep(output / "protocol.json")
     evaluation = Evaluation(protocol, loaded, diffusion, source, measures, output / "parts", batch_size, vae)
 
+    for task in protocol.tasks:
+        if evaluation.fvd_frames(task) is None:
+            print(f"not measured: Frechet distances of {task}: clips differ in which frames are generated", flush=True)
+
     # ------------------------------------------------------------------ tasks
     report, sections = {}, []
     with progress("clips", protocol.clips * len(protocol.tasks), unit="clip") as update:
@@ -115,6 +122,7 @@ def main(_) -> None:
     # ------------------------------------------------------------------ table, report, page
     columns = [name for name in _COLUMNS if any(name in row for rows in report.values() for row in rows.values())]
     columns += sorted({name for rows in report.values() for name in rows[MODEL] if name.startswith("best ")})
+    columns += sorted({name for rows in report.values() for name in rows[MODEL] if name.endswith(" of all samples")})
     table = [
         [task, candidate, *(f"{row[name]:.4g}" if name in row else "-" for name in columns)]
         for task, rows in report.items()
@@ -210,7 +218,7 @@ def make_protocol(preset: str | None, data: dict, shape: tuple, source: Any, met
         seed=_SEED.value,
         metrics=list(metrics),
         networks={name: describe(name, _METRIC_WEIGHTS.value) for name in sorted(networks)},
-        versions={name: metadata.version(name) for name in ("jax", "numpy")},
+        versions={name: metadata.version(name) for name in ("jax", "numpy")} | {"OpenCV": optical_flow.version()},
     )
 
 

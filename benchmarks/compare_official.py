@@ -10,29 +10,30 @@ diffusers, which `make bench OFFICIAL=FOLDER` installs. Modes of the official co
     compiled  bfloat16 autocast and torch.compile, attention through SDPA, which timm takes by itself
 
 The training step is theirs and ours with AdamW and an EMA; the loss is the official one on both sides. Ours runs in
-float32 beside the first two, in bfloat16 beside the last. --work=video is interpolation from frames of 256x256 to
-frames: encoded, sampled and decoded, by an autoencoder of the public ones' sizes.
+float32, TF32 and bfloat16 beside them. --work=video is interpolation from frames of 256x256 to frames: all are encoded
+at once, sampled, and all decoded at once, by an autoencoder of the public ones' sizes.
 """
 
-import importlib.machinery
-import importlib.util
-import sys
-import types
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # torch needs its share of the card
 
 import jax
 import numpy as np
 import torch
 from absl import flags
 from measure import report, timed
+from official import Official, load_official, to_torch, wait
 
 from vdt_jax import cli
 from vdt_jax.autoencoder import AutoencoderKL
+from vdt_jax.codec import sample_posterior
 from vdt_jax.diffusion import make_diffusion
 from vdt_jax.errors import UserError
-from vdt_jax.generation import generate, generate_clips, sample_keys
+from vdt_jax.generation import generate, sample_keys
 from vdt_jax.latents import LoadedAutoencoder
 from vdt_jax.models import REMAT, VDT, VDT_VARIANTS
 from vdt_jax.torch_weights.autoencoder import from_torch, param_shapes
@@ -40,39 +41,31 @@ from vdt_jax.torch_weights.tables import read_table
 from vdt_jax.torch_weights.vdt import vdt_table
 from vdt_jax.training import TrainState, make_learning_rate, make_optimizer, make_train_step
 
+WORK = ("forward", "training", "sampling", "video")
 _OFFICIAL = flags.DEFINE_string("official", None, "A clone of the official repository.")
 _MODEL = flags.DEFINE_enum("model", "VDT-S/2", list(VDT_VARIANTS), "Which network.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Samples of 16 x 32x32 latents.")
-_MODES = flags.DEFINE_list("modes", ["stock"], "Of stock, tf32, compiled.")
-_WORK = flags.DEFINE_list("work", ["forward", "training", "sampling"], "What to time: or video.")
+_MODES = flags.DEFINE_multi_enum("mode", ["stock"], ("stock", "tf32", "compiled"), "May be given more than once.")
+_WORK = flags.DEFINE_multi_enum("work", ["forward", "training", "sampling"], WORK, "May be given more than once.")
 _SAMPLING_STEPS = flags.DEFINE_multi_integer("sampling_steps", [16], "May be given more than once.")
 _UNROLL = flags.DEFINE_integer("unroll", 1, "Blocks per iteration of our scan over depth.")
 _REMAT = flags.DEFINE_enum("remat", "matmuls", list(REMAT), "What our training step keeps of a block for its gradient.")
-_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each.")
+_REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", "runs/benchmarks/compare_official.json", "The report.")
 
+_PRECISION = {"stock": "highest", "tf32": "tensorfloat32", "compiled": None}  # of our products
 _WORST = 1e-3  # relative to the largest value: float32 on both sides; TF32 and bf16 are reported, not judged
 _WORST_DECODED = 3e-2  # in whatever precision ours has
-
-
-class Official(NamedTuple):
-    """The official network on its device, as it is called in this mode, and what makes its diffusions."""
-
-    model: Any
-    network: Callable[..., torch.Tensor]
-    create_diffusion: Callable[..., Any]
-    device: torch.device
 
 
 def main(_) -> None:
     if _OFFICIAL.value is None or not (Path(_OFFICIAL.value) / "models.py").is_file():
         raise UserError(f"--official={_OFFICIAL.value} is no clone of github.com/RERV/VDT: it must hold models.py")
-    if unknown := set(_MODES.value) - {"stock", "tf32", "compiled"}:
-        raise UserError(f"no mode {', '.join(sorted(unknown))}: choose from stock, tf32, compiled")
     rows = []
     for mode in _MODES.value:
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = mode != "stock"
-        official = load_official(Path(_OFFICIAL.value), mode)
+        torch.backends.cuda.matmul.allow_tf32 = mode != "stock"  # of convolutions torch's own default stays
+        jax.config.update("jax_default_matmul_precision", _PRECISION[mode])
+        official = load_official(Path(_OFFICIAL.value), _MODEL.value, compiled=mode == "compiled")
         dtype = "bfloat16" if mode == "compiled" else "float32"
         ours = VDT(**VDT_VARIANTS[_MODEL.value], dtype=dtype, unroll=_UNROLL.value, remat=_REMAT.value)
         params = converted(official.model, ours)
@@ -81,11 +74,12 @@ def main(_) -> None:
         if "sampling" in _WORK.value:
             pairs |= {f"{n} steps": sampling_pair(official, ours, params, n) for n in _SAMPLING_STEPS.value}
         if "video" in _WORK.value:
-            autoencoders = autoencoder_pair(official, dtype)
+            autoencoders = autoencoder_pair(official, mode)
             for n in _SAMPLING_STEPS.value:
                 pairs[f"encode + {n} steps + decode"] = video_pair(official, ours, params, autoencoders, n)
         with torch.autocast(official.device.type, torch.bfloat16, enabled=mode == "compiled"):
-            difference = largest_difference(official, ours, params)
+            with torch.backends.cudnn.flags(allow_tf32=mode != "stock"):
+                difference = largest_difference(official, ours, params)
             if mode == "stock" and difference > _WORST:
                 raise SystemExit(f"the outputs differ by {difference:.1e} of the largest value: not the same network")
             timings = {work: timed(*pair, repeats=_REPEATS.value) for work, pair in pairs.items()}
@@ -104,59 +98,6 @@ def main(_) -> None:
     report(_OUTPUT.value, rows, ("torch", "timm"))
 
 
-# ---------------------------------------------------------------------- the official side
-def load_official(folder: Path, mode: str) -> Official:
-    """Their network with random weights, none of them zero: at its own initial values the output is zero."""
-    vars(np)["int"] = int  # what their code still calls it
-    if importlib.util.find_spec("torchvision") is None:
-        _pretend_torchvision()
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
-    from diffusion import create_diffusion
-    from models import VDT_models
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = VDT_models[_MODEL.value](input_size=32, num_classes=1, num_frames=16, mode="video")
-    generator = torch.Generator().manual_seed(0)
-    for parameter in model.parameters():
-        if not parameter.any():
-            parameter.data = 0.02 * torch.randn(parameter.shape, generator=generator)
-    model = model.to(device).eval()
-    network = torch.compile(model) if mode == "compiled" else model
-    return Official(model, network, create_diffusion, device)
-
-
-def _pretend_torchvision() -> None:
-    """timm imports torchvision for its image pipelines, none of which is used here."""
-
-    class Anything(type):
-        def __getattr__(cls, name: str) -> str:
-            return name
-
-    class Module(types.ModuleType):
-        __path__: list[str] = []  # noqa: RUF012
-
-        def __getattr__(self, name: str) -> type:
-            if name.startswith("__"):
-                raise AttributeError(name)
-            return Anything(name, (), {})
-
-    for name in ("", ".ops", ".ops.misc", ".transforms", ".transforms.functional", ".datasets"):
-        module = Module(f"torchvision{name}")
-        module.__spec__ = importlib.machinery.ModuleSpec(module.__name__, None)
-        sys.modules[module.__name__] = module
-        parent, _, child = module.__name__.rpartition(".")
-        if parent:
-            setattr(sys.modules[parent], child, module)
-
-
-def wait(official: Official) -> None:
-    """Until the device has done what it was given."""
-    if official.device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-# ---------------------------------------------------------------------- both sides, the same work
 def converted(model: Any, ours: VDT) -> Any:
     """Their weights under our names, on the device."""
     weights = {name: value.detach().cpu().numpy() for name, value in model.state_dict().items()}
@@ -168,11 +109,6 @@ def converted(model: Any, ours: VDT) -> Any:
 def clips(ours: VDT) -> np.ndarray:
     """Random latents (B, F, h, w, C)."""
     return np.random.default_rng(0).standard_normal((_BATCH_SIZE.value, *ours.video_shape), np.float32)
-
-
-def to_torch(official: Official, x: np.ndarray) -> torch.Tensor:
-    """(B, F, h, w, C) in their order, (B, F, C, h, w)."""
-    return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 1, 4, 2, 3))).to(official.device)
 
 
 def largest_difference(official: Official, ours: VDT, params: Any) -> float:
@@ -260,11 +196,11 @@ def sampling_pair(
     return theirs, lambda: jax.block_until_ready(generate(ours, params, diffusion, clean, mask, keys))
 
 
-def autoencoder_pair(official: Official, dtype: str) -> tuple[Any, LoadedAutoencoder]:
+def autoencoder_pair(official: Official, mode: str) -> tuple[Any, LoadedAutoencoder]:
     """The autoencoder of Stable Diffusion as diffusers builds it, with random weights, and ours with the same."""
     from diffusers import AutoencoderKL as TheirAutoencoder
 
-    model = AutoencoderKL(dtype=dtype)
+    model = AutoencoderKL(dtype="bfloat16" if mode == "compiled" else "float32")
     levels = len(model.block_out_channels)
     theirs = TheirAutoencoder(
         block_out_channels=model.block_out_channels,
@@ -280,13 +216,15 @@ def autoencoder_pair(official: Official, dtype: str) -> tuple[Any, LoadedAutoenc
         decoded = theirs.decode(torch.from_numpy(latents.transpose(0, 3, 1, 2))).sample.numpy()
     if (difference := np.abs(decoded - mine).max() / np.abs(decoded).max()) > _WORST_DECODED:
         raise SystemExit(f"decoded frames differ by {difference:.1e} of the largest value: not the same autoencoder")
+    if mode == "compiled":
+        theirs.encoder, theirs.decoder = torch.compile(theirs.encoder), torch.compile(theirs.decoder)
     return theirs.to(official.device).eval(), LoadedAutoencoder(model, params)
 
 
 def video_pair(
     official: Official, ours: VDT, params: Any, autoencoders: tuple[Any, LoadedAutoencoder], num_steps: int
 ) -> tuple[Callable[[], Any], Callable[[], Any]]:
-    """Interpolation from pixels to pixels. Ours encodes the frames that are given alone."""
+    """Interpolation from pixels to pixels."""
     theirs_vae, vae = autoencoders
     num_frames, height, width, channels = vae.clip_shape(ours)
     frames = np.random.default_rng(0).uniform(-1, 1, (_BATCH_SIZE.value, num_frames, height, width, channels))
@@ -312,7 +250,28 @@ def video_pair(
         wait(official)
 
     diffusion, keys = make_diffusion(timestep_respacing=str(num_steps)), sample_keys(0, range(len(frames)))
-    return theirs, lambda: generate_clips(ours, params, diffusion, frames, mask, keys, vae=vae)
+    clean = jax.device_put(frames)
+    encode = jax.jit(lambda clips: encode_all(vae, clips))
+    decode = jax.jit(lambda latents: decode_all(vae, latents))
+
+    def mine() -> None:
+        samples = generate(ours, params, diffusion, encode(clean), mask, keys)
+        jax.block_until_ready(decode(samples))
+
+    return theirs, mine
+
+
+def encode_all(vae: LoadedAutoencoder, clips: jax.Array) -> jax.Array:
+    """Scaled latents (B, F, h, w, C) of clips (B, F, H, W, 3), all frames at once, drawn from the posterior."""
+    moments: Any = vae.model.apply({"params": vae.params}, clips.reshape(-1, *clips.shape[2:]), method="encode")
+    latents = sample_posterior(*moments, jax.random.key(0)) * vae.model.scaling_factor
+    return latents.reshape(*clips.shape[:2], *latents.shape[1:])
+
+
+def decode_all(vae: LoadedAutoencoder, latents: jax.Array) -> Any:
+    """Frames (B * F, H, W, 3) of scaled latents (B, F, h, w, C), all at once."""
+    latents = latents.reshape(-1, *latents.shape[2:]) / vae.model.scaling_factor
+    return vae.model.apply({"params": vae.params}, latents, method="decode")
 
 
 PAIRS = {"forward": forward_pair, "training": training_pair}

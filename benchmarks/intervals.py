@@ -8,6 +8,7 @@ import numpy as np
 from arms import MEASURED, QUESTIONS
 from PIL import Image
 
+from vdt_jax.masks import TASKS
 from vdt_jax.video import as_rgb, frame_grid
 
 Runs = Mapping[str, Mapping[int, Mapping[str, float]]]  # of an arm and a seed, the values by name
@@ -20,10 +21,10 @@ ROWS = (*MEASURED, _ALL)
 
 
 def with_means(values: Mapping[str, float]) -> dict[str, float]:
-    """A run's values, and the means of each measure over the tasks that have it."""
+    """A run's values, and the means of each measure over the seven tasks, as far as they have it."""
     means = {}
     for measure in ("PSNR", "SSIM"):
-        of_tasks = [values[f"{task} {measure}"] for task in MEASURED if f"{task} {measure}" in values]
+        of_tasks = [values[f"{task} {measure}"] for task in TASKS if f"{task} {measure}" in values]
         means |= {f"{_ALL} {measure}": sum(of_tasks) / len(of_tasks)} if of_tasks else {}
     return dict(values) | means
 

@@ -44,13 +44,6 @@ def timed(*calls: Callable[[], Any], repeats: int) -> list[Timing]:
     return [Timing(statistics.median(taken), min(taken), max(taken), repeats) for taken in seconds]
 
 
-def memory_text(compiled: Any) -> str:
-    """Peak bytes: what the device has seen, or where it does not say so, the compiler's count."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    peak = stats.get("peak_bytes_in_use")
-    return counted_memory(compiled) if peak is None else f"{peak / 2**30:.2f} GiB"
-
-
 def counted_memory(compiled: Any) -> str:
     """Bytes that a compiled program needs, by the compiler's count."""
     count = compiled.memory_analysis()

@@ -14,12 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from measure import counted_memory, memory_text, report, timed
+from measure import counted_memory, report, timed
 
 from vdt_jax import cli
 from vdt_jax.diffusion import make_diffusion
 from vdt_jax.errors import UserError
-from vdt_jax.flops import training_flops, utilisation
+from vdt_jax.flops import forward_flops, training_flops, utilisation
 from vdt_jax.generation import generate, sample_keys, task_masks
 from vdt_jax.models import REMAT, VDT, VDT_VARIANTS
 from vdt_jax.training import init_state, make_learning_rate, make_optimizer, make_train_step
@@ -81,7 +81,7 @@ def training_row(model: VDT) -> dict[str, Any]:
         "samples/s": f"{rate:.4g}",
         "TFLOP/s": f"{training_flops(model) * rate / 1e12:.3g}",
         "MFU": "-" if share is None else f"{share:.1%}",
-        "memory": memory_text(compiled),
+        "memory": counted_memory(compiled),
     }
 
 
@@ -102,13 +102,14 @@ def sampling_row(model: VDT, num_steps: int) -> dict[str, Any]:
     one()
     first = time.perf_counter() - start
     (timing,) = timed(one, repeats=_REPEATS.value)
+    rate = _BATCH_SIZE.value / timing.median
     return {
         "batch": _BATCH_SIZE.value,
         "dtype": _DTYPE.value,
         "compile": f"{max(first - timing.median, 0):.1f} s",
         "time": timing,
-        "samples/s": f"{_BATCH_SIZE.value / timing.median:.4g}",
-        "TFLOP/s": "-",
+        "samples/s": f"{rate:.4g}",
+        "TFLOP/s": f"{num_steps * forward_flops(model) * rate / 1e12:.3g}",
         "MFU": "-",
         "memory": "-",
     }

@@ -79,6 +79,7 @@ def main(_) -> None:
     settings = json.loads(json.dumps(settings))
     folder, shape = Path(_OUTPUT.value), VDT(**sizes).video_shape
     folder.mkdir(parents=True, exist_ok=True)
+    check_settings(folder, settings)
     clean = held_out(_DATA.value, _DIGITS.value, shape, num_clips)
     with progress("study", len(_ARMS.value) * len(_SEEDS.value), unit="run") as update:
         for name in _ARMS.value:
@@ -93,11 +94,11 @@ def main(_) -> None:
                     np.savez_compressed(path.with_suffix(".npz"), **{k: v[:_SHOWN] for k, v in videos.items()})
                     seconds = {"training": round(trained - started), "measuring": round(time.monotonic() - trained)}
                     run = {"settings": settings, "values": values, "seconds": seconds, "environment": environment()}
-                    path.write_text(json.dumps(run, indent=2) + "\n")
-                elif json.loads(path.read_text())["settings"] != settings:
-                    raise UserError(f"{path} was made with other settings: choose another --output, or delete it")
+                    unfinished = path.with_suffix(".tmp")
+                    unfinished.write_text(json.dumps(run, indent=2) + "\n")
+                    unfinished.replace(path)
                 update(1)
-    write_results(folder, sizes, clean)
+    write_results(folder, settings, clean)
 
 
 def run_file(folder: Path, arm: str, seed: int) -> Path:
@@ -105,8 +106,16 @@ def run_file(folder: Path, arm: str, seed: int) -> Path:
     return folder / f"{arm.replace(' ', '_')}_{seed}.json"
 
 
-def write_results(folder: Path, sizes: dict[str, Any], clean: np.ndarray) -> None:
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Raises UserError where the folder holds a run that was made otherwise: the arms would not be equals."""
+    for path in sorted(folder.glob("*.json")):
+        if json.loads(path.read_text())["settings"] != settings:
+            raise UserError(f"{path} was made with other settings: choose another --output, or delete it")
+
+
+def write_results(folder: Path, settings: dict[str, Any], clean: np.ndarray) -> None:
     """Tables and plots of all that is in the folder, for the questions that it answers."""
+    check_settings(folder, settings)  # another process may have written meanwhile
     files = {arm: {seed: run_file(folder, arm, seed) for seed in range(MAX_SEEDS)} for arm in ARMS}
     files = {arm: {seed: file for seed, file in found.items() if file.is_file()} for arm, found in files.items()}
     runs = {
@@ -116,7 +125,7 @@ def write_results(folder: Path, sizes: dict[str, Any], clean: np.ndarray) -> Non
     if not (questions := answered(runs)):
         print(f"no table yet: no question has both of its arms in {folder}, with two seeds or more")
         return
-    baselines = {name: with_means(values) for name, values in measure_baselines(sizes, clean).items()}
+    baselines = {name: with_means(values) for name, values in measure_baselines(settings["model"], clean).items()}
     parts = [arms_table(runs, baselines, name) for name in ("PSNR", "SSIM", "motion")]
     parts += [differences_table(runs, question) for question in questions]
     text = "\n\n".join(parts) + "\n"

@@ -13,6 +13,7 @@ from vdt_jax.errors import UserError
 from vdt_jax.evaluation import MODEL, Evaluation, available_metrics, best_and_worst, make_measures, summarise
 from vdt_jax.generation import LoadedModel
 from vdt_jax.metrics.frames import psnr
+from vdt_jax.metrics.frechet import frechet_distance
 from vdt_jax.models import VDT
 from vdt_jax.protocol import PRESETS, Protocol, chosen_clips, find_preset
 from vdt_jax.sharding import make_mesh
@@ -73,10 +74,10 @@ def loaded():
     return LoadedModel(NETWORK, params, config)
 
 
-def evaluation(loaded, folder, batch_size=8, num_devices=8, **changes):
+def evaluation(loaded, folder, batch_size=8, num_devices=8, features=None, **changes):
     protocol = dataclasses.replace(PROTOCOL, **changes)
     mesh = make_mesh(num_devices)
-    measures = make_measures(protocol.metrics, "alexnet", mesh)
+    measures = make_measures(protocol.metrics, "alexnet", mesh)._replace(features=features or {})
     return Evaluation(protocol, loaded, loaded.diffusion(2), SOURCE, measures, folder, batch_size)
 
 
@@ -106,6 +107,36 @@ def test_batches_and_devices_do_not_matter(loaded, result, tmp_path, batch_size,
         np.testing.assert_allclose(list(row.values()), list(result[0][what].values()), rtol=1e-4, atol=1e-7)
 
 
+def test_a_folder_that_other_batches_began_gives_the_same(loaded, result, tmp_path):
+    for batch_size in (2, 4, 8):
+        _, ranking = evaluation(loaded, tmp_path, batch_size, 1).task("predict", lambda count: None)
+        np.testing.assert_allclose(ranking, result[1], rtol=1e-4)
+
+
+def test_frames_of_fvd(loaded, tmp_path):
+    frame_means = {"frame Frechet": lambda video: video.mean((2, 3, 4))}
+    made = evaluation(loaded, tmp_path, features=frame_means, fvd_frames="generated")
+    assert made.fvd_frames("predict") == (1, 2, 3)
+    assert made.fvd_frames("arbitrary_interpolation") is None  # clips differ
+    summary, _ = made.task("arbitrary_interpolation", lambda count: None)
+    assert "frame Frechet" not in summary[MODEL] and "PSNR" in summary[MODEL]
+    with pytest.raises(UserError, match="FVD needs at least 9 frames, predict generates 3"):
+        evaluation(loaded, tmp_path, features={"FVD": None}, fvd_frames="generated").fvd_frames("predict")
+
+
+@pytest.mark.parametrize(("every", "others"), [(2, range(4, 14, 2)), (1, range(8, 13))])
+def test_the_truth_beside_other_truth(loaded, tmp_path, every, others):
+    features = {"FVD": lambda video: video.mean((3, 4))[..., :2].reshape(len(video), -1)}
+    against_others, itself = evaluation(loaded, tmp_path, 2, 1, features, every=every).floor()
+    clips, other = (take(SOURCE, n)["video"] for n in (range(3, 3 + 5 * every, every), others))
+    assert against_others == {"FVD": pytest.approx(frechet_distance(features["FVD"](clips), features["FVD"](other)))}
+    assert against_others["FVD"] > 1e-3 > abs(itself["FVD"])
+    near_the_end = evaluation(loaded, tmp_path / "end", 2, 1, features, first_clip=len(SOURCE) - 10)
+    assert near_the_end.floor()[0].keys() == {"FVD"}  # from half-way between them
+    at_the_end = evaluation(loaded, tmp_path / "other", 2, 1, features, every=1, first_clip=len(SOURCE) - 5).floor()
+    assert at_the_end[0] == {} and at_the_end[1].keys() == {"FVD"}
+
+
 def test_classes_are_told_in_the_tasks_named_alone(loaded, tmp_path):
     untold = evaluation(loaded, tmp_path)
     told = evaluation(loaded, tmp_path, told_labels=["backward"])
@@ -126,8 +157,8 @@ def test_work_that_was_killed_goes_on_where_it_was(loaded, result, tmp_path, mon
     with pytest.raises(KeyboardInterrupt):
         evaluation(loaded, tmp_path, 2, 1).task("predict", killed_after_two)
     kept = sorted(path.name for path in tmp_path.iterdir())
-    assert kept == ["predict_0.npz", "predict_2.npz"]
-    (tmp_path / "predict_4.tmp.npz").write_bytes(b"half-written")
+    assert kept == ["predict_0_2.npz", "predict_2_2.npz"]
+    (tmp_path / "predict_4_1.tmp.npz").write_bytes(b"half-written")
     measured = []
     real = Evaluation._measure
     monkeypatch.setattr(
@@ -149,12 +180,14 @@ def test_summary_written_out():
     measures = make_measures(["psnr"], "alexnet", make_mesh())._replace(features={"FVD": lambda video: video})
     arrays = {
         "model/LPIPS": np.array([[0.1, 0.3], [0.5, 0.2]]),
-        "model/FVD": np.array([[0.0, 1], [2, 1]]),
+        "model/FVD": np.array([[[0.0, 1], [4, 1]], [[2, 1], [6, 1]]]),  # two clips, two samples of each
         "truth/FVD": np.array([[3.0, 1], [5, 1]]),
         "model/motion": np.array([[1.0], [2.0]]),
         "truth/motion": np.array([3.0, 3.0]),
     }
-    expected = {"LPIPS": 0.275, "best LPIPS": 0.15, "FVD": 9.0, "motion": 0.5}
+    # Means 1 and 4 at equal spread; then 3 and 4, and variances 20 / 3 and 2 of all four and of the two.
+    pooled = 1 + 20 / 3 + 2 - 2 * (40 / 3) ** 0.5
+    expected = {"LPIPS": 0.275, "best LPIPS": 0.15, "FVD": 9.0, "FVD of all samples": pooled, "motion": 0.5}
     assert summarise(arrays, measures)["model"] == pytest.approx(expected)
 
 

@@ -99,12 +99,6 @@ def test_fvd_is_nothing_to_itself_grows_with_damage_and_not_with_batches_or_devi
     np.testing.assert_allclose(apart, by_noise[1], rtol=1e-4)
 
 
-def test_fewer_frames_than_i3d_takes(monkeypatch):
-    monkeypatch.setattr("vdt_jax.metrics.perceptual.load_i3d", lambda folder: type("Weights", (), {"params": {}}))
-    with pytest.raises(UserError, match="at least 9 frames"):
-        make_video_features(make_mesh())(np.zeros((1, 8, 32, 32, 1), np.float32))
-
-
 def test_weights_that_are_missing_or_others(tmp_path):
     with pytest.raises(UserError, match=r"no i3d-kinetics-400\.ckpt in folder"):
         load_i3d(tmp_path)

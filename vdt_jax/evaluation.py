@@ -138,12 +138,11 @@ class Evaluation:
         p = self._protocol
         batch = take(self._source, numbers)
         told = {"labels": batch["labels"], "guidance": p.guidance} if task in p.told_labels else {}
-        mask = task_masks(p.seed, numbers, task, self._loaded.model, p.num_given if _takes_num_given(task) else None)
         samples, mask = generate_clips(
             *self._loaded[:2],
             self._diffusion,
             batch["video"],
-            mask,
+            self._mask(numbers, task),
             sample_keys(seed, numbers),
             vae=self._vae,
             sampler=p.sampler,
@@ -164,7 +163,10 @@ class Evaluation:
         return results
 
     def _measure(self, task: str, first: int) -> Arrays:
-        """One batch: "candidate/metric" -> scores (B, samples), or features (rows, width); "truth/metric" likewise."""
+        """One batch: "candidate/metric" -> scores (B, samples), or features (rows, samples, width).
+
+        Of "truth/metric" there is one of each clip: (B,), or (rows, width).
+        """
         p = self._protocol
         numbers, count = self._numbers(first), min(self._batch_size, p.clips - first)
         drawn = [self.sample(numbers, task, p.seed + j) for j in range(p.samples_per_clip)]
@@ -175,7 +177,7 @@ class Evaluation:
         counted = mask if p.positions == "generated" else np.ones_like(mask)
 
         results: dict[str, np.ndarray] = {}
-        frames = self._frames(mask)
+        frames = self.fvd_frames(task)
         seen: list[tuple[np.ndarray, Arrays]] = []  # a baseline that equals another is not measured again
         for name, videos in candidates.items():
             parts = []
@@ -186,8 +188,7 @@ class Evaluation:
                     seen.append((video, known))
                 parts.append(known)
             for metric in parts[0]:
-                stack = np.concatenate if metric in self._measures.features else lambda x: np.stack(x, axis=1)
-                results[f"{name}/{metric}"] = stack([part[metric] for part in parts])
+                results[f"{name}/{metric}"] = np.stack([part[metric] for part in parts], axis=1)
         if "motion" in self._measures.names:
             results["truth/motion"] = np.asarray(motion(truth, counted))
         key = (first, frames)
@@ -195,12 +196,34 @@ class Evaluation:
             self._truth_features[key] = self._features(truth, frames)
         return results | {f"truth/{name}": rows for name, rows in self._truth_features[key].items()}
 
-    def _frames(self, mask: np.ndarray) -> tuple[int, ...] | None:
-        """The frames that FVD looks at; None where clips differ in which are generated."""
-        if self._protocol.fvd_frames == "all":
+    @functools.cache  # noqa: B019 -- as long as its evaluation lives
+    def fvd_frames(self, task: str) -> tuple[int, ...] | None:
+        """The frames of a task that features are taken of; None where its clips differ in which are generated.
+
+        Raises:
+          UserError: fewer than FVD takes.
+        """
+        if self._protocol.fvd_frames == "all" or not self._measures.features:
             return self._all_frames
-        generated = np.max(mask, axis=(2, 3, 4)) > 0.5
-        return tuple(np.flatnonzero(generated[0]).tolist()) if (generated == generated[:1]).all() else None
+        wanted = set()
+        for first in range(0, self._protocol.clips, self._batch_size):
+            mask = np.asarray(self._mask(self._numbers(first), task))
+            wanted |= {tuple(np.flatnonzero(frames).tolist()) for frames in np.max(mask, axis=(2, 3, 4)) > 0.5}
+        if len(wanted) > 1:
+            return None
+        frames = wanted.pop()
+        if "FVD" in self._measures.features and len(frames) < MIN_FRAMES:
+            raise UserError(
+                f"FVD needs at least {MIN_FRAMES} frames, {task} generates {len(frames)}: count all frames "
+                "(--fvd_frames=all), or leave it out of --metrics"
+            )
+        return frames
+
+    def _mask(self, numbers: Any, task: str) -> Any:
+        """Over what the model denoises, (B, F, h, w, 1)."""
+        p = self._protocol
+        num_given = p.num_given if _takes_num_given(task) else None
+        return task_masks(p.seed, numbers, task, self._loaded.model, num_given)
 
     def _features(self, video: np.ndarray, frames: tuple[int, ...] | None) -> Arrays:
         if frames is None:
@@ -218,33 +241,40 @@ class Evaluation:
         """
         batches = []
         for first in range(0, self._protocol.clips, self._batch_size):
-            batches.append(self._kept(f"{task}_{first}", functools.partial(self._measure, task, first)))
-            update(min(self._batch_size, self._protocol.clips - first))
+            count = min(self._batch_size, self._protocol.clips - first)
+            name = f"{task}_{first}_{count}"  # not what other batches have left
+            batches.append(self._kept(name, functools.partial(self._measure, task, first)))
+            update(count)
         arrays = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
         return summarise(arrays, self._measures), arrays[f"{MODEL}/PSNR"][:, 0]
 
     def floor(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Frechet distances of the true clips from as many others that follow them, and from themselves.
+        """Frechet distances of the true clips, all frames of them, from as many others, and from themselves.
 
-        The first is what samples from nothing can be asked for at most; those of tasks with given frames, which they
-        share with the truth, may come nearer. Empty where there are too few clips, and where FVD looks at other frames
-        in each task.
+        The others stand half-way between the clips, or behind them where the clips follow each other. Their distance is
+        what samples from nothing can be asked for at most; those of tasks with given frames, which they share with the
+        truth, may come nearer. Empty where there are too few clips: for the first, twice as many are needed.
         """
         p = self._protocol
-        numbers = range(p.first_clip, p.first_clip + 2 * p.clips * p.every, p.every)
-        if p.clips < 2 or p.fvd_frames != "all" or numbers[-1] >= len(self._source) or not self._measures.features:
+        numbers = range(p.first_clip, p.first_clip + p.clips * p.every, p.every)
+        shift = p.every // 2 or p.clips
+        if p.clips < 2 or not self._measures.features:
             return {}, {}
 
-        def make() -> Arrays:
+        def features_of(numbers: range) -> Arrays:
             batches = [
                 self._features(take(self._source, numbers[first : first + self._batch_size])["video"], self._all_frames)
-                for first in range(0, 2 * p.clips, self._batch_size)
+                for first in range(0, p.clips, self._batch_size)
             ]
             return {name: np.concatenate([batch[name] for batch in batches]) for name in self._measures.features}
 
-        halves = {name: np.split(features, 2) for name, features in self._kept("floor", make).items()}
-        others = {name: frechet_distance(truth, other) for name, (truth, other) in halves.items()}
-        return others, {name: frechet_distance(truth, truth) for name, (truth, _) in halves.items()}
+        truth = self._kept("truth", lambda: features_of(numbers))
+        itself = {name: frechet_distance(rows, rows) for name, rows in truth.items()}
+        if numbers[-1] + shift >= len(self._source):
+            return {}, itself
+        shifted = range(numbers.start + shift, numbers.stop + shift, p.every)
+        others = self._kept("other_truth", lambda: features_of(shifted))
+        return {name: frechet_distance(truth[name], rows) for name, rows in others.items()}, itself
 
 
 def _takes_num_given(task: str) -> bool:
@@ -258,7 +288,11 @@ def baselines(shape: tuple[int, ...]) -> dict[str, Callable[[np.ndarray, np.ndar
 
 
 def summarise(arrays: Arrays, measures: Measures) -> dict[str, dict[str, float]]:
-    """Means over clips (and samples), the best of each clip's samples, and Frechet distances; by candidate."""
+    """Means over clips (and samples), the best of each clip's samples, and Frechet distances; by candidate.
+
+    The distance takes the first sample of each clip, as many as there are true clips, since it falls with their number;
+    that of all samples stands beside it.
+    """
     summary: dict[str, dict[str, float]] = {}
     for key, values in arrays.items():
         candidate, metric = key.split("/")
@@ -268,7 +302,9 @@ def summarise(arrays: Arrays, measures: Measures) -> dict[str, dict[str, float]]
         if metric in measures.features:
             truth = arrays[f"truth/{metric}"]
             if len(truth) > 1:
-                row[metric] = frechet_distance(values, truth)
+                row[metric] = frechet_distance(values[:, 0], truth)
+            if len(truth) > 1 and values.shape[1] > 1:
+                row[f"{metric} of all samples"] = frechet_distance(values.reshape(-1, values.shape[-1]), truth)
             continue
         row[metric] = float(values.mean())
         if metric != "motion" and values.shape[1] > 1:

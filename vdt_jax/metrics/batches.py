@@ -16,7 +16,7 @@ def over_batches(
     """A jitted `function(params, *arrays) -> array`, rows to rows, that takes any number of rows.
 
     The last batch is filled up with its own last row, and what comes of that is thrown away: one program serves any
-    number of rows.
+    number of rows. Products are taken in full float32 on every device, so that devices agree.
 
     Args:
       batch_size: rows at once, rounded up to a multiple of the devices of the mesh.
@@ -32,7 +32,9 @@ def over_batches(
             rows = [np.asarray(array[start : start + batch_size]) for array in arrays]
             count = len(rows[0])
             padded = [np.concatenate([row, row[-1:].repeat(batch_size - count, 0)]) for row in rows]
-            results.append(np.asarray(jitted(params, *(jax.device_put(row, sharding) for row in padded)))[:count])
+            with jax.default_matmul_precision("highest"):
+                result = jitted(params, *(jax.device_put(row, sharding) for row in padded))
+            results.append(np.asarray(result)[:count])
         return np.concatenate(results)
 
     return apply

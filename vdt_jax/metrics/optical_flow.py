@@ -14,6 +14,15 @@ def is_available() -> bool:
     return importlib.util.find_spec("cv2") is not None
 
 
+def version() -> str:
+    """OpenCV's, whose flow changes with it."""
+    if not is_available():
+        return "not installed"
+    import cv2  # pyright: ignore[reportMissingImports]
+
+    return cv2.__version__
+
+
 def flow_blend(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Warps the wholly given frames before and after each frame to its time, and blends them by distance.
 
