@@ -27,7 +27,8 @@ from vdt_jax.evaluation import (
     clips_hash,
     make_measures,
 )
-from vdt_jax.generation import clip_shape, load, load_vae, sampled_clips
+from vdt_jax.fingerprint import fingerprint
+from vdt_jax.generation import LoadedAutoencoder, LoadedModel, clip_shape, load, load_vae, sampled_clips
 from vdt_jax.masks import TASKS
 from vdt_jax.metrics import optical_flow
 from vdt_jax.metrics.lpips import NETWORKS
@@ -97,7 +98,7 @@ def main(_) -> None:
     data = chosen_data(loaded.config["data"])
     source = sampled_clips(data, loaded.model, vae, _SPLIT.value)
     measures = make_measures(chosen_metrics(shape), _LPIPS.value, mesh, _METRIC_WEIGHTS.value)
-    protocol = make_protocol(preset, data, shape, source, measures.names)
+    protocol = make_protocol(preset, loaded, vae, data, shape, source, measures.names)
     batch_size = min(_BATCH_SIZE.value, -(-protocol.clips // mesh.size) * mesh.size)
 
     # ------------------------------------------------------------------ protocol: said first, and the same as before
@@ -183,7 +184,15 @@ def chosen_metrics(shape: tuple[int, int, int, int]) -> list[str]:
     return names
 
 
-def make_protocol(preset: str | None, data: dict, shape: tuple, source: Any, metrics: tuple[str, ...]) -> Protocol:
+def make_protocol(
+    preset: str | None,
+    loaded: LoadedModel,
+    vae: LoadedAutoencoder | None,
+    data: dict,
+    shape: tuple,
+    source: Any,
+    metrics: tuple[str, ...],
+) -> Protocol:
     """What is about to be done, from the flags."""
     every = _EVERY.value or (None if preset else 1)
     numbers = chosen_clips(len(source), _NUM_CLIPS.value, _FIRST_CLIP.value, every)
@@ -193,6 +202,8 @@ def make_protocol(preset: str | None, data: dict, shape: tuple, source: Any, met
         preset=preset,
         checkpoint=_CHECKPOINT.value,
         vae=_VAE.value,
+        model_sha256=fingerprint(*loaded[:2]),
+        vae_sha256=None if vae is None else fingerprint(*vae),
         data=data,
         split=_SPLIT.value,
         clips=len(numbers),

@@ -24,7 +24,6 @@ import numpy as np
 from absl import flags
 
 from vdt_jax import cli
-from vdt_jax.autoencoder import fingerprint
 from vdt_jax.data.bad_files import BadFiles
 from vdt_jax.data.clips import Clip, UnreadableClip
 from vdt_jax.data.decoders import Decoders
@@ -33,6 +32,7 @@ from vdt_jax.data.index import index_videos
 from vdt_jax.data.latents import shard_is_whole, write_metadata, write_shard
 from vdt_jax.data.video_folder import VideoFolder
 from vdt_jax.errors import UserError
+from vdt_jax.fingerprint import fingerprint
 from vdt_jax.generation import LoadedAutoencoder, load_vae
 from vdt_jax.progress import progress
 from vdt_jax.sharding import batch_sharding, make_mesh, replicated

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"errors"},
     {"schedules", "masks", "sharding", "processes", "video", "safe_pickle", "progress", "windows", "buckets"},
-    {"models", "autoencoder", "diffusion", "data", "inputs"},
+    {"models", "autoencoder", "diffusion", "data", "inputs", "fingerprint"},
     {"training", "sampling", "torch_weights", "metrics", "codec", "flops"},
     {"checkpoints", "latents"},
     {"generation", "pages", "protocol"},
@@ -23,7 +23,7 @@ RESTRICTED = {
     "ml_collections": {"cli"},
     "orbax": {"checkpoints"},
     "grain": {"data"},
-    "flax": {"models", "autoencoder", "training", "metrics"},
+    "flax": {"models", "autoencoder", "fingerprint", "training", "metrics"},
     "cv2": {"metrics"},
     "huggingface_hub": {"torch_weights"},
     "tensorflow_datasets": {"data"},

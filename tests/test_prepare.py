@@ -12,11 +12,11 @@ import pytest
 from damaged_videos import pictures, video
 from test_scripts import SHRUNK, fail, succeed
 
-from vdt_jax.autoencoder import fingerprint
 from vdt_jax.codec import decode_video, draw_latents, encode_video
 from vdt_jax.data import make_source
 from vdt_jax.data.pipeline import batches
 from vdt_jax.errors import UserError
+from vdt_jax.fingerprint import fingerprint
 from vdt_jax.generation import load_vae, sampled_clips
 from vdt_jax.models import VDT
 from vdt_jax.video import read_clip, to_float, to_uint8

@@ -12,7 +12,9 @@ import pytest
 from event_files import scalars
 from test_data import moving_square
 
+from vdt_jax.checkpoints import load_model
 from vdt_jax.data.pipeline import clip_numbers
+from vdt_jax.fingerprint import fingerprint
 from vdt_jax.video import read_frames, write_video
 
 ROOT = Path(__file__).parent.parent
@@ -165,6 +167,7 @@ def test_evaluate_writes_a_report_and_a_page(workdir, tmp_path):
     printed = succeed(*command, "--tasks=predict,unconditional")
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["protocol"]["clips"] == 3 and report["protocol"]["stride"] == 1
+    assert report["protocol"]["model_sha256"] == fingerprint(*load_model(workdir))
     assert len(report["protocol"]["clips_sha256"]) == 64 and "clips: 3" in printed
     assert set(report["tasks"]) == {"predict", "unconditional"}
     assert f"{report['tasks']['predict']['model']['PSNR']:.4g}" in printed
@@ -191,6 +194,7 @@ def test_evaluate_writes_a_report_and_a_page(workdir, tmp_path):
         (["--num_clips=0"], "--num_clips=0"),
         (["--first_clip=99999999"], "--first_clip=99999999 is past the end"),
         (["--num_given=16"], "16 given frames of 16"),
+        (["--guidance=2"], "--guidance=2.0 pushes towards a class: say in which tasks"),
     ],
 )
 def test_evaluate_mistakes(arguments, message, tmp_path):

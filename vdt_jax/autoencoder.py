@@ -11,13 +11,10 @@ Parameter paths are diffusers' names with Flax's leaf names: `encoder/down_block
 Whole videos go through it in codec.py.
 """
 
-import dataclasses
-import hashlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange
 from flax import linen as nn
 
@@ -204,16 +201,6 @@ class AutoencoderKL(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """There and back through the mean; `init` walks this."""
         return self.decode(self.encode(x)[0])
-
-
-def fingerprint(model: AutoencoderKL, params: Any) -> str:
-    """A hash of an autoencoder, its sizes and parameters: SHA-256 in hexadecimal. What it computes in is left out."""
-    names = [field.name for field in dataclasses.fields(model) if field.name not in ("dtype", "parent", "name")]
-    digest = hashlib.sha256(repr([(name, getattr(model, name)) for name in names]).encode())
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
-        digest.update(np.asarray(leaf).tobytes())
-    return digest.hexdigest()
 
 
 def _conv(

@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdt_jax.autoencoder import AutoencoderKL, fingerprint
+from vdt_jax.autoencoder import AutoencoderKL
 from vdt_jax.codec import decode_video, draw_latents, encode_video
 from vdt_jax.data import Latents, Source, make_source
 from vdt_jax.data.clips import Clip
 from vdt_jax.errors import UserError
+from vdt_jax.fingerprint import fingerprint
 from vdt_jax.models import VDT
 from vdt_jax.torch_weights.autoencoder import load_autoencoder
 from vdt_jax.video import to_uint8

@@ -23,6 +23,7 @@ class Protocol:
     Attributes:
       preset: the paper that this follows, and what was set otherwise.
       checkpoint, vae: as given on the command line.
+      model_sha256, vae_sha256: of the sizes and parameters that were found there.
       data: the `data` section of the model's config.
       split: `held_out` or `train`.
       clips: their number, and `first_clip`, `every`: the clips are first_clip, first_clip + every, ...
@@ -47,6 +48,8 @@ class Protocol:
     preset: str | None
     checkpoint: str
     vae: str | None
+    model_sha256: str
+    vae_sha256: str | None
     data: dict[str, Any]
     split: str
     clips: int
@@ -136,7 +139,7 @@ PRESETS = {
         {"tasks": ["predict"], "num_given": 2, "num_clips": 256, "fvd_frames": "all"},
         "VDT, table of Cityscapes, 2 given frames and 28 to predict. Its protocol is not known. MCVD, with whose "
         "numbers it compares, takes 256 videos of the test split, counts the given frames in FVD, and the best of 10 "
-        "samples in SSIM: here one sample.",
+        "samples in SSIM (of grey frames, without the border of 5): here one sample, each colour, and the border.",
     ),
     "mcvd-smmnist": Preset(
         15,
@@ -151,8 +154,8 @@ PRESETS = {
         },
         "MCVD's code on stochastic moving MNIST: 256 test clips, 5 given frames and 10 to predict, 10 samples of "
         "each, the best of which counts in PSNR, SSIM and LPIPS; FVD takes all of them, given frames included. Not as "
-        "there: which digits (there the first 256 of MNIST's test file), and SSIM (there of pixels rounded to black "
-        "and white).",
+        "there: which digits (there the first 256 of MNIST's test file), SSIM (there of pixels rounded to black and "
+        "white, without the border of 5) and LPIPS (there of frames enlarged to 128x128).",
     ),
     "latte-sky": Preset(
         16,
