@@ -125,7 +125,6 @@ class Evaluation:
         self._protocol, self._loaded, self._diffusion, self._source = protocol, loaded, diffusion, source
         self._measures, self._folder, self._vae = measures, folder, vae
         self._batch_size, self._all_frames = batch_size, tuple(range(protocol.frames))
-        self._truth_features: dict[tuple, Arrays] = {}
         folder.mkdir(parents=True, exist_ok=True)
 
     def _numbers(self, first: int) -> range:
@@ -191,12 +190,16 @@ class Evaluation:
                 results[f"{name}/{metric}"] = np.stack([part[metric] for part in parts], axis=1)
         if "motion" in self._measures.names:
             results["truth/motion"] = np.asarray(motion(truth, counted))
-        key = (first, frames)
-        if key not in self._truth_features:
-            self._truth_features[key] = self._features(truth, frames)
-        return results | {f"truth/{name}": rows for name, rows in self._truth_features[key].items()}
+        return results | {f"truth/{name}": rows for name, rows in self._true_features(first, frames).items()}
 
     @functools.cache  # noqa: B019 -- as long as its evaluation lives
+    def _true_features(self, first: int, frames: tuple[int, ...] | None, shift: int = 0) -> Arrays:
+        """Features of the clips of a batch, or of those whose numbers are so much larger."""
+        numbers = self._numbers(first)[: self._protocol.clips - first]
+        numbers = range(numbers.start + shift, numbers.stop + shift, numbers.step)
+        return self._features(take(self._source, numbers)["video"], frames)
+
+    @functools.cache  # noqa: B019
     def fvd_frames(self, task: str) -> tuple[int, ...] | None:
         """The frames of a task that features are taken of; None where its clips differ in which are generated.
 
@@ -256,24 +259,20 @@ class Evaluation:
         truth, may come nearer. Empty where there are too few clips: for the first, twice as many are needed.
         """
         p = self._protocol
-        numbers = range(p.first_clip, p.first_clip + p.clips * p.every, p.every)
         shift = p.every // 2 or p.clips
         if p.clips < 2 or not self._measures.features:
             return {}, {}
 
-        def features_of(numbers: range) -> Arrays:
-            batches = [
-                self._features(take(self._source, numbers[first : first + self._batch_size])["video"], self._all_frames)
-                for first in range(0, p.clips, self._batch_size)
-            ]
+        def features_of_all(shift: int) -> Arrays:
+            firsts = range(0, p.clips, self._batch_size)
+            batches = [self._true_features(first, self._all_frames, shift) for first in firsts]
             return {name: np.concatenate([batch[name] for batch in batches]) for name in self._measures.features}
 
-        truth = self._kept("truth", lambda: features_of(numbers))
+        truth = self._kept("truth", lambda: features_of_all(0))
         itself = {name: frechet_distance(rows, rows) for name, rows in truth.items()}
-        if numbers[-1] + shift >= len(self._source):
+        if p.first_clip + (p.clips - 1) * p.every + shift >= len(self._source):
             return {}, itself
-        shifted = range(numbers.start + shift, numbers.stop + shift, p.every)
-        others = self._kept("other_truth", lambda: features_of(shifted))
+        others = self._kept("other_truth", lambda: features_of_all(shift))
         return {name: frechet_distance(truth[name], rows) for name, rows in others.items()}, itself
 
 
