@@ -62,6 +62,7 @@ def inputs(tmp_path_factory):
         "vp9.webm": write(folder / "vp9.webm", frames, codec="libvpx-vp9", options={"g": "10", "cpu-used": "8"}),
         "mpeg2.ts": write(folder / "mpeg2.ts", frames, codec="mpeg2video", options={"g": "100", "q": "1"}),
         "h264.flv": write(folder / "h264.flv", frames, options={"g": "12", "bf": "2"}),
+        "raw.mjpeg": write(folder / "raw.mjpeg", frames, codec="mjpeg", pix_fmt="yuvj420p", format="mjpeg"),
         "raw.h264": write(folder / "raw.h264", frames, format="h264"),
         "a.gif": folder / "a.gif",
         "a.webp": folder / "a.webp",
@@ -70,7 +71,7 @@ def inputs(tmp_path_factory):
 
 
 KINDS = ["b_frames.mp4", "gaps.mkv", "mpeg4.avi", "mpeg1.mpg", "vp9.webm", "mpeg2.ts", "h264.flv", "raw.h264"]
-KINDS += ["a.gif", "a.webp", "frames"]
+KINDS += ["raw.mjpeg", "a.gif", "a.webp", "frames"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -202,6 +203,13 @@ def test_a_clip_of_a_folder_of_frames(inputs):
     assert clip.shape == (4, 8, 12, 1) and numbers_of(clip) == [9, 11, 13, 15]
     with pytest.raises(UserError, match="has 2 frames from frame 38"):
         read_clip(inputs["frames"], (4, 8, 12, 3), start=38)
+
+
+def test_dot_files_beside_the_frames_of_a_folder_are_no_frames(tmp_path):
+    folder = frame_folder(tmp_path / "frames", count_up(5))
+    for number in range(5):
+        (folder / f"._frame_{number}.png").write_bytes(b"\0\5\x16\7")
+    assert probe(folder).num_frames == 5 and numbers_of(read_frames(folder)) == list(range(5))
 
 
 def test_mp4_written_here_is_searchable(tmp_path):

@@ -21,7 +21,7 @@ import numpy as np
 
 from vdt_jax.data.clips import Clip
 from vdt_jax.data.discover import Found
-from vdt_jax.data.windows import ClipTable, Window, of_split
+from vdt_jax.data.windows import ClipTable, Window, of_split, tell_short
 from vdt_jax.errors import UserError
 from vdt_jax.video import VideoInfo
 from vdt_jax.video.images import natural_key
@@ -153,6 +153,8 @@ class Latents:
             raise UserError(f"no video for the {split} split in {path} has the {shape[0]} frames of a clip")
         self._videos = usable
         self._clips = ClipTable([self._window.count(video[1]) for video in usable])
+        if split == "train":
+            tell_short(path, self._window, [video[1] for video in videos])
         classes = list(dict.fromkeys(sorted((video[0].label for video in videos), key=natural_key)))
         self.num_classes = len(classes) if labels else 1
         self._labels = {label: number if labels else 0 for number, label in enumerate(classes)}
