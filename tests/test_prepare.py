@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from damaged_videos import pictures, video
+from damaged_videos import KINDS, pictures, video
 from test_scripts import SHRUNK, fail, succeed
 
 from vdt_jax.autoencoder import fingerprint
@@ -94,10 +94,14 @@ def test_a_cache_goes_on_where_it_was_killed_and_mends_what_is_damaged(cache, vi
     (copy / "shard_00001.json").unlink()
     with pytest.raises(UserError, match="2 of its 3 shards"):
         source_of(copy)
+    (copy / "shard_00001.json").write_text("")
+    with pytest.raises(UserError, match=r"shard_00001\.json is damaged: run prepare.py again"):
+        source_of(copy)
+    (copy / "shard_00000.npy").unlink()
     data = bytearray(before["shard_00002.npy"])
     data[-1] ^= 1
     (copy / "shard_00002.npy").write_bytes(data)
-    assert "1 of 3 shards are there and whole" in succeed(*prepare(videos, copy))
+    assert "0 of 3 shards are there and whole" in succeed(*prepare(videos, copy))
     assert {file.name: file.read_bytes() for file in sorted(copy.iterdir())} == before
 
 
@@ -118,12 +122,28 @@ def test_two_hosts_share_the_work(cache, videos, tmp_path):
     assert "it is 0 to 1" in fail(name, *flags, "--process_id=2")
 
 
-def test_a_damaged_cache_is_noticed_while_it_is_read(cache, tmp_path):
+def test_videos_that_failed_before_a_kill_are_listed_and_counted_after_it(tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(video(20))
+    KINDS["bad_middle.mp4"][1](tmp_path / "videos" / "bad_middle.mp4")
+    again = prepare(tmp_path / "videos", tmp_path / "cache", "--max_bad=0.5")
+    succeed(*again)
+    listed = (tmp_path / "cache" / "bad_files.jsonl").read_text()
+    assert "bad_middle.mp4" in listed
+    assert "2 of 2 shards are there and whole" in succeed(*again)
+    assert (tmp_path / "cache" / "bad_files.jsonl").read_text() == listed
+    assert "1 of 2 videos cannot be read" in fail(*again, "--max_bad=0.1")
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut", "empty", "gone"])
+def test_a_damaged_cache_is_noticed_while_it_is_read(cache, tmp_path, damage):
     copy = shutil.copytree(cache, tmp_path / "copy")
     for file in copy.glob("*.npy"):
         data = bytearray(file.read_bytes())
         data[200::1000] = bytes(b ^ 255 for b in data[200::1000])
-        file.write_bytes(data)
+        file.write_bytes({"changed": data, "cut": data[: len(data) // 2]}.get(damage, b""))
+        if damage == "gone":
+            file.unlink()
     with pytest.raises(UserError, match=r"shard_0000\d\.npy is damaged"):
         source_of(copy).clip(0)
 
