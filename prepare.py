@@ -166,6 +166,7 @@ def cache_latents(
     metadata = {
         "autoencoder": fingerprint(vae.model, vae.params),
         "scaling_factor": vae.model.scaling_factor,
+        "vae_dtype": _VAE_DTYPE.value,
         "frame_size": list(size),
         "latent_size": [size[0] // factor, size[1] // factor, vae.model.latent_channels],
         "videos": hashlib.sha256(listing.encode()).hexdigest(),

@@ -15,6 +15,7 @@ from test_scripts import SHRUNK, fail, succeed
 from vdt_jax.autoencoder import fingerprint
 from vdt_jax.codec import decode_video, draw_latents, encode_video
 from vdt_jax.data import make_source
+from vdt_jax.data.latents import write_metadata
 from vdt_jax.data.pipeline import batches
 from vdt_jax.errors import UserError
 from vdt_jax.generation import load_vae, sampled_clips
@@ -157,7 +158,16 @@ def test_mistakes_with_caches(cache, videos, tmp_path):
     ]:
         with pytest.raises(UserError, match=message):
             source_of(path, shape)
-    assert "was begun with" in fail(*prepare(videos, cache, "--size=16"))
+    assert "was begun with frame_size=[16, 24] (now [16, 16])" in fail(*prepare(videos, cache, "--size=16"))
+    line = fail(*prepare(videos, cache, "--vae_dtype=bfloat16"))
+    assert "was begun with vae_dtype=float32 (now bfloat16)" in line
+
+
+def test_a_cache_from_before_dtypes_were_written_goes_on(tmp_path):
+    write_metadata(tmp_path, {"num_shards": 1})
+    write_metadata(tmp_path, {"num_shards": 1, "vae_dtype": "bfloat16"})
+    with pytest.raises(UserError, match=r"num_shards=1 \(now 2\)"):
+        write_metadata(tmp_path, {"num_shards": 2, "vae_dtype": "bfloat16"})
 
 
 def test_a_model_is_sampled_on_pixels_of_a_cache(cache):
@@ -207,12 +217,29 @@ def test_training_on_a_cache(cache, tmp_path):
     line = fail("train.py", *run, f"--config.vae={VAE}", f"--config.data.path={other}", f"--workdir={tmp_path}/no")
     assert "was made by the autoencoder 000000000000" in line
 
+    run[run.index(f"--config.data.path={cache}")] = f"--config.data.path={other}"
+    run[1] = f"--workdir={tmp_path}/without"
+    succeed("train.py", *run)
+    (other / "metadata.json").write_text(json.dumps(metadata))  # made again by another autoencoder
+    assert f"autoencoder={'0' * 64} (now {metadata['autoencoder']})" in fail("train.py", *run)
+    evaluation = ["evaluate.py", f"--checkpoint={tmp_path}/without", f"--vae={VAE}", f"--output={tmp_path}/no"]
+    assert "was trained with the autoencoder 000000000000" in fail(*evaluation)
+    config = json.loads((tmp_path / "without" / "config.json").read_text())
+    del config["autoencoder"]  # as before it was written
+    (tmp_path / "without" / "config.json").write_text(json.dumps(config))
+    succeed("train.py", *run)
+    assert metadata["autoencoder"] in (tmp_path / "without" / "config.json").read_text()
+
 
 def test_a_fingerprint_tells_autoencoders_apart():
     vae = load_vae(VAE)
     changed = jax.tree.map(np.array, vae.params)
     next(iter(jax.tree.leaves(changed))).flat[0] += 1e-3
     assert fingerprint(*vae) == fingerprint(*load_vae(VAE, "bfloat16")) != fingerprint(vae.model, changed)
+    load_vae(VAE, config={})
+    load_vae(VAE, config={"autoencoder": fingerprint(*vae)})
+    with pytest.raises(UserError, match=f"trained with the autoencoder {fingerprint(vae.model, changed)[:12]}"):
+        load_vae(VAE, config={"autoencoder": fingerprint(vae.model, changed)})
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """A cache of latents: what an autoencoder makes of each frame of each video, encoded once by prepare.py.
 
-    DIR/metadata.json      the autoencoder's hash and scaling factor, the sizes, how many shards there are
+    DIR/metadata.json      the autoencoder's hash, scaling factor and dtype, the sizes, how many shards there are
     DIR/shard_00000.npy    moments (frames, h, w, 2 c) float16: mean and logvar, so that each epoch draws anew
     DIR/shard_00000.json   its videos in order, those that could not be decoded, a CRC-32 of each frame, the SHA-256 of
                            the .npy; written last
@@ -67,8 +67,9 @@ def write_metadata(path: Path, metadata: dict[str, Any]) -> None:
     metadata = metadata | {"format": FORMAT}
     if (path / "metadata.json").is_file():
         theirs = read_metadata(path)
-        if differing := sorted(key for key in theirs.keys() | metadata.keys() if theirs.get(key) != metadata.get(key)):
-            shown = ", ".join(f"{key}={theirs.get(key)} (now {metadata.get(key)})" for key in differing)
+        # What a cache from before says nothing of is left open.
+        if differing := sorted(key for key in theirs if theirs[key] != metadata.get(key)):
+            shown = ", ".join(f"{key}={theirs[key]} (now {metadata.get(key)})" for key in differing)
             raise UserError(f"{path} was begun with {shown}: choose another --output, or the same values")
         return
     path.mkdir(parents=True, exist_ok=True)
