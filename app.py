@@ -50,7 +50,7 @@ class Studio:
 
     def __init__(self, checkpoint: str, vae: str | None):
         self.loaded = load(checkpoint)
-        self.vae = None if vae is None else load_vae(vae)
+        self.vae = None if vae is None else load_vae(vae, config=self.loaded.config)
         self.shape = clip_shape(self.loaded.model, self.vae)
         self.folder = tempfile.TemporaryDirectory(prefix="vdt_jax_")
 

@@ -87,7 +87,7 @@ def main(_) -> None:
     mesh = make_mesh()
     check_batch_size(_BATCH_SIZE.value, mesh)
     loaded = load(_CHECKPOINT.value)
-    vae = None if _VAE.value is None else load_vae(_VAE.value)
+    vae = None if _VAE.value is None else load_vae(_VAE.value, config=loaded.config)
     shape = clip_shape(loaded.model, vae)
     preset = None if _PRESET.value is None else apply_preset(_PRESET.value, shape)
     if unknown := {*_TASKS.value, *_TOLD_LABELS.value} - set(TASKS):

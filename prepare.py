@@ -29,7 +29,7 @@ from vdt_jax.data.clips import Clip, UnreadableClip
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import Found, find_videos
 from vdt_jax.data.index import index_videos
-from vdt_jax.data.latents import shard_is_whole, write_metadata, write_shard
+from vdt_jax.data.latents import bad_videos, shard_is_whole, write_metadata, write_shard
 from vdt_jax.data.video_folder import VideoFolder
 from vdt_jax.errors import UserError
 from vdt_jax.fingerprint import fingerprint
@@ -166,6 +166,7 @@ def cache_latents(
     metadata = {
         "autoencoder": fingerprint(vae.model, vae.params),
         "scaling_factor": vae.model.scaling_factor,
+        "vae_dtype": _VAE_DTYPE.value,
         "frame_size": list(size),
         "latent_size": [size[0] // factor, size[1] // factor, vae.model.latent_channels],
         "videos": hashlib.sha256(listing.encode()).hexdigest(),
@@ -174,22 +175,28 @@ def cache_latents(
     write_metadata(output, metadata)
     mine = range(_PROCESS_ID.value, len(shards), _NUM_PROCESSES.value)
     missing = [number for number in mine if not shard_is_whole(output, number)]
+    for number in mine:
+        if number not in missing:
+            for name, reason in bad_videos(output, number).items():
+                bad.add(name, reason)
+    bad.check()
     print(f"{len(mine) - len(missing)} of {len(mine)} shards are there and whole", flush=True)
 
     encode = make_encode(vae)
     total = sum(info.num_frames for number in missing for _, info in shards[number])
     with progress("latents", total, unit="frame") as advance:
         for number in missing:
-            done = []
+            done, failed = [], {}
             for video, info in shards[number]:
                 try:
                     moments = [encode(frames) for frames in read_whole(root, video, info, size, decoders)]
                     done.append((video, info, np.concatenate(moments)))
                 except UnreadableClip as error:
+                    failed[video.name] = str(error)
                     bad.add(video.name, str(error))
                     bad.check()
                 advance(info.num_frames)
-            write_shard(output, number, done)
+            write_shard(output, number, done, failed)
     print(f"{output}: {len(shards)} shards, autoencoder {metadata['autoencoder'][:12]}")
 
 

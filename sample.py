@@ -153,7 +153,7 @@ def main(_) -> None:
     if _CHECKPOINT.value == DEMO:
         print("checkpoint: the model that ships with vdt_jax (moving digits); --checkpoint names another")
     loaded = load(_CHECKPOINT.value)
-    vae = None if _VAE.value is None else load_vae(_VAE.value, _VAE_DTYPE.value)
+    vae = None if _VAE.value is None else load_vae(_VAE.value, _VAE_DTYPE.value, loaded.config)
     options = {
         "sampler": _SAMPLER.value,
         "eta": _ETA.value,

@@ -38,6 +38,7 @@ from vdt_jax.generation import (
     sample_keys,
     task_masks,
 )
+from vdt_jax.latents import autoencoder_of
 from vdt_jax.masks import TASKS
 from vdt_jax.models import VDT
 from vdt_jax.pages import write_comparison
@@ -127,6 +128,8 @@ def train(config: Any, interruption: Interruption, watch: Watch) -> None:
         held_out = CachedClips(held_out, vae)
     if model.num_classes not in (1, source.num_classes):
         raise UserError(f"model.num_classes={model.num_classes}, but the data has {source.num_classes}: use that, or 1")
+    options["autoencoder"] = autoencoder_of(source, vae)
+    check_same_run(workdir, options)
     learning_rate = make_learning_rate(total_steps=config.total_steps, **config.learning_rate)
     optimizer = make_optimizer(learning_rate, **config.optimizer)
     draw_keys = jax.jit(lambda: jax.random.split(jax.random.key(config.seed), 3), out_shardings=replicated(mesh))
@@ -171,11 +174,7 @@ def train(config: Any, interruption: Interruption, watch: Watch) -> None:
     if first_process:
         save_config(workdir, options)
     checkpoints = Checkpoints(
-        workdir,
-        every=config.checkpoint_every,
-        keep=config.keep_checkpoints,
-        keep_every=config.keep_every,
-        say=say,
+        workdir, every=config.checkpoint_every, keep=config.keep_checkpoints, keep_every=config.keep_every, say=say
     )
     state = checkpoints.restore(like)
     if state is None:
@@ -294,9 +293,10 @@ def check_same_run(workdir: epath.Path, options: dict) -> None:
     if not (workdir / "config.json").is_file():
         return
     theirs, ours = _flatten(load_config(workdir)), _flatten(options)
+    unknown = {"autoencoder"} - (theirs.keys() & ours.keys())  # to runs from before it was written, or as yet to this
     differing = sorted(
         key
-        for key in theirs.keys() | ours.keys()
+        for key in (theirs.keys() | ours.keys()) - unknown
         if theirs.get(key) != ours.get(key) and not f"{key}.".startswith(tuple(f"{free}." for free in _FREE_KEYS))
     )
     if differing:

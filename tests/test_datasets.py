@@ -1,12 +1,10 @@
-"""Videos of a folder or a list, kept indexes, windows, datasets of tfds, moving MNIST."""
+"""Videos of a folder or a list, kept indexes, windows, moving MNIST."""
 
 import gzip
 import json
 import os
 import re
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +18,6 @@ from vdt_jax.data.discover import Found, find_videos
 from vdt_jax.data.index import index_videos
 from vdt_jax.data.moving_mnist import read_digits
 from vdt_jax.data.pipeline import batches
-from vdt_jax.data.tfds_builder import write_dataset
 from vdt_jax.data.windows import ClipTable, Window, of_split
 from vdt_jax.errors import UserError
 from vdt_jax.video import VideoInfo
@@ -208,11 +205,22 @@ def test_windows_by_stride_and_by_rate():
             Window(4, **wrong)
 
 
-def test_short_videos_are_padded_where_asked(tmp_path):
+def test_videos_that_are_too_short_are_counted_aloud(tmp_path, capsys):
+    for name, length in (("a", 3), ("b", 8), ("c", 9)):
+        (tmp_path / f"{name}.mp4").write_bytes(video(length))
+    open_folder(tmp_path)
+    assert "1 of 3 videos are too short for a clip and left out; data.short=pad" in capsys.readouterr().out
+    open_folder(tmp_path, "held_out")
+    assert "too short" not in capsys.readouterr().out  # said once
+
+
+def test_short_videos_are_padded_where_asked(tmp_path, capsys):
     write(tmp_path / "a.mp4", np.stack([np.full((16, 24, 3), 80 * n, np.uint8) for n in range(3)]))
     with pytest.raises(UserError, match=r"the longest has 3; data\.short=pad"):
         open_folder(tmp_path)
+    capsys.readouterr()
     clip = open_folder(tmp_path, short="pad").clip(0)["video"]
+    assert not capsys.readouterr().out
     np.testing.assert_array_equal(clip[2], clip[3])
     assert (clip[1] != clip[2]).any()
 
@@ -222,74 +230,6 @@ def test_a_table_of_clips_counts_through_all_videos():
     assert [table[n] for n in range(len(table))] == [(0, 0), (0, 1), (2, 0), (2, 1), (2, 2)]
     with pytest.raises(IndexError):
         table[5]
-
-
-def clips(count, start=0):
-    return [{"video": np.full((6, 8, 12, 3), 10 * n, np.uint8), "label": n % 2} for n in range(start, start + count)]
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory):
-    path = tmp_path_factory.mktemp("tfds")
-    assert write_dataset(path, {"train": clips(10), "held_out": clips(2, 20)}, (6, 8, 12, 3), ["a", "b"]).is_dir()
-    return path
-
-
-def test_a_dataset_written_here_is_read_back(dataset):
-    options = {"name": f"tfds:{dataset}", "labels": True, "hop": 2}
-    train, held_out = (make_source(options, (4, 8, 12, 3), split) for split in ("train", "held_out"))
-    assert (len(train), len(held_out), train.num_classes) == (20, 4, 2)  # two windows of 4 in each clip of 6
-    assert [(int(train.clip(n)["video"].mean()), train.clip(n)["label"]) for n in (0, 1, 18)] == [
-        (0, 0),
-        (0, 0),
-        (90, 1),
-    ]
-    assert held_out.clip(3)["video"].mean() == 210
-    assert make_source({"name": f"tfds:{dataset}"}, (4, 4, 4, 1), "train").clip(0)["video"].shape == (4, 4, 4, 1)
-    code = f"import sys; from vdt_jax.data import make_source; make_source({options}, (4, 8, 12, 3), 'train')"
-    ended = subprocess.run([sys.executable, "-c", f"{code}; sys.exit('tensorflow' in sys.modules)"], check=False)
-    assert ended.returncode == 0
-
-
-def test_a_dataset_of_encoded_videos_of_any_length(tmp_path):
-    import tensorflow_datasets as tfds
-
-    class Encoded(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("1.0.0")
-
-        def _info(self):
-            features = tfds.features.FeaturesDict({"video": tfds.features.Text()})
-            return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
-
-        def _split_generators(self, _):
-            return {"train": self._generate_examples()}
-
-        def _generate_examples(self):
-            for number, length in enumerate([9, 40, 3] + [9] * 7):
-                yield number, {"video": video(length)}
-
-    Encoded(data_dir=tmp_path, file_format="array_record").download_and_prepare()
-    options = {"name": f"tfds:{tmp_path}"}
-    train, held_out = (make_source(options, SHAPE, split) for split in ("train", "held_out"))
-    assert (len(train), len(held_out)) == (9, 1)
-    assert numbers_of(train.clip(0)["video"]) == [0, 1, 2, 3]
-    starts = {numbers_of(train.clip(1, np.random.default_rng(n))["video"])[0] for n in range(12)}
-    assert len(starts) > 4
-    assert next(batches(train, batch_size=9, seed=0))["video"].shape == (9, *SHAPE)  # the short one is replaced
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"name": "tfds:no_such_dataset"}, "neither a folder that tfds wrote nor a dataset"),
-        ({"name": "tfds:bair_robot_pushing_small"}, "is not prepared on this machine: python -c"),
-        ({"feature": "film"}, "data.feature can be"),
-        ({"stride": 3}, "have 6 frames, too few"),
-    ],
-)
-def test_mistakes_with_datasets(dataset, options, message):
-    with pytest.raises(UserError, match=message):
-        make_source({"name": f"tfds:{dataset}"} | options, (4, 8, 12, 3), "train")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Models of latents through the scripts: from the official file to a video, training on videos, training on from it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from PIL import Image
 from test_data import moving_square
 from test_scripts import ROOT, fail, succeed
 
+from vdt_jax.autoencoder import fingerprint
+from vdt_jax.generation import load_vae
 from vdt_jax.video import fit_frame, read_frames, to_float, to_uint8, write_video
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -35,7 +38,7 @@ def test_train_and_evaluate_a_model_of_latents_on_videos(tmp_path):
     for name in "ab":
         write_video(tmp_path / "videos" / f"{name}.mp4", moving_square(24))
     sizes = dict(input_size=(8, 8), num_frames=4, in_channels=4, patch_size=4, hidden_size=16, depth=1, num_heads=2)
-    run, vae = f"{tmp_path}/run", f"{GOLDENS}/vae_tiny"
+    run, vae = f"{tmp_path}/run", shutil.copytree(GOLDENS / "vae_tiny", tmp_path / "vae")
     arguments = [
         f"--config={ROOT}/configs/video_folder_tiny.py",
         f"--workdir={run}",
@@ -56,6 +59,14 @@ def test_train_and_evaluate_a_model_of_latents_on_videos(tmp_path):
     assert [report["protocol"][size] for size in ("frames", "height", "width", "channels")] == [4, 32, 32, 3]
     scores = report["tasks"]["interpolation"]
     assert 0 < scores["model"]["PSNR"] < scores["linear blending"]["PSNR"]
+
+    weights = bytearray((vae / "diffusion_pytorch_model.safetensors").read_bytes())
+    weights[-3] ^= 1
+    (vae / "diffusion_pytorch_model.safetensors").write_bytes(weights)
+    sampling = ["sample.py", f"--checkpoint={run}", f"--input={tmp_path}/videos/a.mp4", f"--output={tmp_path}/a.npz"]
+    assert "name the one that it was trained with" in fail(*sampling, f"--vae={vae}")
+    line = fail("train.py", *arguments, f"--config.vae={vae}")
+    assert f"belongs to a run with autoencoder={fingerprint(*load_vae(GOLDENS / 'vae_tiny'))}" in line
 
 
 @pytest.mark.slow

@@ -9,11 +9,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from damaged_videos import pictures, video
+from damaged_videos import KINDS, pictures, video
 from test_scripts import SHRUNK, fail, succeed
 
 from vdt_jax.codec import decode_video, draw_latents, encode_video
 from vdt_jax.data import make_source
+from vdt_jax.data.latents import write_metadata
 from vdt_jax.data.pipeline import batches
 from vdt_jax.errors import UserError
 from vdt_jax.fingerprint import fingerprint
@@ -94,10 +95,14 @@ def test_a_cache_goes_on_where_it_was_killed_and_mends_what_is_damaged(cache, vi
     (copy / "shard_00001.json").unlink()
     with pytest.raises(UserError, match="2 of its 3 shards"):
         source_of(copy)
+    (copy / "shard_00001.json").write_text("")
+    with pytest.raises(UserError, match=r"shard_00001\.json is damaged: run prepare.py again"):
+        source_of(copy)
+    (copy / "shard_00000.npy").unlink()
     data = bytearray(before["shard_00002.npy"])
     data[-1] ^= 1
     (copy / "shard_00002.npy").write_bytes(data)
-    assert "1 of 3 shards are there and whole" in succeed(*prepare(videos, copy))
+    assert "0 of 3 shards are there and whole" in succeed(*prepare(videos, copy))
     assert {file.name: file.read_bytes() for file in sorted(copy.iterdir())} == before
 
 
@@ -118,12 +123,28 @@ def test_two_hosts_share_the_work(cache, videos, tmp_path):
     assert "it is 0 to 1" in fail(name, *flags, "--process_id=2")
 
 
-def test_a_damaged_cache_is_noticed_while_it_is_read(cache, tmp_path):
+def test_videos_that_failed_before_a_kill_are_listed_and_counted_after_it(tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(video(20))
+    KINDS["bad_middle.mp4"][1](tmp_path / "videos" / "bad_middle.mp4")
+    again = prepare(tmp_path / "videos", tmp_path / "cache", "--max_bad=0.5")
+    succeed(*again)
+    listed = (tmp_path / "cache" / "bad_files.jsonl").read_text()
+    assert "bad_middle.mp4" in listed
+    assert "2 of 2 shards are there and whole" in succeed(*again)
+    assert (tmp_path / "cache" / "bad_files.jsonl").read_text() == listed
+    assert "1 of 2 videos cannot be read" in fail(*again, "--max_bad=0.1")
+
+
+@pytest.mark.parametrize("damage", ["changed", "cut", "empty", "gone"])
+def test_a_damaged_cache_is_noticed_while_it_is_read(cache, tmp_path, damage):
     copy = shutil.copytree(cache, tmp_path / "copy")
     for file in copy.glob("*.npy"):
         data = bytearray(file.read_bytes())
         data[200::1000] = bytes(b ^ 255 for b in data[200::1000])
-        file.write_bytes(data)
+        file.write_bytes({"changed": data, "cut": data[: len(data) // 2]}.get(damage, b""))
+        if damage == "gone":
+            file.unlink()
     with pytest.raises(UserError, match=r"shard_0000\d\.npy is damaged"):
         source_of(copy).clip(0)
 
@@ -137,7 +158,16 @@ def test_mistakes_with_caches(cache, videos, tmp_path):
     ]:
         with pytest.raises(UserError, match=message):
             source_of(path, shape)
-    assert "was begun with" in fail(*prepare(videos, cache, "--size=16"))
+    assert "was begun with frame_size=[16, 24] (now [16, 16])" in fail(*prepare(videos, cache, "--size=16"))
+    line = fail(*prepare(videos, cache, "--vae_dtype=bfloat16"))
+    assert "was begun with vae_dtype=float32 (now bfloat16)" in line
+
+
+def test_a_cache_from_before_dtypes_were_written_goes_on(tmp_path):
+    write_metadata(tmp_path, {"num_shards": 1})
+    write_metadata(tmp_path, {"num_shards": 1, "vae_dtype": "bfloat16"})
+    with pytest.raises(UserError, match=r"num_shards=1 \(now 2\)"):
+        write_metadata(tmp_path, {"num_shards": 2, "vae_dtype": "bfloat16"})
 
 
 def test_a_model_is_sampled_on_pixels_of_a_cache(cache):
@@ -187,12 +217,29 @@ def test_training_on_a_cache(cache, tmp_path):
     line = fail("train.py", *run, f"--config.vae={VAE}", f"--config.data.path={other}", f"--workdir={tmp_path}/no")
     assert "was made by the autoencoder 000000000000" in line
 
+    run[run.index(f"--config.data.path={cache}")] = f"--config.data.path={other}"
+    run[1] = f"--workdir={tmp_path}/without"
+    succeed("train.py", *run)
+    (other / "metadata.json").write_text(json.dumps(metadata))  # made again by another autoencoder
+    assert f"autoencoder={'0' * 64} (now {metadata['autoencoder']})" in fail("train.py", *run)
+    evaluation = ["evaluate.py", f"--checkpoint={tmp_path}/without", f"--vae={VAE}", f"--output={tmp_path}/no"]
+    assert "was trained with the autoencoder 000000000000" in fail(*evaluation)
+    config = json.loads((tmp_path / "without" / "config.json").read_text())
+    del config["autoencoder"]  # as before it was written
+    (tmp_path / "without" / "config.json").write_text(json.dumps(config))
+    succeed("train.py", *run)
+    assert metadata["autoencoder"] in (tmp_path / "without" / "config.json").read_text()
+
 
 def test_a_fingerprint_tells_autoencoders_apart():
     vae = load_vae(VAE)
     changed = jax.tree.map(np.array, vae.params)
     next(iter(jax.tree.leaves(changed))).flat[0] += 1e-3
     assert fingerprint(*vae) == fingerprint(*load_vae(VAE, "bfloat16")) != fingerprint(vae.model, changed)
+    load_vae(VAE, config={})
+    load_vae(VAE, config={"autoencoder": fingerprint(*vae)})
+    with pytest.raises(UserError, match=f"trained with the autoencoder {fingerprint(vae.model, changed)[:12]}"):
+        load_vae(VAE, config={"autoencoder": fingerprint(vae.model, changed)})
 
 
 @pytest.mark.slow

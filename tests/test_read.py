@@ -60,6 +60,9 @@ def inputs(tmp_path_factory):
         "mpeg4.avi": write(folder / "mpeg4.avi", frames, codec="mpeg4", options={"g": "10", "q": "1"}),
         "mpeg1.mpg": write(folder / "mpeg1.mpg", frames, codec="mpeg1video", options={"g": "10", "q": "1"}),
         "vp9.webm": write(folder / "vp9.webm", frames, codec="libvpx-vp9", options={"g": "10", "cpu-used": "8"}),
+        "mpeg2.ts": write(folder / "mpeg2.ts", frames, codec="mpeg2video", options={"g": "100", "q": "1"}),
+        "h264.flv": write(folder / "h264.flv", frames, options={"g": "12", "bf": "2"}),
+        "raw.mjpeg": write(folder / "raw.mjpeg", frames, codec="mjpeg", pix_fmt="yuvj420p", format="mjpeg"),
         "raw.h264": write(folder / "raw.h264", frames, format="h264"),
         "a.gif": folder / "a.gif",
         "a.webp": folder / "a.webp",
@@ -67,7 +70,8 @@ def inputs(tmp_path_factory):
     }
 
 
-KINDS = ["b_frames.mp4", "gaps.mkv", "mpeg4.avi", "mpeg1.mpg", "vp9.webm", "raw.h264", "a.gif", "a.webp", "frames"]
+KINDS = ["b_frames.mp4", "gaps.mkv", "mpeg4.avi", "mpeg1.mpg", "vp9.webm", "mpeg2.ts", "h264.flv", "raw.h264"]
+KINDS += ["raw.mjpeg", "a.gif", "a.webp", "frames"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,13 +85,47 @@ def test_every_kind_has_its_frames_in_order(inputs, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_search_finds_the_frames_that_counting_finds(inputs, kind):
     info = probe(inputs[kind])
-    assert (info.pts is None) == (kind in ("frames", "raw.h264"))
+    assert (info.pts is None) == (kind in ("frames", "raw.h264", "mpeg1.mpg"))
     assert VideoInfo.from_json(json.loads(json.dumps(info.to_json()))) == info
     every = list(read_frames(inputs[kind]))
     for start in range(0, 35, 3):
         numbers = [start, start + 1, start + 4]
         found = list(read_numbers(inputs[kind], numbers, [info.pts[n] for n in numbers] if info.pts else None))
         np.testing.assert_array_equal(found, [every[start], every[start + 1], every[start + 4]])
+
+
+LONG = {  # 300 frames, and more of them from keyframe to keyframe than a seek goes back at first
+    "h264.ts": {"options": {"g": "250", "sc_threshold": "0", "preset": "ultrafast"}},
+    "h264.flv": {"options": {"g": "50", "bf": "2", "preset": "ultrafast"}},
+    "mpeg2.mpg": {"codec": "mpeg2video", "options": {"g": "250", "sc_threshold": "1000000000", "bf": "2"}},
+    "mpeg1.mpg": {"codec": "mpeg1video", "options": {"g": "100", "sc_threshold": "1000000000", "bf": "2"}},
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+@pytest.mark.parametrize("num_frames", [1, 2])
+def test_streams_without_an_index_have_every_frame(tmp_path, kind, num_frames):
+    path = write(tmp_path / kind, np.tile(count_up(50), (6, 1, 1, 1)), **LONG[kind])
+    info = probe(path)
+    assert info.num_frames == 300
+    for start in (0, 1, 49, 103, 110, 239, 251, 260, 298):
+        numbers = range(start, start + num_frames)
+        found = read_numbers(path, numbers, [info.pts[n] for n in numbers] if info.pts else None)
+        assert numbers_of(found) == [number % 50 for number in numbers]
+
+
+@pytest.mark.parametrize(("suffix", "unit"), [("ts", 188), ("mpg", 2048)])
+def test_a_recording_whose_head_is_cut_off_begins_with_what_can_be_decoded(tmp_path, suffix, unit):
+    noise = np.random.default_rng(0).integers(0, 60, (60, 64, 96, 3)).astype(np.uint8)
+    options = {"g": "20", "sc_threshold": "1000000000", "bf": "2"}
+    data = write(tmp_path / f"a.{suffix}", noise, codec="mpeg2video", options=options).read_bytes()
+    path = tmp_path / f"cut.{suffix}"
+    path.write_bytes(data[unit * (len(data) // 5 // unit) :])
+    info, every = probe(path), list(read_frames(path))
+    assert 30 < info.num_frames == len(every) < 48
+    for number in (0, 1, len(every) - 1):
+        (found,) = read_numbers(path, [number], [info.pts[number]] if info.pts else None)
+        np.testing.assert_array_equal(found, every[number])
 
 
 def test_times_of_frames_are_the_files_own(inputs):
@@ -165,6 +203,13 @@ def test_a_clip_of_a_folder_of_frames(inputs):
     assert clip.shape == (4, 8, 12, 1) and numbers_of(clip) == [9, 11, 13, 15]
     with pytest.raises(UserError, match="has 2 frames from frame 38"):
         read_clip(inputs["frames"], (4, 8, 12, 3), start=38)
+
+
+def test_dot_files_beside_the_frames_of_a_folder_are_no_frames(tmp_path):
+    folder = frame_folder(tmp_path / "frames", count_up(5))
+    for number in range(5):
+        (folder / f"._frame_{number}.png").write_bytes(b"\0\5\x16\7")
+    assert probe(folder).num_frames == 5 and numbers_of(read_frames(folder)) == list(range(5))
 
 
 def test_mp4_written_here_is_searchable(tmp_path):

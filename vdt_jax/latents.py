@@ -88,9 +88,32 @@ def shrink_mask(mask: np.ndarray, factor: int) -> np.ndarray:
     return mask.reshape(*mask.shape[:2], height, factor, width, factor, 1).max(axis=(3, 5))
 
 
-def load_vae(where: str | os.PathLike, dtype: str = "float32") -> LoadedAutoencoder:
-    """Loads an autoencoder from a folder, a file or the Hugging Face hub."""
-    return LoadedAutoencoder(*load_autoencoder(where, dtype))
+def load_vae(
+    where: str | os.PathLike, dtype: str = "float32", config: Mapping[str, Any] | None = None
+) -> LoadedAutoencoder:
+    """Loads an autoencoder from a folder, a file or the Hugging Face hub.
+
+    Args:
+      config: of the checkpoint that it is for.
+
+    Raises:
+      UserError: none there, or another than the one that the checkpoint was trained with, where that is known.
+    """
+    vae = LoadedAutoencoder(*load_autoencoder(where, dtype))
+    trained_with = (config or {}).get("autoencoder")
+    if trained_with is not None and trained_with != (named := fingerprint(*vae)):
+        raise UserError(
+            f"the model was trained with the autoencoder {trained_with[:12]}, --vae={where} is {named[:12]}: name the "
+            "one that it was trained with"
+        )
+    return vae
+
+
+def autoencoder_of(source: Source, vae: LoadedAutoencoder | None) -> str | None:
+    """The hash of the autoencoder whose latents a run is trained on, for its config.json; None for a run on pixels."""
+    if isinstance(source, Latents):
+        return source.autoencoder
+    return None if vae is None else fingerprint(*vae)
 
 
 def clip_shape(model: VDT, vae: LoadedAutoencoder | None) -> tuple[int, int, int, int]:

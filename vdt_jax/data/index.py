@@ -17,7 +17,7 @@ from vdt_jax.data.discover import Found
 from vdt_jax.progress import progress
 from vdt_jax.video import VideoInfo
 
-_FORMAT = 2  # raise it where entries of another version of this code would mislead
+_FORMAT = 3  # raise it where entries of another version of this code would mislead
 _MAX_PROCESSES = 32
 
 Known = VideoInfo | str  # a str is the reason why a video cannot be read

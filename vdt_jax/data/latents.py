@@ -1,8 +1,9 @@
 """A cache of latents: what an autoencoder makes of each frame of each video, encoded once by prepare.py.
 
-    DIR/metadata.json      the autoencoder's hash and scaling factor, the sizes, how many shards there are
+    DIR/metadata.json      the autoencoder's hash, scaling factor and dtype, the sizes, how many shards there are
     DIR/shard_00000.npy    moments (frames, h, w, 2 c) float16: mean and logvar, so that each epoch draws anew
-    DIR/shard_00000.json   its videos in order, a CRC-32 of each frame, the SHA-256 of the .npy; written last
+    DIR/shard_00000.json   its videos in order, those that could not be decoded, a CRC-32 of each frame, the SHA-256 of
+                           the .npy; written last
 
 Clips are served as moments, and the step draws scaling_factor * (mean + exp(logvar / 2) eps) on the device.
 """
@@ -13,7 +14,7 @@ import json
 import os
 import socket
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +22,13 @@ import numpy as np
 
 from vdt_jax.data.clips import Clip
 from vdt_jax.data.discover import Found
-from vdt_jax.data.windows import ClipTable, Window, of_split
+from vdt_jax.data.windows import ClipTable, Window, of_split, tell_short
 from vdt_jax.errors import UserError
 from vdt_jax.video import VideoInfo
 from vdt_jax.video.images import natural_key
 
 FORMAT = 1
+_DAMAGE = (OSError, ValueError, EOFError, LookupError, TypeError)  # what reading half a file, or none, may raise
 
 
 class CachedVideo(NamedTuple):
@@ -65,8 +67,9 @@ def write_metadata(path: Path, metadata: dict[str, Any]) -> None:
     metadata = metadata | {"format": FORMAT}
     if (path / "metadata.json").is_file():
         theirs = read_metadata(path)
-        if differing := sorted(key for key in theirs.keys() | metadata.keys() if theirs.get(key) != metadata.get(key)):
-            shown = ", ".join(f"{key}={theirs.get(key)} (now {metadata.get(key)})" for key in differing)
+        # What a cache from before says nothing of is left open.
+        if differing := sorted(key for key in theirs if theirs[key] != metadata.get(key)):
+            shown = ", ".join(f"{key}={theirs[key]} (now {metadata.get(key)})" for key in differing)
             raise UserError(f"{path} was begun with {shown}: choose another --output, or the same values")
         return
     path.mkdir(parents=True, exist_ok=True)
@@ -75,15 +78,26 @@ def write_metadata(path: Path, metadata: dict[str, Any]) -> None:
 
 def shard_is_whole(path: Path, number: int) -> bool:
     """Whether a shard is there with the bytes that were written."""
-    data, description = _shard(path, number, ".npy"), _shard(path, number, ".json")
-    if not (data.is_file() and description.is_file()):
+    try:
+        description = json.loads(_shard(path, number, ".json").read_text())
+        with _shard(path, number, ".npy").open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == description["sha256"]
+    except _DAMAGE:
         return False
-    with data.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == json.loads(description.read_text())["sha256"]
 
 
-def write_shard(path: Path, number: int, videos: Sequence[tuple[Found, VideoInfo, np.ndarray]]) -> None:
-    """Writes the moments (frames, h, w, 2 c) of some videos: the data, then, as a sign that it is whole, what it is."""
+def bad_videos(path: Path, number: int) -> dict[str, str]:
+    """Why those videos of a whole shard that are not in it could not be decoded, by name."""
+    return json.loads(_shard(path, number, ".json").read_text()).get("bad", {})
+
+
+def write_shard(
+    path: Path, number: int, videos: Sequence[tuple[Found, VideoInfo, np.ndarray]], bad: Mapping[str, str] | None = None
+) -> None:
+    """Writes the moments (frames, h, w, 2 c) of some videos: the data, then, as a sign that it is whole, what it is.
+
+    `bad` are those videos that could not be decoded, with the reasons.
+    """
     moments = [np.asarray(array, np.float16) for _, _, array in videos]
     firsts = np.cumsum([0, *map(len, moments)])
     described = [
@@ -98,7 +112,7 @@ def write_shard(path: Path, number: int, videos: Sequence[tuple[Found, VideoInfo
     with unfinished.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     unfinished.replace(data)
-    description = {"videos": described, "crc32": checks, "sha256": digest}
+    description = {"videos": described, "bad": dict(bad or {}), "crc32": checks, "sha256": digest}
     _write_whole(_shard(path, number, ".json"), json.dumps(description).encode())
 
 
@@ -153,18 +167,23 @@ class Latents:
             raise UserError(f"no video for the {split} split in {path} has the {shape[0]} frames of a clip")
         self._videos = usable
         self._clips = ClipTable([self._window.count(video[1]) for video in usable])
+        if split == "train":
+            tell_short(path, self._window, [video[1] for video in videos])
         classes = list(dict.fromkeys(sorted((video[0].label for video in videos), key=natural_key)))
         self.num_classes = len(classes) if labels else 1
         self._labels = {label: number if labels else 0 for number, label in enumerate(classes)}
 
     def _read_shards(self, count: int) -> Iterator[tuple[Found, VideoInfo, int, int]]:
         for shard in range(count):
-            description = json.loads(_shard(self._path, shard, ".json").read_text())
-            self._checks.append(np.array(description["crc32"], np.uint32))
-            for fields in description["videos"]:
-                video = CachedVideo(**fields)
-                found = Found(video.name, video.label, video.split)
-                yield found, VideoInfo.from_json(video.info), shard, video.first
+            try:
+                description = json.loads(_shard(self._path, shard, ".json").read_text())
+                self._checks.append(np.array(description["crc32"], np.uint32))
+                videos = [CachedVideo(**fields) for fields in description["videos"]]
+                known = [VideoInfo.from_json(video.info) for video in videos]
+            except _DAMAGE:
+                raise _damaged(self._path, shard, ".json") from None
+            for video, info in zip(videos, known, strict=True):
+                yield Found(video.name, video.label, video.split), info, shard, video.first
 
     def check_autoencoder(self, other: str) -> None:
         """Raises UserError where the autoencoder of another hash is to decode these latents."""
@@ -186,9 +205,12 @@ class Latents:
         number, which = self._clips[number]
         video, info, shard, first = self._videos[number]
         frames = [first + n for n in self._window.numbers(info, which)]
-        moments = np.asarray(_open(self._path, shard)[frames])
+        try:
+            moments = np.asarray(_open(self._path, shard)[frames])
+        except _DAMAGE:
+            raise _damaged(self._path, shard, ".npy") from None
         if [zlib.crc32(frame) for frame in moments] != self._checks[shard][frames].tolist():
-            raise UserError(f"{_shard(self._path, shard, '.npy')} is damaged: run prepare.py again, which mends it")
+            raise _damaged(self._path, shard, ".npy")
         return {"video": moments, "label": self._labels[video.label]}
 
 
@@ -199,6 +221,10 @@ def _open(path: Path, shard: int) -> np.ndarray:
 
 def _shard(path: Path, number: int, suffix: str) -> Path:
     return path / f"shard_{number:05d}{suffix}"
+
+
+def _damaged(path: Path, shard: int, suffix: str) -> UserError:
+    return UserError(f"{_shard(path, shard, suffix)} is damaged: run prepare.py again, which mends it")
 
 
 def _write_whole(path: Path, content: bytes) -> None:

@@ -4,11 +4,15 @@ A record has its video as a tensor (T, H, W, C) uint8 or as the bytes of a video
 features, tfds's own ucf101 among them, need TensorFlow as soon as they are constructed: the extra `tf`.
 """
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vdt_jax.data.bad_files import BadFiles
 from vdt_jax.data.clips import Clip, UnreadableClip
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.windows import ClipTable, Window
@@ -33,9 +37,13 @@ class Tfds:
       held_out: share of the train split that is held out where the dataset holds out nothing.
       stride, hop, short: see `Window`.
       labels: whether to use the feature `label`.
+      max_bad: share of the records that may turn out unreadable.
+      time_limit, memory_limit: seconds and megabytes that decoding a clip may take.
+      bad_files: where to list the records that could not be read, and why.
 
     Raises:
-      UserError: no such dataset, not prepared, or one that needs TensorFlow.
+      UserError: no such dataset, not prepared, one that needs TensorFlow, a feature that is no video, too many records
+        that cannot be read.
     """
 
     def __init__(
@@ -49,13 +57,22 @@ class Tfds:
         hop: int = 4,
         short: str = "skip",
         labels: bool = False,
+        max_bad: float = 0.1,
+        time_limit: float = 10.0,
+        memory_limit: int = 3000,
+        bad_files: str | os.PathLike | None = None,
     ):
+        if not dataset:
+            raise UserError("no dataset was named: data.name=tfds:FOLDER, or tfds:NAME")
+        if shape[3] not in (1, 3):
+            raise UserError(f"videos have 3 channels, or 1 in grey: not in_channels={shape[3]}")
+        if not 0 <= held_out < 1:
+            raise UserError(f"data.held_out={held_out} is a share, from 0 to 1")
         self._shape, self._feature = shape, feature
         self._window = Window(shape[0], stride, 0.0, hop, short)
-        self._decoders = Decoders()
+        self._decoders = Decoders(time_limit, memory_limit)
         self._data, info, whole = _open(dataset, split)
-        if feature not in info.features:
-            raise UserError(f"{dataset} has no feature '{feature}': data.feature can be {', '.join(info.features)}")
+        _check_feature(dataset, info.features, feature)
         if labels and "label" not in info.features:
             raise UserError(f"{dataset} has no feature 'label': leave out data.labels")
         self._labels = labels
@@ -69,18 +86,20 @@ class Tfds:
         if not clips:
             raise UserError(f"the videos of {dataset} have {length} frames, too few for {shape[0]} at stride {stride}")
         self._first, self._clips = records.start, ClipTable([clips] * len(records))
+        self._bad = BadFiles(len(records), max_bad, bad_files)
 
     def __len__(self) -> int:
         return len(self._clips)
 
     def clip(self, number: int, rng: np.random.Generator | None = None) -> Clip:
-        """See `Source`; where the length of videos differs, `rng` chooses where a clip begins."""
+        """See `Source`; where the length of videos differs, `rng` chooses where a clip begins.
+
+        A record that cannot be read is noted in `bad_files`; one that is too short is not.
+        """
         record, which = self._clips[number]
-        values = self._data[self._first + record]
-        video, content = values[self._feature], b""
-        if isinstance(video, bytes):
-            video, content = None, video
-        info = self._decoders.probe(None, content) if video is None else VideoInfo(len(video), 25.0, 0, 0)
+        record += self._first
+        with self._noted(record):
+            values, video, content, info = self._look_at(record)
         if not self._fixed:
             count = self._window.count(info)
             if not count:
@@ -89,10 +108,48 @@ class Tfds:
         numbers = self._window.numbers(info, which)
         height, width, channels = self._shape[1:]
         if video is None:
-            frames = self._decoders.clip(None, numbers, info, (height, width, channels), content=content)
+            with self._noted(record):
+                frames = self._decoders.clip(None, numbers, info, (height, width, channels), content=content)
         else:
             frames = np.stack([fit_frame(frame, (height, width), channels) for frame in as_rgb(video[numbers])])
         return {"video": frames, "label": int(values["label"]) if self._labels else 0}
+
+    def _look_at(self, record: int) -> tuple[dict[str, Any], np.ndarray | None, bytes, VideoInfo]:
+        """The values of a record, its video as an array or as the bytes of a file, and what is known of it."""
+        try:
+            values = self._data[record]
+        except Exception as error:  # array_record, protobuf and tfds raise whatever they like on a damaged file
+            raise UnreadableClip(f"cannot be read ({_line(error)})") from None
+        video = values[self._feature]
+        if isinstance(video, bytes):
+            return values, None, video, self._decoders.probe(None, video)
+        if not len(video):
+            raise UnreadableClip("has no frames")
+        return values, video, b"", VideoInfo(len(video), 25.0, 0, 0)
+
+    @contextlib.contextmanager
+    def _noted(self, record: int) -> Iterator[None]:
+        """Lists the record where it turns out unreadable."""
+        try:
+            yield
+        except UnreadableClip as error:
+            self._bad.add(f"record {record}", str(error))
+            self._bad.check()
+            raise
+
+
+def _check_feature(dataset: str, features: Any, name: str) -> None:
+    """Raises UserError where a feature is no video: neither uint8 (T, H, W, C) with C = 1 or 3, nor bytes."""
+    if name not in features:
+        raise UserError(f"{dataset} has no feature '{name}': data.feature can be {', '.join(features)}")
+    shape, dtype = features[name].shape, features[name].np_dtype
+    encoded = not isinstance(shape, dict) and shape == () and dtype == np.object_
+    if not encoded and (isinstance(shape, dict) or dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3)):
+        kind = "several features" if isinstance(shape, dict) else f"{np.dtype(dtype).name} of shape {shape}"
+        raise UserError(
+            f"data.feature={name} of {dataset} is {kind}: a video is uint8 (T, H, W, C) with 1 or 3 channels, or the "
+            f"bytes of a file; its features are {', '.join(features)}"
+        )
 
 
 def _open(dataset: str, split: str) -> tuple[Any, Any, bool]:
@@ -118,9 +175,11 @@ def _open(dataset: str, split: str) -> tuple[Any, Any, bool]:
         whole = own is not None and any(name in splits for name in _HELD_OUT_SPLITS)
         records: Any = builder.as_data_source
         return records(split=own or "train"), builder.info, whole
+    except UserError:
+        raise
     except ImportError as error:
         raise UserError(f"{dataset} needs TensorFlow ({_line(error)}): pip install 'vdt_jax[tf]'") from None
-    except (tfds.core.DatasetNotFoundError, NotImplementedError) as error:
+    except (tfds.core.DatasetNotFoundError, NotImplementedError, ValueError) as error:
         raise UserError(
             f"{dataset} is neither a folder that tfds wrote nor a dataset that it knows without TensorFlow "
             f"({_line(error)}); pip install 'vdt_jax[tf]' adds those with Image or Video features"

@@ -9,7 +9,7 @@ from vdt_jax.data.clips import Clip, UnreadableClip
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import Found, find_videos
 from vdt_jax.data.index import index_videos
-from vdt_jax.data.windows import ClipTable, Window, of_split
+from vdt_jax.data.windows import ClipTable, Window, of_split, tell_short
 from vdt_jax.errors import UserError
 from vdt_jax.video import CENTRE, Crop, VideoInfo
 from vdt_jax.video.images import natural_key
@@ -94,6 +94,8 @@ class VideoFolder:
             )
         self._videos = usable
         self._clips = ClipTable([self._window.count(info) for _, info in usable])
+        if split == "train" or held_out_path:
+            tell_short(self._root, self._window, known)
         self.classes = classes if labels else [""]
         self.num_classes = len(self.classes)
         self._labels = {label: number if labels else 0 for number, label in enumerate(classes)}

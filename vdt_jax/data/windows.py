@@ -2,7 +2,7 @@
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,6 +67,16 @@ class Window:
             return np.where(nearer_before, after - 1, after).tolist()
         last = info.num_frames - 1
         return [min(start + n * self.stride, last) for n in range(self.num_frames)]
+
+
+def tell_short(path: str | os.PathLike, window: Window, known: Iterable[object]) -> None:
+    """Says how many of the videos that are known of, if any, are too short for a clip."""
+    videos = [info for info in known if isinstance(info, VideoInfo)]
+    if short := sum(not window.count(info) for info in videos):
+        print(
+            f"{path}: {short} of {len(videos)} videos are too short for a clip and left out; data.short=pad takes them",
+            flush=True,
+        )
 
 
 class ClipTable:

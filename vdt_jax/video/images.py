@@ -18,7 +18,9 @@ _DEFAULT_MS = 100  # what viewers take where a frame says 0
 
 
 def is_image(path: str | os.PathLike) -> bool:
-    """Whether a file begins as a picture does, whatever its name says."""
+    """Whether a file begins as a picture does, whatever its name says; but .mjpeg is many pictures, for FFmpeg."""
+    if Path(path).suffix.lower() == ".mjpeg":
+        return False
     with Path(path).open("rb") as file:
         head = file.read(16)
     return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
@@ -30,9 +32,9 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 
 
 def frame_files(folder: str | os.PathLike) -> list[str]:
-    """The pictures of a folder in natural order, by name."""
-    names = [file.name for file in Path(folder).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
-    return sorted(names, key=natural_key)
+    """The pictures of a folder in natural order, by name; names that begin with a dot are left out."""
+    files = [file for file in Path(folder).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+    return sorted((file.name for file in files if not file.name.startswith(".")), key=natural_key)
 
 
 def probe_image(path: str | os.PathLike) -> VideoInfo:

@@ -16,7 +16,7 @@ class VideoInfo:
       fps: frames a second, on average.
       height, width: of the first frame, as it is shown.
       pts: when each frame is shown, rising, in units of `time_base`: a range where frames are evenly spaced. None where
-        the file does not say, and frames are found by counting from its beginning.
+        the file does not say, or says it of few frames, and frames are found by counting from its beginning.
       time_base: seconds.
     """
 

@@ -4,6 +4,7 @@ What a file is, its first bytes say, not its name.
 """
 
 import contextlib
+import itertools
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -39,8 +40,12 @@ _FAILURES = (
 )
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")  # they name other files, and some are waited for without end
 # How many frames before the wanted one a seek aims at, one try after another: it may land on a keyframe that is shown
-# later than the wanted frame, since files are searched in the order of decoding.
-_SEEK_MARGINS = (0, 16, 128)
+# later than the wanted frame, since files are searched in the order of decoding, and in an MPEG stream, which has no
+# index, it lands anywhere. The last one reaches over x264's 250 frames from keyframe to keyframe.
+_SEEK_MARGINS = (0, 16, 128, 300)
+# Of MPEG program streams (.mpg, .vob) the times of frames are guessed from one known time to the next, and otherwise
+# after a seek than from the beginning.
+_GUESSED_TIMES = ("mpeg",)
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
@@ -174,17 +179,22 @@ def _open(path: str | os.PathLike) -> Iterator[tuple[Any, Any]]:
 def _probe_file(path: str | os.PathLike) -> VideoInfo:
     with _open(path) as (container, stream):
         packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
-        stamps = [packet.pts for packet in packets]
-        fps = float(stream.average_rate or stream.guessed_rate or 25)
-        time_base = float(stream.time_base or 1 / fps)
+        fps, time_base = _rates(stream)
+        searchable = container.format.name not in _GUESSED_TIMES
     with _open(path) as (container, _):
         first = next(container.decode(video=0), None)
         if first is None:
             return VideoInfo(0, fps, 0, 0)
         frame = _upright(first)
-    pts = None
-    if None not in stamps and len(set(stamps)) == len(stamps) and first.pts == min(stamps):
-        pts = as_pts(sorted(stamps))
+    # A recording may begin anywhere: what comes or is shown before its first whole frame cannot be decoded.
+    whole = list(itertools.dropwhile(lambda packet: not packet.is_keyframe, packets)) or packets
+    stamps = [packet.pts for packet in whole]
+    if None not in stamps and first.pts is not None:
+        stamps = sorted(stamp for stamp in stamps if stamp >= first.pts)
+        searchable = searchable and len(set(stamps)) == len(stamps) and first.pts == stamps[0]
+    else:
+        searchable = False
+    pts = as_pts(stamps) if searchable else None
     return VideoInfo(len(stamps), fps, frame.shape[0], frame.shape[1], pts, time_base)
 
 
@@ -202,26 +212,42 @@ def _count_to(path: str | os.PathLike, numbers: Sequence[int]) -> Iterator[np.nd
 
 
 def _seek_to(path: str | os.PathLike, pts: Sequence[int]) -> Iterator[np.ndarray]:
-    """Decodes the frames that are shown at these rising times, from the keyframe before the first one on."""
+    """Decodes the frames that are shown at these rising times."""
+    wanted = iter(pts)
+    stamp = next(wanted)
+    for frame in _decode_before(path, stamp):
+        if frame.pts is not None and frame.pts > stamp:
+            raise UserError(f"no frame at {stamp} in {path}")
+        if frame.pts == stamp:
+            yield _upright(frame)
+            stamp = next(wanted, None)
+            if stamp is None:
+                return
+
+
+def _decode_before(path: str | os.PathLike, stamp: int) -> Iterator[Any]:
+    """Decodes from a keyframe that is shown at this time or before: from the first one where no seek finds another."""
     with _open(path) as (container, stream):
-        step = pts[1] - pts[0] if len(pts) > 1 else 1
+        fps, time_base = _rates(stream)
         for margin in _SEEK_MARGINS:
-            container.seek(pts[0] - margin * step, stream=stream)
-            frames = container.decode(video=0)
-            frame = next(frames, None)
-            if frame is not None and frame.pts is not None and frame.pts <= pts[0]:
-                break
-        else:
-            raise UserError(f"frame at {pts[0]} cannot be reached in {path}")
-        wanted = iter(pts)
-        stamp = next(wanted)
-        while frame is not None and stamp is not None:
-            if frame.pts is not None and frame.pts > stamp:
-                raise UserError(f"no frame at {stamp} in {path}")
-            if frame.pts == stamp:
-                yield _upright(frame)
-                stamp = next(wanted, None)
-            frame = next(frames, None)
+            try:
+                container.seek(stamp - round(margin / (fps * time_base)), stream=stream)
+                frames = container.decode(video=0)
+                first = next(frames, None)
+            except av.error.FFmpegError:  # nothing to be searched, or nothing that can be decoded where it landed
+                continue
+            if first is not None and first.key_frame and first.pts is not None and first.pts <= stamp:
+                yield first
+                yield from frames
+                return
+    with _open(path) as (container, _):
+        yield from container.decode(video=0)
+
+
+def _rates(stream: Any) -> tuple[float, float]:
+    """Frames a second, 25 where the file does not say, and the seconds that its times count in."""
+    fps = float(stream.average_rate or stream.guessed_rate or 25)
+    return fps, float(stream.time_base or 1 / fps)
 
 
 def _upright(frame: Any) -> np.ndarray:

@@ -54,7 +54,10 @@ def _file(path: str | None, content: bytes) -> Iterator[str]:
     with tempfile.NamedTemporaryFile() as file:
         file.write(content)
         file.flush()
-        yield file.name
+        try:
+            yield file.name
+        except UserError as error:
+            raise UserError(str(error).replace(file.name, "its video")) from None
 
 
 def serve(connection: Connection, seconds: int) -> None:
