@@ -10,7 +10,7 @@ from PIL import Image
 from test_data import moving_square
 from test_scripts import ROOT, fail, succeed
 
-from vdt_jax.autoencoder import fingerprint
+from vdt_jax.fingerprint import fingerprint
 from vdt_jax.generation import load_vae
 from vdt_jax.video import fit_frame, read_frames, to_float, to_uint8, write_video
 
