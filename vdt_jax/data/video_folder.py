@@ -96,8 +96,8 @@ class VideoFolder:
         self._clips = ClipTable([self._window.count(info) for _, info in usable])
         self.classes = classes if labels else [""]
         self.num_classes = len(self.classes)
-        self._labels = {label: number if labels else 0 for number, label in enumerate(classes)}
-        if unknown := {video.label for video, _ in usable} - self._labels.keys():
+        self._labels = {label: number for number, label in enumerate(classes)} if labels else {}
+        if labels and (unknown := {video.label for video, _ in usable} - self._labels.keys()):
             raise UserError(f"{self._root} has classes that {path} has not: {', '.join(sorted(unknown)[:5])}")
 
     def __len__(self) -> int:
@@ -118,4 +118,4 @@ class VideoFolder:
             self._bad.add(video.name, str(error))
             self._bad.check()
             raise
-        return {"video": frames, "label": self._labels[video.label]}
+        return {"video": frames, "label": self._labels.get(video.label, 0)}
