@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vdt_jax.data.clips import Source, as_example
+from vdt_jax.data.clips import MAX_REPLACEMENTS, Clip, Source, UnreadableClip, as_example
 from vdt_jax.data.digits import MovingDigits
 from vdt_jax.data.latents import Latents
 from vdt_jax.data.moving_mnist import MovingMnist
@@ -66,7 +66,21 @@ def make_source(
 def take(source: Source, numbers: range) -> dict[str, np.ndarray]:
     """These clips as a batch, {"video": float32 (B, F, H, W, C) in [-1, 1], "labels": (B,) int32}.
 
-    Past the end it begins again.
+    Past the end it begins again. In place of a clip that cannot be read stands the next one that can.
+
+    Raises:
+      UserError: none can be read.
     """
-    clips = [as_example(source.clip(number % len(source))) for number in numbers]
+    clips = [as_example(_readable_clip(source, number)) for number in numbers]
     return {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
+
+
+def _readable_clip(source: Source, number: int) -> Clip:
+    reason = None
+    tries = min(len(source), MAX_REPLACEMENTS)
+    for replacement in range(number, number + tries):
+        try:
+            return source.clip(replacement % len(source))
+        except UnreadableClip as error:
+            reason = error
+    raise UserError(f"{tries} clips in a row cannot be read; the last: {reason}")

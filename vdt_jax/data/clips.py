@@ -6,6 +6,7 @@ import numpy as np
 
 from vdt_jax.video import to_float
 
+MAX_REPLACEMENTS = 1000  # clips that are tried in place of one that cannot be read
 Clip = dict[str, Any]  # "video": uint8 (F, H, W, C), or moments of latents, float16 (F, h, w, 2 C); "label": int
 
 
