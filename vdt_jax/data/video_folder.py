@@ -5,7 +5,7 @@ import os
 import numpy as np
 
 from vdt_jax.data.bad_files import BadFiles
-from vdt_jax.data.clips import Clip, UnreadableClip
+from vdt_jax.data.clips import Clip, SlowClip, UnreadableClip
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import find_videos
 from vdt_jax.data.index import index_videos
@@ -85,6 +85,7 @@ class VideoFolder:
         if not usable:
             raise UserError(nothing_of(split, self._root, len(chosen), [info for _, info in readable], self._window))
         self._videos = usable
+        self._slow: set[int] = set()  # videos whose clips are not tried any more: each could take as long
         self._clips = ClipTable([self._window.count(info) for _, info in usable])
         self.classes = classes if labels else [""]
         self.num_classes = len(self.classes)
@@ -103,10 +104,14 @@ class VideoFolder:
             crop = Crop(rng.uniform(self._random_crop, 1), rng.random(), rng.random())
         if rng is not None and self._random_flip:
             flip = bool(rng.random() < 0.5)
+        if number in self._slow:
+            raise UnreadableClip(f"another clip of {video.name} took too long")
         path = os.path.abspath(self._root / video.name)  # noqa: PTH100 -- links are left as they are
         try:
             frames = self._decoders.clip(path, self._window.numbers(info, which), info, self._shape[1:], crop, flip)
         except UnreadableClip as error:
+            if isinstance(error, SlowClip):
+                self._slow.add(number)
             self._bad.add(video.name, str(error))
             self._bad.check()
             raise
