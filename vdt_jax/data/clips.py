@@ -14,8 +14,12 @@ class UnreadableClip(Exception):
     """This clip cannot be had, now or ever; the message says why."""
 
 
-class SlowClip(UnreadableClip):
-    """This clip took too long; another day it may not."""
+class PassingFailure(UnreadableClip):
+    """This clip cannot be had here and now: a limit, a permission, a disk. Another day it may be."""
+
+
+class SlowClip(PassingFailure):
+    """This clip took too long."""
 
 
 class Source(Protocol):

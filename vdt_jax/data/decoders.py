@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from vdt_jax.data.clips import SlowClip, UnreadableClip
+from vdt_jax.data.clips import PassingFailure, SlowClip, UnreadableClip
 from vdt_jax.video import CENTRE, Crop, VideoInfo
-from vdt_jax.video.worker import DONE
+from vdt_jax.video.worker import DONE, REFUSED
 
 _PATIENCE = 11  # times the time limit on the clock, for a process that others keep waiting
 _LOOKS = 40  # at what a process is doing, in its time limit
@@ -52,7 +52,7 @@ class Decoders:
           path: a file or a folder of frames; None for the file in `content`.
 
         Raises:
-          UnreadableClip: why it cannot be read.
+          UnreadableClip: why it cannot be read; PassingFailure where that is not the file's content.
         """
         return VideoInfo.from_json(json.loads(self._ask({"what": "probe", "path": path}, content)))
 
@@ -96,7 +96,8 @@ class Decoders:
         with self._lock:
             self._idle.append(worker)
         if reply[:1] != DONE:
-            raise UnreadableClip(reply[1:].decode(errors="replace"))
+            failure = UnreadableClip if reply[:1] == REFUSED else PassingFailure
+            raise failure(reply[1:].decode(errors="replace"))
         return reply[1:]
 
 
@@ -137,7 +138,7 @@ class _Worker:
             raise SlowClip(f"takes more than {time_limit:g} s to decode")
         reply = self._receive()
         if not reply:
-            raise UnreadableClip(f"the decoder died of it ({self._last_words()})")
+            raise PassingFailure(f"the decoder died of it ({self._last_words()})")
         return reply
 
     def _wait(self, time_limit: float) -> bool:
