@@ -190,6 +190,8 @@ def test_hosts_share_each_batch_completely(num_hosts):
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
     with pytest.raises(UserError, match="3 hosts"):
         batches(Numbers(30), batch_size=8, seed=0, num_hosts=3)
+    with pytest.raises(UserError, match="seed=-1 cannot be: 0 or more"):
+        batches(Numbers(30), batch_size=8, seed=-1)
 
 
 def test_bad_clips_are_replaced_by_the_next_in_the_order():

@@ -325,10 +325,12 @@ def test_moving_mnist_is_the_stochastic_protocol(digit_files):
 
 def test_mistakes_with_digits(digit_files, tmp_path):
     (tmp_path / "a.gz").write_bytes(b"nothing")
+    (tmp_path / "list.json").write_text("[1, 2]")
     np.save(tmp_path / "flat.npy", np.zeros((4, 784), np.uint8))
     for path, shape, message in [
         ("", (4, 64, 64, 1), "no digits at"),
         (tmp_path / "a.gz", (4, 64, 64, 1), "holds no digits"),
+        (tmp_path / "list.json", (4, 64, 64, 1), "holds no digits"),
         (tmp_path / "flat.npy", (4, 64, 64, 1), r"shape \(4, 784\)"),
         (digit_files[0] / "digits.npy", (4, 32, 32, 1), "more than 32x32"),
     ]:

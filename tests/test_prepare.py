@@ -138,6 +138,22 @@ def test_mistakes_with_caches(cache, videos, tmp_path):
         with pytest.raises(UserError, match=message):
             source_of(path, shape)
     assert "was begun with" in fail(*prepare(videos, cache, "--size=16"))
+    assert "--batch_size=0 cannot be: at least 1" in fail(*prepare(videos, cache, "--batch_size=0"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--num_frames=0", "--num_frames=0 cannot be: at least 1"),
+        ("--hop=0", "--hop=0 cannot be: at least 1"),
+        ("--shard_frames=-1", "--shard_frames=-1 cannot be: at least 1"),
+        ("--fps=-2", "--fps=-2 with --stride=1 cannot be"),
+        ("--held_out=1.5", "--held_out=1.5 cannot be: a share"),
+    ],
+)
+def test_mistakes_with_flags(flag, message, videos, tmp_path):
+    assert message in fail("prepare.py", f"--input={videos}", f"--output={tmp_path / 'out'}", flag)
 
 
 def test_a_model_is_sampled_on_pixels_of_a_cache(cache):

@@ -50,17 +50,29 @@ def make_source(
     """
     options = {key: value for key, value in options.items() if value not in (None, "")}
     name, colon, dataset = options.pop("name").partition(":")
-    options |= {"dataset": dataset} if colon else {}
-    if name not in _SOURCES:
-        raise UserError(f"no data source '{name}': choose from {', '.join(_SOURCES)}")
-    taken = inspect.signature(_SOURCES[name]).parameters.keys() - {"shape", "split"}
-    extra = {"bad_files": bad_files} if "bad_files" in taken else {}
-    taken -= extra.keys()
+    taken = keys_of(name)
     if unknown := options.keys() - taken:
         raise UserError(
             f"data source {name} takes no {', '.join(sorted(unknown))}: it takes {sorted(taken) or 'nothing'}"
         )
-    return _SOURCES[name](shape, split, **options, **extra)
+    options |= {"dataset": dataset} if colon else {}
+    options |= {"bad_files": bad_files} if "bad_files" in _parameters(name) else {}
+    return _SOURCES[name](shape, split, **options)
+
+
+def keys_of(name: str) -> set[str]:
+    """The keys of a config's `data` section that a source takes, besides `name`.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    return _parameters(name.partition(":")[0]) - {"shape", "split", "dataset", "bad_files"}
+
+
+def _parameters(name: str) -> set[str]:
+    if name not in _SOURCES:
+        raise UserError(f"no data source '{name}': choose from {', '.join(_SOURCES)}")
+    return set(inspect.signature(_SOURCES[name]).parameters)
 
 
 def take(source: Source, numbers: range) -> dict[str, np.ndarray]:

@@ -83,8 +83,10 @@ def batches(
       put: takes batches to the device, ahead of the step that wants them.
 
     Raises:
-      UserError: a batch that the hosts cannot share evenly.
+      UserError: a negative seed, a batch that the hosts cannot share evenly.
     """
+    if seed < 0:
+        raise UserError(f"seed={seed} cannot be: 0 or more")
     if batch_size % num_hosts:
         raise UserError(f"batch_size={batch_size} cannot be shared by {num_hosts} hosts: make it a multiple")
     share = batch_size // num_hosts
