@@ -148,9 +148,8 @@ class _Worker:
         to compute is charged with the processor time that it gained, shared among the threads that want to: on a
         machine of its own they would have had it at once.
         """
-        last = end = time.monotonic()
-        end += _PATIENCE * time_limit
-        used, left = self._cpu_seconds(), time_limit * (1 - 1 / _LOOKS)
+        last, used = time.monotonic(), self._cpu_seconds()
+        end, left = last + _PATIENCE * time_limit, time_limit * (1 - 1 / _LOOKS)
         while left > 0 and last < end:
             if self._connection.poll(time_limit / _LOOKS):
                 return True
