@@ -67,6 +67,13 @@ def main(_) -> None:
     if not _INPUT.value or not _OUTPUT.value:
         raise UserError("say what to read and where to write: --input=FOLDER --output=DIR")
     size = frame_size(_SIZE.value)
+    for flag in (_BATCH_SIZE, _SHARD_FRAMES, _NUM_PROCESSES, _NUM_FRAMES, _STRIDE, _HOP):
+        if flag.value < 1:
+            raise UserError(f"--{flag.name}={flag.value} cannot be: at least 1")
+    if _FPS.value < 0 or (_FPS.value and _STRIDE.value != 1):
+        raise UserError(f"--fps={_FPS.value:g} with --stride={_STRIDE.value} cannot be: fps above 0, or a stride")
+    if not 0 <= _HELD_OUT.value < 1:
+        raise UserError(f"--held_out={_HELD_OUT.value:g} cannot be: a share, from 0 to less than 1")
     if not 0 <= _PROCESS_ID.value < _NUM_PROCESSES.value:
         raise UserError(f"--process_id={_PROCESS_ID.value} cannot be: it is 0 to {_NUM_PROCESSES.value - 1}")
     if _VAE.value is None and _NUM_PROCESSES.value > 1:

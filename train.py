@@ -123,7 +123,7 @@ def train(config: Any, interruption: Interruption, watch: Watch) -> None:
     say = functools.partial(print, flush=True)
     mirror = Mirror(workdir, copies=first_process, say=say)
     source = make_source(config.data, clip_shape, "train", mirror.folder / "bad_files.jsonl")
-    held_out = make_source(config.data, clip_shape, "held_out")
+    held_out = make_source(config.data, clip_shape, "held_out", mirror.folder / "bad_files_held_out.jsonl")
     if isinstance(held_out, Latents):
         held_out = CachedClips(held_out, vae)
     if model.num_classes not in (1, source.num_classes):

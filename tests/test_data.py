@@ -75,6 +75,13 @@ def test_take_makes_a_batch_and_begins_again():
     assert batch["labels"].tolist() == [2, 0, 1] and batch["labels"].dtype == np.int32
 
 
+def test_take_puts_the_next_readable_clip_in_the_place_of_one_that_is_not():
+    assert take(Numbers(4, bad=[1, 2]), range(4))["labels"].tolist() == [0, 3, 3, 3]
+    assert take(Numbers(4, bad=[3]), range(3, 5))["labels"].tolist() == [0, 0]
+    with pytest.raises(UserError, match="3 clips in a row cannot be read; the last: clip 0"):
+        take(Numbers(3, range(3)), range(1, 2))
+
+
 def test_digits_refuse_frames_that_are_too_small():
     with pytest.raises(UserError, match="at least 16x16"):
         make_source({"name": "moving_digits"}, (4, 8, 8, 1), "train")
@@ -183,6 +190,8 @@ def test_hosts_share_each_batch_completely(num_hosts):
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
     with pytest.raises(UserError, match="3 hosts"):
         batches(Numbers(30), batch_size=8, seed=0, num_hosts=3)
+    with pytest.raises(UserError, match="seed=-1 cannot be: 0 or more"):
+        batches(Numbers(30), batch_size=8, seed=-1)
 
 
 def test_bad_clips_are_replaced_by_the_next_in_the_order():

@@ -18,7 +18,7 @@ from vdt_jax.data.discover import Found, find_videos
 from vdt_jax.data.index import index_videos
 from vdt_jax.data.moving_mnist import read_digits
 from vdt_jax.data.pipeline import batches
-from vdt_jax.data.windows import ClipTable, Window, of_split
+from vdt_jax.data.windows import ClipTable, Window
 from vdt_jax.errors import UserError
 from vdt_jax.video import VideoInfo
 
@@ -94,7 +94,8 @@ def test_lists_that_are_none(tmp_path, name, text, message):
 
 def test_the_layouts_in_the_docs_become_lists_and_folders(tmp_path, monkeypatch):
     page = (Path(__file__).parent.parent / "docs" / "data.md").read_text()
-    ucf101, kth, cityscapes = re.findall("```python\n(.*?)```", page, re.DOTALL)
+    layouts = page.partition("## Layouts")[2]
+    ucf101, kth, cityscapes = re.findall("```python\n(.*?)```", layouts, re.DOTALL)
     monkeypatch.chdir(tmp_path)
     for name in ("Run/v_Run_g08_c01.avi", "Run/v_Run_g01_c01.avi", "boxing/person20_boxing_d1_uncomp.avi"):
         Path(name).parent.mkdir(exist_ok=True)
@@ -123,25 +124,6 @@ def test_the_layouts_in_the_docs_become_lists_and_folders(tmp_path, monkeypatch)
     assert (
         all(frame.is_file() and frame.name[2:8] == f"00{frame.parent.name}" for frame in frames) and len(frames) == 60
     )
-
-
-def test_another_folder_is_held_out(folder):
-    source = open_folder(folder / "run", "held_out", held_out_path=str(folder / "walk"))
-    assert len(source) == 2 + 3
-    assert len(open_folder(folder / "run", held_out_path=str(folder / "walk"))) == 6
-
-
-def test_a_video_is_in_one_split_and_stays_there():
-    videos = [Found(f"{n}.mp4") for n in range(1000)]
-    held_out = of_split(videos, "held_out", 0.1)
-    assert 70 < len(held_out) < 130
-    assert sorted(held_out + of_split(videos, "train", 0.1)) == list(range(1000))
-    fewer = of_split(videos[:500], "held_out", 0.1)
-    assert fewer == [n for n in held_out if n < 500]
-    for count in (2, 3):
-        assert 1 <= len(of_split(videos[:count], "held_out", 0.001)) < count
-        assert 1 <= len(of_split(videos[:count], "held_out", 0.999)) < count
-    assert of_split(videos[:1], "held_out", 0.1) == of_split(videos[:1], "train", 0.1) == [0]
 
 
 def test_crops_and_flips_only_where_asked_and_the_same_for_a_position(folder):
@@ -283,10 +265,12 @@ def test_moving_mnist_is_the_stochastic_protocol(digit_files):
 
 def test_mistakes_with_digits(digit_files, tmp_path):
     (tmp_path / "a.gz").write_bytes(b"nothing")
+    (tmp_path / "list.json").write_text("[1, 2]")
     np.save(tmp_path / "flat.npy", np.zeros((4, 784), np.uint8))
     for path, shape, message in [
         ("", (4, 64, 64, 1), "no digits at"),
         (tmp_path / "a.gz", (4, 64, 64, 1), "holds no digits"),
+        (tmp_path / "list.json", (4, 64, 64, 1), "holds no digits"),
         (tmp_path / "flat.npy", (4, 64, 64, 1), r"shape \(4, 784\)"),
         (digit_files[0] / "digits.npy", (4, 32, 32, 1), "more than 32x32"),
     ]:

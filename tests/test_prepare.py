@@ -161,6 +161,7 @@ def test_mistakes_with_caches(cache, videos, tmp_path):
     assert "was begun with frame_size=[16, 24] (now [16, 16])" in fail(*prepare(videos, cache, "--size=16"))
     line = fail(*prepare(videos, cache, "--vae_dtype=bfloat16"))
     assert "was begun with vae_dtype=float32 (now bfloat16)" in line
+    assert "--batch_size=0 cannot be: at least 1" in fail(*prepare(videos, cache, "--batch_size=0"))
 
 
 def test_a_cache_from_before_dtypes_were_written_goes_on(tmp_path):
@@ -168,6 +169,21 @@ def test_a_cache_from_before_dtypes_were_written_goes_on(tmp_path):
     write_metadata(tmp_path, {"num_shards": 1, "vae_dtype": "bfloat16"})
     with pytest.raises(UserError, match=r"num_shards=1 \(now 2\)"):
         write_metadata(tmp_path, {"num_shards": 2, "vae_dtype": "bfloat16"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--num_frames=0", "--num_frames=0 cannot be: at least 1"),
+        ("--hop=0", "--hop=0 cannot be: at least 1"),
+        ("--shard_frames=-1", "--shard_frames=-1 cannot be: at least 1"),
+        ("--fps=-2", "--fps=-2 with --stride=1 cannot be"),
+        ("--held_out=1.5", "--held_out=1.5 cannot be: a share"),
+    ],
+)
+def test_mistakes_with_flags(flag, message, videos, tmp_path):
+    assert message in fail("prepare.py", f"--input={videos}", f"--output={tmp_path / 'out'}", flag)
 
 
 def test_a_model_is_sampled_on_pixels_of_a_cache(cache):

@@ -8,10 +8,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from absl import flags
+from ml_collections import config_flags
 from test_scripts import SHRUNK, fail, succeed
 
+from vdt_jax import cli
 from vdt_jax.checkpoints import load_model
 from vdt_jax.diffusion import make_diffusion
+from vdt_jax.errors import UserError
 from vdt_jax.models import VDT
 from vdt_jax.sharding import check_batch_size, make_mesh, path_name
 from vdt_jax.training import count_trained, init_state, make_learning_rate, make_optimizer, make_train_step
@@ -93,6 +97,34 @@ def test_two_stages(recipe, tmp_path):
     assert "time_embed" in fresh and "blocks/temporal_attn/qkv/kernel" in fresh
     for name, leaf in theirs.items():
         np.testing.assert_allclose(ours[name], leaf, rtol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "source", "expected"),
+    [
+        ("video_folder_tiny", "moving_digits", {}),
+        ("moving_digits", "video_folder", {}),
+        ("moving_digits", "moving_digits", {"num_digits": 1}),
+        ("sky_timelapse", "tfds:folder", {"stride": 1}),
+        ("sky_timelapse", "synthetic", {}),
+    ],
+)
+def test_any_recipe_can_be_given_any_source(recipe, source, expected, monkeypatch):
+    """What the recipe says to its own source is left out where another does not take it."""
+
+    def data(*arguments):
+        line = ["train.py", f"--config={ROOT}/configs/{recipe}.py", f"--config.data.name={source}", *arguments]
+        monkeypatch.setattr("sys.argv", line)
+        values = flags.FlagValues()
+        holder = config_flags.DEFINE_config_file("config", None, flag_values=values)
+        values(line)
+        monkeypatch.setattr(cli.flags, "FLAGS", values)
+        return {key: value for key, value in cli.load_config_flag(holder.value).data.items() if value not in (None, "")}
+
+    assert data() == {"name": source} | expected
+    assert data("--config.data.short=pad") == {"name": source, "short": "pad"} | expected  # what the user says stays
+    with pytest.raises(UserError, match="no data source 'imagenet'"):
+        data("--config.data.name=imagenet")
 
 
 def test_a_variant_that_there_is_not(tmp_path):

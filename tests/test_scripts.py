@@ -121,6 +121,24 @@ def test_working_directory_after_a_resumed_run(workdir):
     assert json.loads((workdir / "config.json").read_text())["batch_size"] == 2
 
 
+@pytest.mark.slow
+def test_a_damaged_file_that_is_held_out_does_not_end_a_run(tmp_path, videos):
+    """Its first frame can be decoded, so that the index does not know of it."""
+    for name in "abc":
+        write_video(tmp_path / "held_out" / f"{name}.mp4", moving_square(24))
+    damaged = bytearray((tmp_path / "held_out" / "a.mp4").read_bytes())
+    damaged[len(damaged) // 3 : len(damaged) // 2] = bytes(len(damaged) // 2 - len(damaged) // 3)
+    (tmp_path / "held_out" / "a.mp4").write_bytes(damaged)
+    data = [f"--config.data.path={videos}", f"--config.data.held_out_path={tmp_path / 'held_out'}"]
+    run = [f"--config={ROOT}/configs/video_folder_tiny.py", f"--workdir={tmp_path / 'run'}", "--config.total_steps=1"]
+    more = ["--config.validation.every=1", "--config.data.max_bad=0.5", *data]
+    succeed("train.py", *run, *SHRUNK, *more)
+    assert "a.mp4" in (tmp_path / "run" / "bad_files_held_out.jsonl").read_text()
+    assert not (tmp_path / "run" / "bad_files.jsonl").exists()
+    sample = [f"--checkpoint={tmp_path / 'run'}", "--task=predict", "--steps=2", f"--output={tmp_path / 'out.mp4'}"]
+    succeed("sample.py", *sample)
+
+
 def test_sample_a_video_file(workdir, videos, tmp_path):
     out = tmp_path / "out.mp4"
     succeed(

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
 from vdt_jax.errors import INTERRUPTED, RunStopped, UserError
 
@@ -50,13 +50,24 @@ def quiet_start() -> None:
 
 
 def load_config_flag(config: Any) -> ConfigDict:
-    """The value of a --config flag, or one line where there is none."""
+    """The value of a --config flag, or one line where there is none.
+
+    Where the user names another data source, what the recipe says to its own alone is left out.
+    """
     if config is None:
         raise UserError("no recipe was named: add --config=configs/moving_digits.py, or another of configs/")
     try:
-        return ConfigDict(config)
+        config = ConfigDict(config)
     except (OSError, ImportError, TypeError) as error:  # ml_collections keeps a failed file's error until it is used
         raise UserError(f"--config cannot be loaded: {error}") from None
+    chosen = config_flags.get_override_values(flags.FLAGS["config"])
+    if "data.name" in chosen:
+        from vdt_jax.data import keys_of  # grain takes a second, and not every script needs it
+
+        for key in set(config.data) - keys_of(config.data.name) - {"name"}:
+            if f"data.{key}" not in chosen:
+                config.data[key] = None
+    return config
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vdt_jax.data.clips import Source, as_example
+from vdt_jax.data.clips import MAX_REPLACEMENTS, Clip, Source, UnreadableClip, as_example
 from vdt_jax.data.digits import MovingDigits
 from vdt_jax.data.latents import Latents
 from vdt_jax.data.moving_mnist import MovingMnist
@@ -50,23 +50,49 @@ def make_source(
     """
     options = {key: value for key, value in options.items() if value not in (None, "")}
     name, colon, dataset = options.pop("name").partition(":")
-    options |= {"dataset": dataset} if colon else {}
-    if name not in _SOURCES:
-        raise UserError(f"no data source '{name}': choose from {', '.join(_SOURCES)}")
-    taken = inspect.signature(_SOURCES[name]).parameters.keys() - {"shape", "split"}
-    extra = {"bad_files": bad_files} if "bad_files" in taken else {}
-    taken -= extra.keys()
+    taken = keys_of(name)
     if unknown := options.keys() - taken:
         raise UserError(
             f"data source {name} takes no {', '.join(sorted(unknown))}: it takes {sorted(taken) or 'nothing'}"
         )
-    return _SOURCES[name](shape, split, **options, **extra)
+    options |= {"dataset": dataset} if colon else {}
+    options |= {"bad_files": bad_files} if "bad_files" in _parameters(name) else {}
+    return _SOURCES[name](shape, split, **options)
+
+
+def keys_of(name: str) -> set[str]:
+    """The keys of a config's `data` section that a source takes, besides `name`.
+
+    Raises:
+      UserError: an unknown name.
+    """
+    return _parameters(name.partition(":")[0]) - {"shape", "split", "dataset", "bad_files"}
+
+
+def _parameters(name: str) -> set[str]:
+    if name not in _SOURCES:
+        raise UserError(f"no data source '{name}': choose from {', '.join(_SOURCES)}")
+    return set(inspect.signature(_SOURCES[name]).parameters)
 
 
 def take(source: Source, numbers: range) -> dict[str, np.ndarray]:
     """These clips as a batch, {"video": float32 (B, F, H, W, C) in [-1, 1], "labels": (B,) int32}.
 
-    Past the end it begins again.
+    Past the end it begins again. In place of a clip that cannot be read stands the next one that can.
+
+    Raises:
+      UserError: none can be read.
     """
-    clips = [as_example(source.clip(number % len(source))) for number in numbers]
+    clips = [as_example(_readable_clip(source, number)) for number in numbers]
     return {name: np.stack([clip[name] for clip in clips]) for name in clips[0]}
+
+
+def _readable_clip(source: Source, number: int) -> Clip:
+    reason = None
+    tries = min(len(source), MAX_REPLACEMENTS)
+    for replacement in range(number, number + tries):
+        try:
+            return source.clip(replacement % len(source))
+        except UnreadableClip as error:
+            reason = error
+    raise UserError(f"{tries} clips in a row cannot be read; the last: {reason}")

@@ -6,6 +6,7 @@ import numpy as np
 
 from vdt_jax.video import to_float
 
+MAX_REPLACEMENTS = 1000  # clips that are tried in place of one that cannot be read
 Clip = dict[str, Any]  # "video": uint8 (F, H, W, C), or moments of latents, float16 (F, h, w, 2 C); "label": int
 
 
@@ -13,8 +14,12 @@ class UnreadableClip(Exception):
     """This clip cannot be had, now or ever; the message says why."""
 
 
-class SlowClip(UnreadableClip):
-    """This clip took too long; another day it may not."""
+class PassingFailure(UnreadableClip):
+    """This clip cannot be had here and now: a limit, a permission, a disk. Another day it may be."""
+
+
+class SlowClip(PassingFailure):
+    """This clip took too long."""
 
 
 class Source(Protocol):

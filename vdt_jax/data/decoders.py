@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -19,11 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from vdt_jax.data.clips import SlowClip, UnreadableClip
+from vdt_jax.data.clips import PassingFailure, SlowClip, UnreadableClip
 from vdt_jax.video import CENTRE, Crop, VideoInfo
-from vdt_jax.video.worker import DONE
+from vdt_jax.video.worker import DONE, REFUSED
 
-_PATIENCE = 40  # quarters of the time limit that a process may be kept waiting by others
+_PATIENCE = 11  # times the time limit on the clock, for a process that others keep waiting
+_LOOKS = 40  # at what a process is doing, in its time limit
 _START_SECONDS = 120  # for Python to start on a machine that is busy
 _MODULE = (sys.executable, "-m", "vdt_jax.video.worker")
 
@@ -32,7 +34,8 @@ class Decoders:
     """Decodes in other processes; may be called from many threads.
 
     Args:
-      time_limit: seconds that a file may take for one clip; those in which others have the processor do not count.
+      time_limit: seconds that a file may take for one clip; those in which others have the processor do not count, up
+        to ten times as many.
       memory_limit: megabytes that a process may take.
       command: what runs `vdt_jax.video.worker`.
     """
@@ -49,7 +52,7 @@ class Decoders:
           path: a file or a folder of frames; None for the file in `content`.
 
         Raises:
-          UnreadableClip: why it cannot be read.
+          UnreadableClip: why it cannot be read; PassingFailure where that is not the file's content.
         """
         return VideoInfo.from_json(json.loads(self._ask({"what": "probe", "path": path}, content)))
 
@@ -93,7 +96,8 @@ class Decoders:
         with self._lock:
             self._idle.append(worker)
         if reply[:1] != DONE:
-            raise UnreadableClip(reply[1:].decode(errors="replace"))
+            failure = UnreadableClip if reply[:1] == REFUSED else PassingFailure
+            raise failure(reply[1:].decode(errors="replace"))
         return reply[1:]
 
 
@@ -106,7 +110,7 @@ class _Worker:
         paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         with theirs:
             # The process ends itself where its parent, which would kill it, is gone.
-            patience = int((1 + _PATIENCE / 4) * time_limit) + 5
+            patience = int(_PATIENCE * time_limit) + 5
             arguments = [str(theirs.fileno()), str(memory_limit), str(patience)]
             self._process = subprocess.Popen(
                 [*command, *arguments],
@@ -134,34 +138,34 @@ class _Worker:
             raise SlowClip(f"takes more than {time_limit:g} s to decode")
         reply = self._receive()
         if not reply:
-            raise UnreadableClip(f"the decoder died of it ({self._last_words()})")
+            raise PassingFailure(f"the decoder died of it ({self._last_words()})")
         return reply
 
     def _wait(self, time_limit: float) -> bool:
-        """Whether there is an answer in time. A process that waits for a processor is not one that hangs."""
-        before = self._cpu_seconds()
-        if self._connection.poll(time_limit):
-            return True
-        for _ in range(_PATIENCE):
-            state, used = self._state(), self._cpu_seconds() - before
-            if state != "R" or used >= time_limit:
-                return False
-            if self._connection.poll(time_limit / 4):
+        """Whether there is an answer in time: what a process waits for a processor does not count.
+
+        A process none of whose threads wants a processor hangs, or waits for a disk: the clock counts. One that wants
+        to compute is charged with the processor time that it gained, shared among the threads that want to: on a
+        machine of its own they would have had it at once.
+        """
+        last, used = time.monotonic(), self._cpu_seconds()
+        end, left = last + _PATIENCE * time_limit, time_limit * (1 - 1 / _LOOKS)
+        while left > 0 and last < end:
+            if self._connection.poll(time_limit / _LOOKS):
                 return True
+            now, cpu, running = time.monotonic(), self._cpu_seconds(), self._running_threads()
+            left -= min(now - last, (cpu - used) / running) if running else now - last
+            last, used = now, cpu
         return False
 
-    def _status(self) -> list[str]:
-        """The fields of /proc/PID/stat from the state on; none where there is no /proc."""
-        try:
-            return Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return []
-
-    def _state(self) -> str:
-        return (self._status() or ["?"])[0]
+    def _running_threads(self) -> int:
+        """How many of its threads have a processor or wait for one; 0 where there is no /proc."""
+        states = (_status(path)[:1] for path in Path(f"/proc/{self._process.pid}/task").glob("*/stat"))
+        return sum(state == ["R"] for state in states)
 
     def _cpu_seconds(self) -> float:
-        fields = self._status()
+        """Processor time of all its threads; 0 where there is no /proc."""
+        fields = _status(Path(f"/proc/{self._process.pid}/stat"))
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
 
     def _receive(self) -> bytes:
@@ -182,3 +186,11 @@ class _Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
         self._connection.close()
+
+
+def _status(path: Path) -> list[str]:
+    """The fields of a stat file of /proc from the state on; none where it is gone."""
+    try:
+        return path.read_text().rpartition(")")[2].split()
+    except OSError:
+        return []

@@ -1,19 +1,23 @@
 """What is known of each video of a folder: found once, in parallel, and kept.
 
 An index is kept in the user's cache folder, under the folder's absolute path, as JSON lines: data is often read-only
-and never written to. An entry holds as long as the path, the size and the time of the last change of its file do.
+and never written to. An entry holds as long as the path, the size and the time of the last change of its file do. A
+failure is kept where it is the file's content: what a limit, a permission or a disk did is looked at again, and so is a
+folder of pictures, whose time does not change where one of them is mended in place.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vdt_jax.data.clips import SlowClip, UnreadableClip
+from vdt_jax.data.clips import PassingFailure, UnreadableClip
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import Found
+from vdt_jax.errors import UserError
 from vdt_jax.progress import progress
 from vdt_jax.video import VideoInfo
 
@@ -24,30 +28,38 @@ Known = VideoInfo | str  # a str is the reason why a video cannot be read
 
 
 def index_videos(root: Path, found: Sequence[Found], decoders: Decoders) -> list[Known]:
-    """What is known of each video, in order; those that the kept index does not know are looked at."""
+    """What is known of each video, in order; those that the kept index does not know are looked at.
+
+    Raises:
+      UserError: an index that cannot be read or written.
+    """
     store = _store(root)
-    kept = _read(store)
+    with _named_failures(store):
+        kept = _read(store)
     states = [_state(root, video) for video in found]
     new = [n for n, state in enumerate(states) if state not in kept and not found[n].reason]
 
-    slow = set()  # not kept: the next run tries again
+    passing = {n for n in new if states[n][1] < 0}  # not kept: the next run looks again
 
     def look(number: int) -> tuple[int, Known]:
+        path = os.path.abspath(root / found[number].name)  # noqa: PTH100 -- links are left as they are
         try:
-            return number, decoders.probe(os.path.abspath(root / found[number].name))  # noqa: PTH100
+            return number, decoders.probe(path)
         except UnreadableClip as error:
-            if isinstance(error, SlowClip):
-                slow.add(number)
+            if isinstance(error, PassingFailure) or Path(path).is_dir():
+                passing.add(number)
             return number, str(error)
 
     if new:
-        store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _named_failures(store):
+            store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            store.touch()
         threads = min(os.cpu_count() or 1, _MAX_PROCESSES, len(new))
         show = progress(f"index of {root}", len(new), unit="file")
         with ThreadPoolExecutor(threads) as pool, store.open("a") as file, show as advance:
             for number, known in pool.map(look, new):
                 kept[states[number]] = known
-                if number not in slow:
+                if number not in passing:
                     file.write(_line(states[number], known))
                 advance(1)
         if len(kept) > 2 * len(found):
@@ -73,6 +85,16 @@ def _store(root: Path) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
     return cache / "vdt_jax" / "index" / f"{digest[:32]}.jsonl"
+
+
+@contextlib.contextmanager
+def _named_failures(store: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the index {store} cannot be kept ({error.strerror}): set XDG_CACHE_HOME to a folder that can be written"
+        ) from None
 
 
 def _read(store: Path) -> dict[State, Known]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from vdt_jax.data.clips import Clip
 from vdt_jax.data.discover import Found
-from vdt_jax.data.windows import ClipTable, Window, of_split, tell_short
+from vdt_jax.data.windows import ClipTable, Window, nothing_of, of_split, tell_short
 from vdt_jax.errors import UserError
 from vdt_jax.video import VideoInfo
 from vdt_jax.video.images import natural_key
@@ -161,10 +161,10 @@ class Latents:
         self._window = Window(shape[0], stride, fps, hop, short)
         self._checks: list[np.ndarray] = []
         videos = list(self._read_shards(metadata["num_shards"]))
-        usable = [video for video in videos if self._window.count(video[1])]
-        usable = [usable[n] for n in of_split([video[0] for video in usable], split, held_out)]
+        chosen = [videos[n] for n in of_split([video[0] for video in videos], split, held_out)]
+        usable = [video for video in chosen if self._window.count(video[1])]
         if not usable:
-            raise UserError(f"no video for the {split} split in {path} has the {shape[0]} frames of a clip")
+            raise UserError(nothing_of(split, path, len(chosen), [video[1] for video in chosen], self._window))
         self._videos = usable
         self._clips = ClipTable([self._window.count(video[1]) for video in usable])
         if split == "train":

@@ -21,6 +21,8 @@ _DIGIT = 32  # pixels: MNIST's 28, enlarged
 _FASTEST = 4  # pixels a frame, along each axis
 _HELD_OUT = 6  # one digit in so many is drawn in held-out clips alone, as many as MNIST's test set has
 
+_NO_DIGITS = (OSError, ValueError, KeyError, TypeError, EOFError, struct.error, zipfile.BadZipFile, StopIteration)
+
 
 class MovingMnist:
     """2^20 training clips, and 2^20 held out ones of other digits: (F, 64, 64, 1) uint8.
@@ -97,7 +99,7 @@ def read_digits(path: Path) -> np.ndarray:
             digits = _read_numpy(path)
         else:
             digits = _read_idx(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
-    except (OSError, ValueError, KeyError, EOFError, struct.error, zipfile.BadZipFile, StopIteration) as error:
+    except _NO_DIGITS as error:
         raise UserError(f"{path} holds no digits ({error}): give an IDX, .npy, .npz or .json file") from None
     if digits.ndim != 3 or len(digits) < 2 * _HELD_OUT:
         raise UserError(f"{path} holds an array of shape {digits.shape}: digits are (N, 28, 28)")

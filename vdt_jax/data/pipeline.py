@@ -14,10 +14,9 @@ import grain
 import numpy as np
 from grain.experimental import ThreadPrefetchIterDataset, index_shuffle
 
-from vdt_jax.data.clips import Source, UnreadableClip, as_example
+from vdt_jax.data.clips import MAX_REPLACEMENTS, Source, UnreadableClip, as_example
 from vdt_jax.errors import UserError
 
-_MAX_REPLACEMENTS = 1000
 _MAX_TABLE = 2**18  # clips whose order is a table; index_shuffle needs none and is slow for few
 _READY = 2  # batches that wait for the step, on the device where there is one
 
@@ -35,13 +34,13 @@ class _Examples:
     def __getitem__(self, index: int) -> dict[str, Any]:
         step, offset = divmod(index, self._share)
         position = self._first + step * self._batch_size + self._host * self._share + offset
-        for replacement in range(position, position + _MAX_REPLACEMENTS):
+        for replacement in range(position, position + MAX_REPLACEMENTS):
             rng = np.random.default_rng([self._seed, replacement])
             try:
                 return as_example(self._source.clip(_number_at(replacement, len(self._source), self._seed), rng))
             except UnreadableClip as error:
                 reason = error
-        raise UserError(f"{_MAX_REPLACEMENTS} clips in a row cannot be read; the last: {reason}")
+        raise UserError(f"{MAX_REPLACEMENTS} clips in a row cannot be read; the last: {reason}")
 
 
 def _number_at(position: int, num_clips: int, seed: int) -> int:
@@ -84,8 +83,10 @@ def batches(
       put: takes batches to the device, ahead of the step that wants them.
 
     Raises:
-      UserError: a batch that the hosts cannot share evenly.
+      UserError: a negative seed, a batch that the hosts cannot share evenly.
     """
+    if seed < 0:
+        raise UserError(f"seed={seed} cannot be: 0 or more")
     if batch_size % num_hosts:
         raise UserError(f"batch_size={batch_size} cannot be shared by {num_hosts} hosts: make it a multiple")
     share = batch_size // num_hosts

@@ -5,11 +5,11 @@ import os
 import numpy as np
 
 from vdt_jax.data.bad_files import BadFiles
-from vdt_jax.data.clips import Clip, UnreadableClip
+from vdt_jax.data.clips import Clip, SlowClip, UnreadableClip
 from vdt_jax.data.decoders import Decoders
-from vdt_jax.data.discover import Found, find_videos
+from vdt_jax.data.discover import find_videos
 from vdt_jax.data.index import index_videos
-from vdt_jax.data.windows import ClipTable, Window, of_split, tell_short
+from vdt_jax.data.windows import ClipTable, Window, nothing_of, of_split, tell_short
 from vdt_jax.errors import UserError
 from vdt_jax.video import CENTRE, Crop, VideoInfo
 from vdt_jax.video.images import natural_key
@@ -20,11 +20,10 @@ class VideoFolder:
 
     Args:
       shape: (F, H, W, C), C = 3, or 1 for grey.
-      split: `train` or `held_out`. A video is in one of them as a whole: as the list says, else by a hash of its name,
-        so that other videos that come or go do not move it.
+      split: `train` or `held_out`. A video is in one of them as a whole, see `of_split`.
       path: the folder, or a .csv or .jsonl list; data/discover.py says what is found there.
       held_out_path: another folder or list, that is held out; then all of `path` is for training.
-      held_out: share of the videos that is held out, at least one; a single video serves both splits.
+      held_out: share of the videos that is held out, at least one.
       stride, fps, hop, short: see `Window`.
       labels: whether videos have classes: the folders directly below `path`, or the list's labels, in natural order.
       random_crop: smallest size of the window that is cut at random out of a training clip, as a share of the largest
@@ -76,30 +75,24 @@ class VideoFolder:
             self._root, found = find_videos(held_out_path)
         known = index_videos(self._root, found, self._decoders)
         self._bad = BadFiles(len(found), max_bad, bad_files)
-        usable: list[tuple[Found, VideoInfo]] = []
         for video, info in zip(found, known, strict=True):
             if isinstance(info, str):
                 self._bad.add(video.name, info)
-            elif self._window.count(info):
-                usable.append((video, info))
         self._bad.check()
-        if not held_out_path:
-            usable = [usable[n] for n in of_split([video for video, _ in usable], split, held_out)]
+        chosen = range(len(found)) if held_out_path else of_split(found, split, held_out)
+        readable = [(found[n], info) for n in chosen if isinstance(info := known[n], VideoInfo)]
+        usable = [(video, info) for video, info in readable if self._window.count(info)]
         if not usable:
-            longest = max((info.num_frames for info in known if isinstance(info, VideoInfo)), default=0)
-            raise UserError(
-                f"no video for the {split} split in {self._root} has the {shape[0]} frames of a clip at "
-                f"stride {stride}, fps {fps:g} (0 = the video's own): the longest has {longest}; "
-                "data.short=pad takes short ones too"
-            )
+            raise UserError(nothing_of(split, self._root, len(chosen), [info for _, info in readable], self._window))
         self._videos = usable
+        self._slow: set[int] = set()  # videos whose clips are not tried any more: each could take as long
         self._clips = ClipTable([self._window.count(info) for _, info in usable])
         if split == "train" or held_out_path:
             tell_short(self._root, self._window, known)
         self.classes = classes if labels else [""]
         self.num_classes = len(self.classes)
-        self._labels = {label: number if labels else 0 for number, label in enumerate(classes)}
-        if unknown := {video.label for video, _ in usable} - self._labels.keys():
+        self._labels = {label: number for number, label in enumerate(classes)} if labels else {}
+        if labels and (unknown := {video.label for video, _ in usable} - self._labels.keys()):
             raise UserError(f"{self._root} has classes that {path} has not: {', '.join(sorted(unknown)[:5])}")
 
     def __len__(self) -> int:
@@ -113,11 +106,15 @@ class VideoFolder:
             crop = Crop(rng.uniform(self._random_crop, 1), rng.random(), rng.random())
         if rng is not None and self._random_flip:
             flip = bool(rng.random() < 0.5)
+        if number in self._slow:
+            raise UnreadableClip(f"another clip of {video.name} took too long")
         path = os.path.abspath(self._root / video.name)  # noqa: PTH100 -- links are left as they are
         try:
             frames = self._decoders.clip(path, self._window.numbers(info, which), info, self._shape[1:], crop, flip)
         except UnreadableClip as error:
+            if isinstance(error, SlowClip):
+                self._slow.add(number)
             self._bad.add(video.name, str(error))
             self._bad.check()
             raise
-        return {"video": frames, "label": self._labels[video.label]}
+        return {"video": frames, "label": self._labels.get(video.label, 0)}

@@ -97,10 +97,15 @@ class ClipTable:
 
 
 def of_split(videos: Sequence[Found], split: str, share: float) -> list[int]:
-    """The places of the videos of a split, `train` or `held_out`; one video alone is in both.
+    """The places of the videos of a split, `train` or `held_out`.
 
-    A video is in a split as the list says, else by a hash of its name, so that others that come or go do not move it;
-    at least one is in each.
+    A video is in a split as the list says, else by a hash of its name, so that others that come or go do not move it.
+    Where the hash would leave a split empty, the video with the smallest or the largest is in it: among few videos,
+    one more may move another. One video alone is in both, and all are where the share is 0.
+
+    Args:
+      videos: all that there are, those too that are too short or cannot be read: else a longer clip, or damage to one
+        of them, could move another.
     """
     every = range(len(videos))
     if any(video.split for video in videos):
@@ -110,3 +115,25 @@ def of_split(videos: Sequence[Found], split: str, share: float) -> list[int]:
     ranks = [zlib.crc32(os.fsencode(video.name)) for video in videos]
     bound = min(max(share * 2**32, min(ranks) + 1), max(ranks))
     return [n for n in every if (ranks[n] < bound) == (split == "held_out")]
+
+
+def nothing_of(split: str, where: object, count: int, readable: Sequence[VideoInfo], window: Window) -> str:
+    """Why a split has no clips, in one line.
+
+    Args:
+      split: `train` or `held_out`.
+      where: the folder, the list or the cache.
+      count: the videos of the split.
+      readable: what is known of those that can be read.
+      window: how clips are cut.
+    """
+    none = f"no video for the {split} split in {where}"
+    if not count:
+        return f"{none}: it is a list that names none; change its splits, or leave them out"
+    if not readable:
+        return f"{none} can be read, of {count}: mend them, or let a list name the splits"
+    longest = max(info.num_frames for info in readable)
+    return (
+        f"{none} has the {window.num_frames} frames of a clip at stride {window.stride}, fps {window.fps:g} (0 = the "
+        f"video's own): the longest has {longest}; data.short=pad takes short ones too, and a list can name the splits"
+    )

@@ -6,6 +6,7 @@ anything. It may take MEGABYTES of memory, and ends itself where one request tak
 """
 
 import contextlib
+import errno
 import json
 import os
 import resource
@@ -21,7 +22,7 @@ import numpy as np
 from vdt_jax.errors import UserError
 from vdt_jax.video import Crop, fit_frame, probe, read_numbers
 
-READY, DONE, REFUSED = b"+", b"=", b"-"
+READY, DONE, REFUSED, FAILED = b"+", b"=", b"-", b"?"  # REFUSED for what the file holds, FAILED for what befell here
 
 
 def answer(request: dict[str, Any], content: bytes) -> bytes:
@@ -73,9 +74,17 @@ def serve(connection: Connection, seconds: int) -> None:
         try:
             reply = DONE + answer(request, content)
         except (UserError, MemoryError) as error:
-            reply = REFUSED + (str(error) or "out of memory").encode(errors="replace")
+            code = FAILED if _is_passing(error) else REFUSED
+            reply = code + (str(error) or "out of memory").encode(errors="replace")
         signal.alarm(0)
         connection.send_bytes(reply)
+
+
+def _is_passing(error: Exception) -> bool:
+    """Whether memory, permissions or a disk failed, and not the file's content."""
+    cause: Any = (error.__context__ or error) if isinstance(error, UserError) else error
+    number = getattr(cause, "errno", None)  # FFmpeg's own are no errors of the system, but for EINVAL
+    return isinstance(cause, MemoryError) or (number in errno.errorcode and number != errno.EINVAL)
 
 
 def main() -> None:
