@@ -1,6 +1,7 @@
 """Sources and the pipeline: a position is a number."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -221,3 +222,22 @@ def test_the_clips_of_a_step_can_be_named():
     for step in (1, 2, 3):
         named = clip_numbers(10, 3, range((step - 1) * 4, step * 4))
         assert named == next(stream)["labels"].tolist() and (step > 2 or len(set(named)) == 4)
+
+
+def test_no_more_is_read_ahead_than_is_of_use():
+    asked = []
+
+    class Counting:
+        num_classes = 1
+
+        def __len__(self):
+            return 10**6
+
+        def clip(self, number, rng=None):
+            asked.append(number)
+            return {"video": np.zeros((1, 2, 2, 1), np.uint8), "label": 0}
+
+    stream = batches(Counting(), batch_size=200, seed=0, num_threads=2)
+    next(stream)
+    time.sleep(1)
+    assert 200 <= len(asked) <= 4 * 200 + 2 * 16  # the batch, two that are ready, one that waits for them

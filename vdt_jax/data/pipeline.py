@@ -18,6 +18,7 @@ from vdt_jax.data.clips import MAX_REPLACEMENTS, Source, UnreadableClip, as_exam
 from vdt_jax.errors import UserError
 
 _MAX_TABLE = 2**18  # clips whose order is a table; index_shuffle needs none and is slow for few
+_AHEAD = 16  # clips that each thread reads ahead: grain looks at all of them for each clip, so that more cost time
 _READY = 2  # batches that wait for the step, on the device where there is one
 
 
@@ -91,7 +92,7 @@ def batches(
         raise UserError(f"batch_size={batch_size} cannot be shared by {num_hosts} hosts: make it a multiple")
     share = batch_size // num_hosts
     examples = _Examples(source, seed, first_step * batch_size, batch_size, host, num_hosts)
-    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=4 * max(num_threads, share))
+    options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=_AHEAD * num_threads)
     dataset = grain.MapDataset.source(examples).to_iter_dataset(options).batch(share).map(put)
     return iter(ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=_READY))
 
