@@ -38,7 +38,7 @@ def sample(demo, task, numbers, told=False):
 
 
 @pytest.mark.parametrize(
-    ("task", "baseline", "margin"), [("interpolation", linear_blend, 2.5), ("predict", copy_nearest, 1.2)]
+    ("task", "baseline", "margin"), [("interpolation", linear_blend, 3.5), ("predict", copy_nearest, 2.0)]
 )
 def test_it_beats_what_can_be_done_without_a_model(demo, task, baseline, margin):
     video, clean, mask = sample(demo, task, range(8))
@@ -54,7 +54,7 @@ def test_a_digit_that_it_is_told_stays_that_digit(demo):
     shown = np.stack([digits_shown(jnp.asarray(clip)) for clip in video])
     right = np.mean(shown == take(demo[2], range(8))["labels"][:, None])
     print(f"{right:.0%} of the frames show the digit of their class")
-    assert right > 0.7
+    assert right > 0.9
     unsaid, _, _ = sample(demo, "unconditional", range(8))
     assert np.mean([digits_shown(jnp.asarray(clip)) for clip in unsaid] == shown) < 0.5
 
