@@ -154,32 +154,40 @@ def _check_feature(dataset: str, features: Any, name: str) -> None:
 
 def _open(dataset: str, split: str) -> tuple[Any, Any, bool]:
     """The records of a split, the dataset's info, and whether the split is the dataset's own."""
+    with _refused(dataset, ImportError, NotImplementedError, ValueError):  # ValueError: a name that it does not know
+        builder = _builder(dataset)
+    splits = builder.info.splits
+    if not splits:
+        prepare = f"tfds.builder('{dataset}', file_format='array_record').download_and_prepare()"
+        raise UserError(
+            f"the dataset {dataset} is not prepared on this machine: "
+            f'python -c "import tensorflow_datasets as tfds; {prepare}"'
+        )
+    own = "train" if split == "train" else next((name for name in _HELD_OUT_SPLITS if name in splits), None)
+    if "train" not in splits:
+        raise UserError(f"{dataset} has no split 'train' but {', '.join(splits)}")
+    whole = own is not None and any(name in splits for name in _HELD_OUT_SPLITS)
+    with _refused(dataset, ImportError, NotImplementedError):
+        return builder.as_data_source(split=own or "train"), builder.info, whole
+
+
+def _builder(dataset: str) -> Any:
     import tensorflow_datasets as tfds  # takes a second: only who wants it waits
 
-    folder = next((file.parent for file in sorted(Path(dataset).rglob("dataset_info.json"))), None) if dataset else None
+    folder = next((file.parent for file in sorted(Path(dataset).rglob("dataset_info.json"))), None)
+    if folder is None:
+        return tfds.builder(dataset, file_format="array_record")
+    return tfds.builder_from_directory(folder)
+
+
+@contextlib.contextmanager
+def _refused(dataset: str, *failures: type[Exception]) -> Iterator[None]:
+    """What tfds raises of these, as one line."""
     try:
-        if folder is None:
-            builder = tfds.builder(dataset, file_format="array_record")
-        else:
-            builder = tfds.builder_from_directory(folder)
-        splits = builder.info.splits
-        if not splits:
-            prepare = f"tfds.builder('{dataset}', file_format='array_record').download_and_prepare()"
-            raise UserError(
-                f"the dataset {dataset} is not prepared on this machine: "
-                f'python -c "import tensorflow_datasets as tfds; {prepare}"'
-            )
-        own = "train" if split == "train" else next((name for name in _HELD_OUT_SPLITS if name in splits), None)
-        if "train" not in splits:
-            raise UserError(f"{dataset} has no split 'train' but {', '.join(splits)}")
-        whole = own is not None and any(name in splits for name in _HELD_OUT_SPLITS)
-        records: Any = builder.as_data_source
-        return records(split=own or "train"), builder.info, whole
-    except UserError:
-        raise
-    except ImportError as error:
-        raise UserError(f"{dataset} needs TensorFlow ({_line(error)}): pip install 'vdt_jax[tf]'") from None
-    except (tfds.core.DatasetNotFoundError, NotImplementedError, ValueError) as error:
+        yield
+    except failures as error:
+        if isinstance(error, ImportError):
+            raise UserError(f"{dataset} needs TensorFlow ({_line(error)}): pip install 'vdt_jax[tf]'") from None
         raise UserError(
             f"{dataset} is neither a folder that tfds wrote nor a dataset that it knows without TensorFlow "
             f"({_line(error)}); pip install 'vdt_jax[tf]' adds those with Image or Video features"
