@@ -27,9 +27,8 @@ def digits_shown(video: jax.Array) -> jax.Array:
     frames = (jnp.clip(jnp.moveaxis(video, -1, 1), -1, 1) + 1) / 2
     beyond = [(0, side - 1) for side in pictures.shape[2:]]  # pictures are as large as the largest glyph
     overlap = jax.lax.conv_general_dilated(frames, pictures, (1, 1), beyond)
-    distances = (pictures**2).sum((1, 2, 3))[None] - 2 * overlap.max(
-        (2, 3)
-    )  # but for what all of a frame's have in common
+    # But for the square of the frame, which all of its distances have in common.
+    distances = (pictures**2).sum((1, 2, 3))[None] - 2 * overlap.max((2, 3))
     return jnp.where(distances.min(1) < 0, digits[distances.argmin(1)], NOTHING)
 
 
