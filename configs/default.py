@@ -55,8 +55,9 @@ def get_config() -> ConfigDict:
     # Keyword arguments of vdt_jax.training.loss_fn and draw_examples.
     config.loss = dict(loss="normalised", mask_mixture="varied", label_dropout=0.1, noise_shift=1.0)
 
+    # name: adamw or muon (the kernels of the blocks; AdamW for the rest).
     # frozen: a regex; parameters in whose path it is found are not trained, e.g. "blocks/(attn|mlp)".
-    config.optimizer = dict(weight_decay=0.0, clip_norm=1.0, b2=0.999, frozen="")
+    config.optimizer = dict(name="adamw", weight_decay=0.0, clip_norm=1.0, b2=0.999, frozen="")
     config.learning_rate = dict(peak=1e-4, warmup_steps=1_000, decay="constant")  # or cosine, tail
     config.ema_decay = 0.9999
 

@@ -43,29 +43,33 @@ OPTIMIZER = make_optimizer(optax.constant_schedule(3e-3))
 KEY = jax.random.key(7)
 
 
-# Devices, mesh.fsdp, grad_accum, remat.
+MUON = make_optimizer(optax.constant_schedule(3e-3), name="muon", weight_decay=0.1)
+
+# Devices, mesh.fsdp, grad_accum, remat, optimizer.
 SETUPS = {
-    "one device": (1, 1, 1, "none"),
-    "data parallel": (8, 1, 1, "none"),
-    "fsdp": (8, 4, 1, "none"),
-    "accumulation": (4, 2, 2, "full"),
+    "one device": (1, 1, 1, "none", OPTIMIZER),
+    "data parallel": (8, 1, 1, "none", OPTIMIZER),
+    "fsdp": (8, 4, 1, "none", OPTIMIZER),
+    "accumulation": (4, 2, 2, "full", OPTIMIZER),
+    "muon": (1, 1, 1, "none", MUON),
+    "muon, fsdp and accumulation": (4, 4, 2, "none", MUON),
 }
 
 
 @functools.cache
 def compiled(setup="one device"):
-    num_devices, fsdp, grad_accum, remat = SETUPS[setup]
+    num_devices, fsdp, grad_accum, remat, optimizer = SETUPS[setup]
     mesh = make_mesh(num_devices, fsdp)
     model = MODEL.clone(remat=remat, gather=gather_whole(mesh, MODEL.dtype) if fsdp > 1 else None)
-    step = make_train_step(model, DIFFUSION, OPTIMIZER, ema_decay=0.9, grad_accum=grad_accum)
-    shardings = state_shardings(first_state(), mesh)
+    step = make_train_step(model, DIFFUSION, optimizer, ema_decay=0.9, grad_accum=grad_accum)
+    shardings = state_shardings(first_state(optimizer), mesh)
     in_shardings = (shardings, batch_sharding(mesh), replicated(mesh))
     return mesh, jax.jit(step, in_shardings=in_shardings, out_shardings=(shardings, replicated(mesh)))
 
 
 @functools.cache
-def first_state():
-    return jax.device_get(init_state(MODEL, OPTIMIZER, jax.random.key(0)))
+def first_state(optimizer=OPTIMIZER):
+    return jax.device_get(init_state(MODEL, optimizer, jax.random.key(0)))
 
 
 def data(first_step=0):
@@ -73,13 +77,13 @@ def data(first_step=0):
     return batches(source, batch_size=8, seed=0, first_step=first_step)
 
 
-def fresh(mesh):
-    return jax.device_put(first_state(), state_shardings(first_state(), mesh))
+def fresh(mesh, optimizer=OPTIMIZER):
+    return jax.device_put(first_state(optimizer), state_shardings(first_state(optimizer), mesh))
 
 
 def run(num_steps, setup="one device", state=None):
     mesh, step = compiled(setup)
-    state = fresh(mesh) if state is None else state
+    state = fresh(mesh, SETUPS[setup][-1]) if state is None else state
     metrics, stream = [], data(int(state.step))
     for _ in range(num_steps):
         state, found = step(state, shard_batch(next(stream), mesh), KEY)
@@ -147,6 +151,72 @@ def test_every_setup_equals_one_device(setup):
         np.testing.assert_allclose(b, a, atol=1e-5, err_msg=path_name(path))
 
     jax.tree_util.tree_map_with_path(compare, *jax.device_get((last.params, their_last.params)))
+
+
+MUON_KERNELS = {
+    f"blocks/{name}/kernel"
+    for name in (
+        "attn/qkv",
+        "attn/proj",
+        "temporal_attn/qkv",
+        "temporal_attn/proj",
+        "temporal_fc",
+        "mlp/fc1",
+        "mlp/fc2",
+    )
+}
+
+
+@pytest.mark.parametrize("setup", ["muon", "muon, fsdp and accumulation"])
+def test_muon_takes_the_kernels_of_the_blocks(setup):
+    state = fresh(compiled(setup)[0], MUON)
+    muon, adam = (jax.tree_util.tree_leaves_with_path(part) for part in _muon_and_adam(state.opt_state))
+    assert {path_name(path).partition("mu/")[2] for path, leaf in muon if leaf.ndim == 3} == MUON_KERNELS
+    rest = trained_params(state.params).keys() - MUON_KERNELS
+    assert {path_name(path).partition("mu/")[2] for path, _ in adam if "mu/" in path_name(path)} == rest
+
+
+def test_muon_makes_the_singular_values_of_an_update_alike():
+    params = first_state(MUON).params
+    grads = jax.tree.map(lambda x: jnp.asarray(np.random.default_rng(x.size).normal(size=x.shape), x.dtype), params)
+    updates, _ = jax.jit(MUON.update)(grads, MUON.init(params), params)
+    for name in MUON_KERNELS:
+        update, before = (trained_params(tree)[name] for tree in (updates, params))
+        scale = 3e-3 * 0.2 * max(update.shape[1:]) ** 0.5  # the learning rate, the size of AdamW's updates, the shape
+        singular = np.linalg.svd((update + 3e-3 * 0.1 * before) / scale, compute_uv=False)
+        assert singular.min() > 0.3 and singular.max() < 1.3, name
+
+
+def _muon_and_adam(opt_state):
+    inner = opt_state.inner_states["trained"].inner_state[1].inner_states
+    return inner["muon"], inner["adam"]
+
+
+def test_muon_on_a_mesh_equals_one_device():
+    (ours, metrics), (theirs, others) = run(4, "muon"), run(4, "muon, fsdp and accumulation")
+    np.testing.assert_allclose(others, metrics, rtol=1e-4)
+    a, b = (trained_params(x.params) for x in jax.device_get((ours, theirs)))
+    for name in MUON_KERNELS:
+        np.testing.assert_allclose(b[name], a[name], atol=2e-5, err_msg=name)
+
+
+def test_muon_resumes_exactly(tmp_path):
+    whole, _ = run(3, "muon")
+    half, _ = run(2, "muon")
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(half)
+        checkpoints.wait()
+        like = with_shardings(first_state(MUON), state_shardings(first_state(MUON), compiled("muon")[0]))
+        restored = checkpoints.restore(like)
+    assert_equal(restored, half)
+    assert_equal(run(1, "muon", state=restored)[0], whole)
+
+
+def test_an_optimizer_that_cannot_be_is_refused():
+    with pytest.raises(UserError, match=r"unknown optimizer\.name 'lion': choose from adamw, muon"):
+        make_optimizer(optax.constant_schedule(1.0), name="lion")
+    with pytest.raises(UserError, match=r"leaves no parameter to muon: choose optimizer\.name=adamw"):
+        make_optimizer(optax.constant_schedule(1.0), name="muon", frozen="blocks/.*kernel").init(first_state().params)
 
 
 def test_fsdp_splits_what_it_should():

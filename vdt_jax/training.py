@@ -5,7 +5,7 @@ stopped, and so does a run on another number of devices.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.struct
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from optax.contrib import MuonDimensionNumbers, muon
 
 from vdt_jax.diffusion import GaussianDiffusion
 from vdt_jax.errors import UserError
@@ -23,6 +24,7 @@ from vdt_jax.sharding import batch_sharding, path_name, replicated, state_shardi
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 DECAYS = ("constant", "cosine", "tail")
+OPTIMIZERS = ("adamw", "muon")
 
 
 @flax.struct.dataclass
@@ -57,27 +59,65 @@ def make_learning_rate(peak: float, warmup_steps: int, total_steps: int, decay: 
 def make_optimizer(
     learning_rate: optax.Schedule,
     *,
+    name: str = "adamw",
     weight_decay: float = 0.0,
     clip_norm: float = 1.0,
     b2: float = 0.999,
     frozen: str = "",
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) after clipping by global norm.
+    """AdamW or Muon, after clipping by the global norm.
 
-    The sinusoidal tables, and parameters in whose path the regex `frozen` is found (`blocks/attn|blocks/mlp`), are not
-    touched, have no moments, and do not count in the norm.
+    The sinusoidal tables and the parameters whose path matches the regex `frozen` (`blocks/attn|blocks/mlp`) are not
+    updated, have no optimizer state, and are left out of the norm.
+
+    Args:
+      learning_rate: of all parameters.
+      name: `adamw` (Loshchilov and Hutter 2019, arXiv 1711.05101), or `muon` (Jordan et al. 2024) for the parameters
+        that `muon_params` lists and AdamW with Nesterov momentum for the others. Muon's updates are scaled to the size
+        of AdamW's (Liu et al. 2025, arXiv 2502.16982, sec. 2.2), so one learning rate serves both.
+      weight_decay: decoupled, of all trained parameters.
+      b2: decay of AdamW's second moment.
+
+    Raises:
+      UserError: an unknown optimizer; `init` raises it where `frozen` leaves Muon no parameter.
     """
-    adamw = optax.chain(
-        optax.clip_by_global_norm(clip_norm), optax.adamw(learning_rate, b2=b2, weight_decay=weight_decay)
-    )
+    if name == "adamw":
+        update = optax.adamw(learning_rate, b2=b2, weight_decay=weight_decay)
+    elif name == "muon":
+        update = muon(
+            learning_rate,
+            weight_decay=weight_decay,
+            adam_b2=b2,
+            adam_weight_decay=weight_decay,
+            consistent_rms=0.2,
+            muon_weight_dimension_numbers=_muon_dimensions,
+        )
+    else:
+        raise UserError(f"unknown optimizer.name '{name}': choose from {', '.join(OPTIMIZERS)}")
+    clipped = optax.chain(optax.clip_by_global_norm(clip_norm), update)
 
     def labels(params: Any) -> Any:
         trained = trained_params(params, frozen)
+        if name == "muon" and not muon_params(trained):
+            raise UserError(f"optimizer.frozen={frozen} leaves no parameter to muon: choose optimizer.name=adamw")
         return jax.tree_util.tree_map_with_path(
             lambda path, _: "trained" if path_name(path) in trained else "frozen", params
         )
 
-    return optax.partition({"trained": adamw, "frozen": optax.set_to_zero()}, labels)
+    return optax.partition({"trained": clipped, "frozen": optax.set_to_zero()}, labels)
+
+
+def muon_params(paths: Iterable[str]) -> list[str]:
+    """Those of the parameter paths that Muon updates: the kernels of the blocks, adaLN's excepted."""
+    return [path for path in paths if re.fullmatch(r"blocks/(?!adaLN_modulation).*kernel", path)]
+
+
+def _muon_dimensions(params: Any) -> Any:
+    """Which axes of each leaf are one matrix for Muon: of (depth, in, out) the last two; None leaves it to AdamW."""
+    # Muon's default rule takes 2-D leaves alone, which are none of the stacked kernels.
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: MuonDimensionNumbers(1, 2) if muon_params([path_name(path)]) else None, params
+    )
 
 
 def trained_params(params: Any, frozen: str = "") -> dict[str, Any]:
