@@ -38,11 +38,11 @@ test-all: $(READY_ALL)
 # N kills of a training run; as many damaged checkpoints and hostile files as each has always been given.
 N ?= 200
 torture: $(READY)
-	PYTHONPATH=.:tests $(BIN)/python tests/torture.py 100000 0
-	PYTHONPATH=.:tests $(BIN)/python tests/torture_videos.py 10000 0
-	PYTHONPATH=.:tests $(BIN)/python tests/checkpoint_damage.py damage 2000
-	PYTHONPATH=.:tests $(BIN)/python tests/checkpoint_damage.py full 100
-	PYTHONPATH=.:tests $(BIN)/python tests/kill_torture.py $(N) 0
+	PYTHONPATH=.:tests $(BIN)/python tests/torture/weights.py 100000 0
+	PYTHONPATH=.:tests $(BIN)/python tests/torture/videos.py 10000 0
+	PYTHONPATH=.:tests $(BIN)/python tests/helpers/checkpoint_damage.py damage 2000
+	PYTHONPATH=.:tests $(BIN)/python tests/helpers/checkpoint_damage.py full 100
+	PYTHONPATH=.:tests $(BIN)/python tests/torture/kills.py $(N) 0
 
 # Compiles VDT-L/2 for TPU pods on this CPU: minutes a row. ROWS=v5e:4x4/16 for one of them.
 pod-check: $(READY)

@@ -18,13 +18,21 @@ from absl import flags
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
 from vdt_jax.data import take
+from vdt_jax.diffusion.masks import TASKS
+from vdt_jax.diffusion.samplers import SAMPLERS
 from vdt_jax.errors import UserError
-from vdt_jax.generation import clip_shape, generate_clips, load, load_vae, sample_keys, sampled_clips, task_masks
-from vdt_jax.inputs import check_known, fit_mask, read_clips
-from vdt_jax.latents import shrink_mask
-from vdt_jax.masks import TASKS
-from vdt_jax.pages import write_comparison
-from vdt_jax.sampling import SAMPLERS
+from vdt_jax.inference.generation import (
+    clip_shape,
+    generate_clips,
+    load,
+    load_vae,
+    sample_keys,
+    sampled_clips,
+    task_masks,
+)
+from vdt_jax.inference.inputs import check_known, fit_mask, read_clips
+from vdt_jax.inference.outputs import write_comparison
+from vdt_jax.latents.space import shrink_mask
 from vdt_jax.video import as_rgb, enlarge, to_uint8, write_video
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")

@@ -25,16 +25,16 @@ from absl import flags
 from vdt_jax import cli
 from vdt_jax.checkpoints import load_model, save_model
 from vdt_jax.errors import UserError
-from vdt_jax.models import VDT
+from vdt_jax.models.vdt import VDT
 from vdt_jax.progress import progress
-from vdt_jax.safe_pickle import save_safetensors
-from vdt_jax.torch_weights import autoencoder, read_sizes, to_torch
-from vdt_jax.torch_weights.dit import is_image_model, with_temporal_layers
-from vdt_jax.torch_weights.positions import resize_pos_embed, resize_time_embed
-from vdt_jax.torch_weights.sources import WEIGHTS, Source, read_source
-from vdt_jax.torch_weights.tables import StateDict, read_table
-from vdt_jax.torch_weights.vdt import vdt_table
-from vdt_jax.training import count_trained
+from vdt_jax.training.step import count_trained
+from vdt_jax.weights import autoencoder, read_sizes, to_torch
+from vdt_jax.weights.dit import is_image_model, with_temporal_layers
+from vdt_jax.weights.positions import resize_pos_embed, resize_time_embed
+from vdt_jax.weights.safe_pickle import save_safetensors
+from vdt_jax.weights.sources import WEIGHTS, Source, read_source
+from vdt_jax.weights.tables import StateDict, read_table
+from vdt_jax.weights.vdt import vdt_table
 
 _INPUT = flags.DEFINE_string("input", None, "A .pt, .pth, .bin or .safetensors file; a folder with --to_torch.")
 _OUTPUT = flags.DEFINE_string("output", None, "The folder to write; a .safetensors file with --to_torch.")

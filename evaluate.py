@@ -18,8 +18,11 @@ from absl import flags
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
 from vdt_jax.data import SPLITS
+from vdt_jax.diffusion.masks import TASKS
+from vdt_jax.diffusion.samplers import SAMPLERS
+from vdt_jax.distributed.mesh import check_batch_size, make_mesh
 from vdt_jax.errors import UserError
-from vdt_jax.evaluation import (
+from vdt_jax.evaluation.evaluator import (
     MODEL,
     Evaluation,
     available_metrics,
@@ -27,17 +30,14 @@ from vdt_jax.evaluation import (
     clips_hash,
     make_measures,
 )
-from vdt_jax.fingerprint import fingerprint
-from vdt_jax.generation import LoadedAutoencoder, LoadedModel, clip_shape, load, load_vae, sampled_clips
-from vdt_jax.masks import TASKS
-from vdt_jax.metrics import optical_flow
-from vdt_jax.metrics.lpips import NETWORKS
-from vdt_jax.metrics.weights import describe
-from vdt_jax.pages import Example, Section, table_text, write_comparison, write_page
+from vdt_jax.evaluation.metrics import optical_flow
+from vdt_jax.evaluation.metrics.lpips import NETWORKS
+from vdt_jax.evaluation.metrics.weights import describe
+from vdt_jax.evaluation.protocol import FVD_FRAMES, METRICS, POSITIONS, PRESETS, Protocol, chosen_clips, find_preset
+from vdt_jax.inference.generation import LoadedAutoencoder, LoadedModel, clip_shape, load, load_vae, sampled_clips
+from vdt_jax.inference.outputs import Example, Section, table_text, write_comparison, write_page
+from vdt_jax.models.fingerprint import fingerprint
 from vdt_jax.progress import progress
-from vdt_jax.protocol import FVD_FRAMES, METRICS, POSITIONS, PRESETS, Protocol, chosen_clips, find_preset
-from vdt_jax.sampling import SAMPLERS
-from vdt_jax.sharding import check_batch_size, make_mesh
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "A working directory, a converted folder, or `demo`.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder for the report and its page.")

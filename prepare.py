@@ -29,13 +29,13 @@ from vdt_jax.data.clips import Clip, UnreadableClip
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import Found, find_videos
 from vdt_jax.data.index import index_videos
-from vdt_jax.data.latents import bad_videos, shard_is_whole, write_metadata, write_shard
 from vdt_jax.data.video_folder import VideoFolder
+from vdt_jax.distributed.mesh import batch_sharding, make_mesh, replicated
 from vdt_jax.errors import UserError
-from vdt_jax.fingerprint import fingerprint
-from vdt_jax.generation import LoadedAutoencoder, load_vae
+from vdt_jax.inference.generation import LoadedAutoencoder, load_vae
+from vdt_jax.latents.cache import bad_videos, shard_is_whole, write_metadata, write_shard
+from vdt_jax.models.fingerprint import fingerprint
 from vdt_jax.progress import progress
-from vdt_jax.sharding import batch_sharding, make_mesh, replicated
 from vdt_jax.video import VideoInfo
 
 _INPUT = flags.DEFINE_string("input", None, "A folder of videos, or a .csv or .jsonl list.")

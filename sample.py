@@ -25,9 +25,11 @@ from absl import flags
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
 from vdt_jax.data import take
-from vdt_jax.diffusion import GaussianDiffusion
+from vdt_jax.diffusion.gaussian import GaussianDiffusion
+from vdt_jax.diffusion.masks import TASKS
+from vdt_jax.diffusion.samplers import SAMPLERS
 from vdt_jax.errors import UserError
-from vdt_jax.generation import (
+from vdt_jax.inference.generation import (
     LoadedAutoencoder,
     LoadedModel,
     clip_shape,
@@ -40,14 +42,12 @@ from vdt_jax.generation import (
     task_masks,
     window_filler,
 )
-from vdt_jax.inputs import check_known, frame_size, input_rate, read_clips, read_mask, stream_frames
-from vdt_jax.latents import shrink_mask
-from vdt_jax.masks import TASKS
-from vdt_jax.pages import Example, Section, check_free, write_comparison, write_page, write_videos
+from vdt_jax.inference.inputs import check_known, frame_size, input_rate, read_clips, read_mask, stream_frames
+from vdt_jax.inference.long_video import extend, raise_frame_rate
+from vdt_jax.inference.outputs import Example, Section, check_free, write_comparison, write_page, write_videos
+from vdt_jax.latents.space import shrink_mask
 from vdt_jax.progress import progress
-from vdt_jax.sampling import SAMPLERS
 from vdt_jax.video import OUTPUT_SUFFIXES, to_float, to_uint8
-from vdt_jax.windows import extend, raise_frame_rate
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "A working directory, a converted folder, or `demo`.")
 _TASK = flags.DEFINE_string("task", "predict", f"One of {', '.join(TASKS)}.")

@@ -21,30 +21,12 @@ from jax.sharding import Mesh
 from ml_collections import config_flags
 
 from vdt_jax import cli
-from vdt_jax.buckets import Mirror, open_folder
 from vdt_jax.checkpoints import Checkpoints, fresh_paths, load_config, save_config, start_from
-from vdt_jax.codec import draw_latents, encode_batch
-from vdt_jax.data import Latents, Source, make_source, take
+from vdt_jax.data import Source, make_source, take
 from vdt_jax.data.pipeline import batches, clip_numbers
-from vdt_jax.diffusion import make_diffusion
-from vdt_jax.errors import INTERRUPTED, RunStopped, UserError
-from vdt_jax.flops import utilisation
-from vdt_jax.generation import (
-    CachedClips,
-    LoadedAutoencoder,
-    generate_clips,
-    load_vae,
-    respaced,
-    sample_keys,
-    task_masks,
-)
-from vdt_jax.latents import autoencoder_of
-from vdt_jax.masks import TASKS
-from vdt_jax.models import VDT
-from vdt_jax.pages import write_comparison
-from vdt_jax.processes import Interruption, Watch, start_processes
-from vdt_jax.progress import RunLog
-from vdt_jax.sharding import (
+from vdt_jax.diffusion.gaussian import make_diffusion
+from vdt_jax.diffusion.masks import TASKS
+from vdt_jax.distributed.mesh import (
     batch_sharding,
     check_batch_size,
     gather_whole,
@@ -55,7 +37,26 @@ from vdt_jax.sharding import (
     state_shardings,
     with_shardings,
 )
-from vdt_jax.training import (
+from vdt_jax.distributed.processes import Interruption, Watch, start_processes
+from vdt_jax.errors import INTERRUPTED, RunStopped, UserError
+from vdt_jax.files import Mirror, open_folder
+from vdt_jax.inference.generation import (
+    CachedClips,
+    LoadedAutoencoder,
+    generate_clips,
+    load_vae,
+    respaced,
+    sample_keys,
+    task_masks,
+)
+from vdt_jax.inference.outputs import write_comparison
+from vdt_jax.latents.cache import Latents
+from vdt_jax.latents.codec import draw_latents, encode_batch
+from vdt_jax.latents.space import autoencoder_of
+from vdt_jax.models.flops import utilisation
+from vdt_jax.models.vdt import VDT
+from vdt_jax.progress import RunLog
+from vdt_jax.training.step import (
     TrainState,
     count_trained,
     init_state,
@@ -64,7 +65,7 @@ from vdt_jax.training import (
     make_train_step,
     shard_train_step,
 )
-from vdt_jax.validation import make_validation
+from vdt_jax.training.validation import make_validation
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A recipe of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run lives; runs/<recipe> if not given.")

@@ -11,16 +11,16 @@ import numpy as np
 import optax
 
 from vdt_jax.data import make_source, take
-from vdt_jax.diffusion import make_diffusion
-from vdt_jax.flops import training_flops
-from vdt_jax.generation import generate_clips, respaced, sample_keys, task_masks
-from vdt_jax.masks import TASKS, draw_masks, varied_mask
-from vdt_jax.metrics.baselines import BASELINES
-from vdt_jax.metrics.frames import psnr, ssim
-from vdt_jax.metrics.motion import motion
-from vdt_jax.models import VDT
-from vdt_jax.sampling.loop import sample_noise
-from vdt_jax.training import draw_examples, loss_fn, make_learning_rate, make_optimizer
+from vdt_jax.diffusion.gaussian import make_diffusion
+from vdt_jax.diffusion.masks import TASKS, draw_masks, varied_mask
+from vdt_jax.diffusion.samplers.loop import sample_noise
+from vdt_jax.evaluation.metrics.baselines import BASELINES
+from vdt_jax.evaluation.metrics.frames import psnr, ssim
+from vdt_jax.evaluation.metrics.motion import motion
+from vdt_jax.inference.generation import generate_clips, respaced, sample_keys, task_masks
+from vdt_jax.models.flops import training_flops
+from vdt_jax.models.vdt import VDT
+from vdt_jax.training.step import draw_examples, loss_fn, make_learning_rate, make_optimizer
 from vdt_jax.video import to_uint8
 
 MODEL = dict(num_frames=16, in_channels=1, hidden_size=64, depth=4, num_heads=4, learn_sigma=False, unroll=4)

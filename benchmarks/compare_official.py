@@ -29,17 +29,17 @@ from measure import report, timed
 from official import Official, load_official, to_torch, wait
 
 from vdt_jax import cli
-from vdt_jax.autoencoder import AutoencoderKL
-from vdt_jax.codec import sample_posterior
-from vdt_jax.diffusion import make_diffusion
+from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.errors import UserError
-from vdt_jax.generation import generate, sample_keys
-from vdt_jax.latents import LoadedAutoencoder
-from vdt_jax.models import REMAT, VDT, VDT_VARIANTS
-from vdt_jax.torch_weights.autoencoder import from_torch, param_shapes
-from vdt_jax.torch_weights.tables import read_table
-from vdt_jax.torch_weights.vdt import vdt_table
-from vdt_jax.training import TrainState, make_learning_rate, make_optimizer, make_train_step
+from vdt_jax.inference.generation import generate, sample_keys
+from vdt_jax.latents.codec import sample_posterior
+from vdt_jax.latents.space import LoadedAutoencoder
+from vdt_jax.models.autoencoder import AutoencoderKL
+from vdt_jax.models.vdt import REMAT, VDT, VDT_VARIANTS
+from vdt_jax.training.step import TrainState, make_learning_rate, make_optimizer, make_train_step
+from vdt_jax.weights.autoencoder import from_torch, param_shapes
+from vdt_jax.weights.tables import read_table
+from vdt_jax.weights.vdt import vdt_table
 
 WORK = ("forward", "training", "sampling", "video")
 _OFFICIAL = flags.DEFINE_string("official", None, "A clone of the official repository.")

@@ -24,9 +24,9 @@ from vdt_jax.data import make_source
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import Found, find_videos
 from vdt_jax.data.index import index_videos
-from vdt_jax.data.latents import write_metadata, write_shard
 from vdt_jax.data.pipeline import batches
 from vdt_jax.data.windows import ClipTable, Window
+from vdt_jax.latents.cache import write_metadata, write_shard
 from vdt_jax.video import VideoInfo, write_video
 
 _INPUT = flags.DEFINE_string("input", None, "A folder of videos, for decode.")

@@ -19,7 +19,7 @@ from reports import TOLERANCE, differences, markdown_table
 
 from vdt_jax import cli
 from vdt_jax.errors import UserError
-from vdt_jax.metrics.weights import find
+from vdt_jax.evaluation.metrics.weights import find
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORT, PAGE = ROOT / "docs" / "eval_demo.json", ROOT / "docs" / "evaluation.md"

@@ -15,7 +15,7 @@ from measure import report
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
 from vdt_jax.data import make_source, take
-from vdt_jax.generation import generate, load, sample_keys, task_masks
+from vdt_jax.inference.generation import generate, load, sample_keys, task_masks
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "As for sample.py.")
 _TASKS = flags.DEFINE_list("tasks", ["unconditional", "single_frame", "predict", "interpolation"], "As evaluate.py's.")

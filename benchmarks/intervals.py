@@ -8,7 +8,7 @@ import numpy as np
 from arms import MEASURED, QUESTIONS
 from PIL import Image
 
-from vdt_jax.masks import TASKS
+from vdt_jax.diffusion.masks import TASKS
 from vdt_jax.video import as_rgb, frame_grid
 
 Runs = Mapping[str, Mapping[int, Mapping[str, float]]]  # of an arm and a seed, the values by name

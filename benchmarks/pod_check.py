@@ -25,10 +25,17 @@ import optax
 from absl import app, flags
 from jax.experimental import topologies
 
-from vdt_jax.diffusion import make_diffusion
-from vdt_jax.models import VDT, VDT_VARIANTS
-from vdt_jax.sharding import batch_sharding, gather_whole, make_mesh, replicated, state_shardings, with_shardings
-from vdt_jax.training import init_state, make_optimizer, make_train_step, shard_train_step
+from vdt_jax.diffusion.gaussian import make_diffusion
+from vdt_jax.distributed.mesh import (
+    batch_sharding,
+    gather_whole,
+    make_mesh,
+    replicated,
+    state_shardings,
+    with_shardings,
+)
+from vdt_jax.models.vdt import VDT, VDT_VARIANTS
+from vdt_jax.training.step import init_state, make_optimizer, make_train_step, shard_train_step
 
 _ROWS = flags.DEFINE_list("rows", None, "Which of the table, as topology/fsdp; all if not given.")
 _MODEL = flags.DEFINE_enum("model", "VDT-L/2", [*VDT_VARIANTS, "tiny"], "Which sizes.")

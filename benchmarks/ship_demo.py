@@ -21,7 +21,7 @@ from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO, newest_step, save_model
 from vdt_jax.data import make_source, take
 from vdt_jax.errors import UserError
-from vdt_jax.generation import generate, load, sample_keys, task_masks
+from vdt_jax.inference.generation import generate, load, sample_keys, task_masks
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A working directory of train.py.")
 _REPORT = flags.DEFINE_string("report", None, "What evaluate.py wrote about it.")

@@ -19,8 +19,8 @@ from measure import report
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
 from vdt_jax.data import make_source, take
-from vdt_jax.generation import load, sample_keys, task_masks
-from vdt_jax.sampling import ddim, ddpm, dpm_solver_pp, unipc
+from vdt_jax.diffusion.samplers import ddim, ddpm, dpm_solver_pp, unipc
+from vdt_jax.inference.generation import load, sample_keys, task_masks
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "As for sample.py.")
 _TASK = flags.DEFINE_string("task", "predict", "As for sample.py.")

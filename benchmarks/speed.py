@@ -17,12 +17,12 @@ from absl import flags
 from measure import counted_memory, report, timed
 
 from vdt_jax import cli
-from vdt_jax.diffusion import make_diffusion
+from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.errors import UserError
-from vdt_jax.flops import forward_flops, training_flops, utilisation
-from vdt_jax.generation import generate, sample_keys, task_masks
-from vdt_jax.models import REMAT, VDT, VDT_VARIANTS
-from vdt_jax.training import init_state, make_learning_rate, make_optimizer, make_train_step
+from vdt_jax.inference.generation import generate, sample_keys, task_masks
+from vdt_jax.models.flops import forward_flops, training_flops, utilisation
+from vdt_jax.models.vdt import REMAT, VDT, VDT_VARIANTS
+from vdt_jax.training.step import init_state, make_learning_rate, make_optimizer, make_train_step
 
 _MODELS = flags.DEFINE_list("models", ["VDT-S/2"], f"Of {', '.join(VDT_VARIANTS)}.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Samples a step.")

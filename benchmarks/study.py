@@ -44,9 +44,9 @@ from intervals import MAX_SEEDS, answered, arms_table, differences_table, draw, 
 from measure import environment
 
 from vdt_jax import cli
+from vdt_jax.diffusion.masks import TASKS
 from vdt_jax.errors import UserError
-from vdt_jax.masks import TASKS
-from vdt_jax.models import VDT
+from vdt_jax.models.vdt import VDT
 from vdt_jax.progress import progress
 from vdt_jax.video import to_uint8
 

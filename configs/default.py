@@ -4,7 +4,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from vdt_jax.models import VDT_VARIANTS
+from vdt_jax.models.vdt import VDT_VARIANTS
 
 
 def get_config() -> ConfigDict:
@@ -23,7 +23,7 @@ def get_config() -> ConfigDict:
     config.init_from = config_dict.placeholder(str)  # a converted folder or a working directory to start from
     config.init_fresh = config_dict.placeholder(str)  # what stays fresh then, e.g. "y_embedder,time_embed"
 
-    # Keyword arguments of vdt_jax.models.VDT; VDT_VARIANTS there has the paper's sizes.
+    # Keyword arguments of vdt_jax.models.vdt.VDT; VDT_VARIANTS there has the paper's sizes.
     config.model = dict(
         input_size=(32, 32),
         num_frames=16,
@@ -43,7 +43,7 @@ def get_config() -> ConfigDict:
     # For a model of latents on videos: the autoencoder, as --vae of sample.py. It encodes batches and is not trained.
     config.vae = config_dict.placeholder(str)
 
-    # Keyword arguments of vdt_jax.diffusion.make_diffusion.
+    # Keyword arguments of vdt_jax.diffusion.gaussian.make_diffusion.
     config.diffusion = dict(
         noise_schedule="linear",  # or cosine
         num_diffusion_timesteps=1000,
@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
         min_snr_gamma=config_dict.placeholder(float),  # caps the weight of a noise level, e.g. 5.0
         clip_denoised=False,  # True for pixels
     )
-    # Keyword arguments of vdt_jax.training.loss_fn and draw_examples.
+    # Keyword arguments of vdt_jax.training.step.loss_fn and draw_examples.
     config.loss = dict(loss="normalised", mask_mixture="varied", label_dropout=0.1, noise_shift=1.0)
 
     # name: adamw or muon (the kernels of the blocks; AdamW for the rest).

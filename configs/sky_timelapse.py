@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from configs import default
 from vdt_jax.errors import UserError
-from vdt_jax.models import VDT_VARIANTS
+from vdt_jax.models.vdt import VDT_VARIANTS
 
 VARIANTS = ("", "24gb", "small", "image", "from_image")
 

@@ -2,7 +2,7 @@
 
 import json
 
-from event_files import scalars
+from helpers.event_files import scalars
 
 from vdt_jax.progress import RunLog
 

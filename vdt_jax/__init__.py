@@ -9,7 +9,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vdt_jax.generation import generate, generate_clips, load, load_model, load_vae, sample_keys, task_masks
+    from vdt_jax.inference.generation import (
+        generate,
+        generate_clips,
+        load,
+        load_model,
+        load_vae,
+        sample_keys,
+        task_masks,
+    )
 
 __all__ = ["generate", "generate_clips", "load", "load_model", "load_vae", "sample_keys", "task_masks"]
 
@@ -18,4 +26,4 @@ def __getattr__(name: str) -> Any:
     """These names are looked up when they are asked for, so that `import vdt_jax` costs nothing."""
     if name not in __all__:
         raise AttributeError(f"module 'vdt_jax' has no attribute '{name}'")
-    return getattr(importlib.import_module("vdt_jax.generation"), name)
+    return getattr(importlib.import_module("vdt_jax.inference.generation"), name)

@@ -5,13 +5,12 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from vdt_jax.buckets import open_folder
 from vdt_jax.checkpoints.manifest import (
     MANIFEST,
     all_steps,
@@ -20,12 +19,13 @@ from vdt_jax.checkpoints.manifest import (
     mark_damaged,
     write_manifest,
 )
+from vdt_jax.distributed.mesh import path_name
+from vdt_jax.distributed.processes import any_process, from_first_process
 from vdt_jax.errors import RunStopped, UserError
-from vdt_jax.processes import any_process, from_first_process
-from vdt_jax.sharding import path_name
-from vdt_jax.training import TrainState
+from vdt_jax.files import open_folder
 
 MAX_FAILED_SAVES = 5  # in a row; then the run stops
+State = TypeVar("State", bound=Any)  # a flax dataclass: step, params, ema_params, opt_state, skipped
 TRIES = 10  # a failed save is tried again after each tenth of the way to the next checkpoint
 
 
@@ -77,7 +77,7 @@ class Checkpoints:
             return True
         return step % max(1, self._every // TRIES) == 0 and any_process(self._failed and not self._busy())
 
-    def save(self, state: TrainState) -> None:
+    def save(self, state: Any) -> None:
         """Starts to write the state; a step that is already there is left alone.
 
         Raises:
@@ -105,7 +105,7 @@ class Checkpoints:
                 self._saving = self._thread.submit(self._finish, step)
         self.seconds_blocked += time.monotonic() - start
 
-    def save_and_wait(self, state: TrainState) -> None:
+    def save_and_wait(self, state: Any) -> None:
         """Writes the state, and again where that fails, until it is there. Raises RunStopped as `save` does."""
         self.save(state)
         self.wait()
@@ -120,7 +120,7 @@ class Checkpoints:
             self._saving.result()
             self._saving = None
 
-    def restore(self, like: TrainState) -> TrainState | None:
+    def restore(self, like: State) -> State | None:
         """The newest good state, on the devices of `like` (arrays, or shapes with shardings); None if there is none.
 
         A damaged checkpoint is reported and put aside under another name.
@@ -135,7 +135,7 @@ class Checkpoints:
         except ValueError as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{self.folder / str(step)} does not hold the state of this config: {reason}") from None
-        return TrainState(ema_params=restored["ema_params"], **restored["training"])
+        return like.replace(ema_params=restored["ema_params"], **restored["training"])
 
     def newest(self) -> str:
         """The newest finished checkpoint, for people."""
@@ -196,7 +196,7 @@ class Checkpoints:
             path.rmtree(missing_ok=True)
 
 
-def not_finite(state: TrainState) -> str | None:
+def not_finite(state: Any) -> str | None:
     """The path of a leaf with a value that is not finite, or None."""
     leaves = [(path, leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state) if leaf.dtype != jnp.int32]
     finite = _are_finite([leaf for _, leaf in leaves])
@@ -215,10 +215,10 @@ def _checkpointer() -> ocp.AsyncCheckpointer:
     return ocp.AsyncCheckpointer(handler)
 
 
-def _save_args(state: TrainState) -> Any:
+def _save_args(state: Any) -> Any:
     parts = {"training": _without_ema(state), "ema_params": state.ema_params}
     return ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in parts.items()})
 
 
-def _without_ema(state: TrainState) -> dict[str, Any]:
+def _without_ema(state: Any) -> dict[str, Any]:
     return {name: getattr(state, name) for name in ("step", "params", "opt_state", "skipped")}

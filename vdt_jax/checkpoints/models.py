@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
-from vdt_jax.buckets import open_folder
 from vdt_jax.checkpoints.manifest import all_steps, damage, finished_steps
+from vdt_jax.distributed.mesh import path_name, put_whole
 from vdt_jax.errors import UserError
-from vdt_jax.models import VDT
-from vdt_jax.sharding import path_name, put_whole
+from vdt_jax.files import open_folder
+from vdt_jax.models.vdt import VDT
 
 Config = dict[str, Any]
 DEMO = "demo"  # names the model that ships with the package

@@ -4,6 +4,7 @@
 draws always. It may raise `UnreadableClip`, and the pipeline puts another in its place.
 """
 
+import importlib
 import inspect
 import os
 from collections.abc import Mapping
@@ -12,22 +13,17 @@ from typing import Any
 import numpy as np
 
 from vdt_jax.data.clips import MAX_REPLACEMENTS, Clip, Source, UnreadableClip, as_example
-from vdt_jax.data.digits import MovingDigits
-from vdt_jax.data.latents import Latents
-from vdt_jax.data.moving_mnist import MovingMnist
-from vdt_jax.data.synthetic import Synthetic
-from vdt_jax.data.tfds import Tfds
-from vdt_jax.data.video_folder import VideoFolder
 from vdt_jax.errors import UserError
 
 SPLITS = ("train", "held_out")
+# Imported when they are named: grain, tfds and PyAV take seconds, and a source may stand above this package.
 _SOURCES = {
-    "moving_digits": MovingDigits,
-    "moving_mnist": MovingMnist,
-    "synthetic": Synthetic,
-    "video_folder": VideoFolder,
-    "tfds": Tfds,
-    "latents": Latents,
+    "moving_digits": "vdt_jax.data.digits:MovingDigits",
+    "moving_mnist": "vdt_jax.data.moving_mnist:MovingMnist",
+    "synthetic": "vdt_jax.data.synthetic:Synthetic",
+    "video_folder": "vdt_jax.data.video_folder:VideoFolder",
+    "tfds": "vdt_jax.data.tfds:Tfds",
+    "latents": "vdt_jax.latents.cache:Latents",
 }
 
 
@@ -57,7 +53,7 @@ def make_source(
         )
     options |= {"dataset": dataset} if colon else {}
     options |= {"bad_files": bad_files} if "bad_files" in _parameters(name) else {}
-    return _SOURCES[name](shape, split, **options)
+    return _class(name)(shape, split, **options)
 
 
 def keys_of(name: str) -> set[str]:
@@ -72,7 +68,12 @@ def keys_of(name: str) -> set[str]:
 def _parameters(name: str) -> set[str]:
     if name not in _SOURCES:
         raise UserError(f"no data source '{name}': choose from {', '.join(_SOURCES)}")
-    return set(inspect.signature(_SOURCES[name]).parameters)
+    return set(inspect.signature(_class(name)).parameters)
+
+
+def _class(name: str) -> Any:
+    module, _, attribute = _SOURCES[name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def take(source: Source, numbers: range) -> dict[str, np.ndarray]:

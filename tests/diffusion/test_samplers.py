@@ -1,0 +1,244 @@
+"""The samplers beyond the goldens: the right distribution, the right order, given positions, guidance.
+
+The data are Gaussian, N(0.3, 0.2^2) at each position, so that the best network and the exact solution of the
+probability-flow ODE are formulas: along it (x_t - alpha mean) / sqrt(alpha^2 std^2 + sigma^2) does not change.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vdt_jax.diffusion import samplers as sampling
+from vdt_jax.diffusion.gaussian import GaussianDiffusion, make_diffusion
+from vdt_jax.diffusion.masks import apply_mask
+from vdt_jax.diffusion.samplers import SAMPLERS, advance, ddim, ddpm, dpm_solver_pp, guide, repaint, sample_noise, unipc
+from vdt_jax.diffusion.samplers.multistep import polynomial_weights
+from vdt_jax.diffusion.schedules import NoiseSchedule
+
+SHAPE = (4, 2, 2, 3, 1)
+MEAN, STD = 0.3, 0.2
+KEYS = jax.random.split(jax.random.key(0), 4)
+
+
+def run(sampler, diffusion, denoise_fn, keys, clean, mask, **options):
+    """The samples, in one compiled program: step by step every operation would be compiled for itself."""
+    return jax.jit(lambda: sampling.run(sampler(diffusion, denoise_fn, keys, clean, mask, **options)))()
+
+
+def exact_denoiser(diffusion, mean=MEAN, std=STD):
+    """What the best network says about data that are N(mean, std^2) at each position, as the diffusion reads it."""
+    alpha_bar = jnp.asarray(diffusion.schedule.alphas_cumprod, jnp.float32)
+    beta_bar = jnp.asarray(1 - diffusion.schedule.alphas_cumprod, jnp.float32)
+
+    def denoise_fn(x_t, timesteps):
+        step = jnp.searchsorted(jnp.asarray(diffusion.schedule.timestep_map), timesteps)
+        a, b = (table[step][:, None, None, None, None] for table in (alpha_bar, beta_bar))
+        gain = jnp.sqrt(a) * std**2 / (a * std**2 + b)
+        x_start = mean + gain * (x_t - jnp.sqrt(a) * mean)
+        eps = (x_t - jnp.sqrt(a) * x_start) / jnp.sqrt(b)
+        return {"eps": eps, "x_start": x_start, "v": jnp.sqrt(a) * eps - jnp.sqrt(b) * x_start}[diffusion.prediction]
+
+    return denoise_fn
+
+
+def even_in_lambda(num_steps, prediction="x_start", ends=(-3.0, 3.0)):
+    """A process whose levels are evenly spaced in lambda between two fixed ends."""
+    alpha_bar = 1 / (1 + np.exp(-2 * np.linspace(ends[1], ends[0], num_steps)))
+    betas = 1 - alpha_bar / np.append(1.0, alpha_bar[:-1])
+    return GaussianDiffusion(NoiseSchedule(betas, np.arange(num_steps)), prediction, learn_sigma=False)
+
+
+def exact_end(diffusion, start):
+    """Where a solver without error ends: the estimate of x_0 at the end of the exact path to the cleanest level."""
+    a = diffusion.schedule.alphas_cumprod[[-1, 0]]
+    deviation = np.sqrt(a * STD**2 + 1 - a)
+    x = np.sqrt(a[1]) * MEAN + (np.float64(start) - np.sqrt(a[0]) * MEAN) * deviation[1] / deviation[0]
+    return MEAN + np.sqrt(a[1]) * STD**2 / deviation[1] ** 2 * (x - np.sqrt(a[1]) * MEAN)
+
+
+def solve(sampler, diffusion, start, **options):
+    clean, mask = jnp.zeros(SHAPE), jnp.ones(SHAPE)
+    return run(sampler, diffusion, exact_denoiser(diffusion), KEYS, clean, mask, start=start, **options)
+
+
+# ddim is of first order, 2M of second; the corrector adds one to the order of UniPC's predictor (theorem 3.1 there).
+@pytest.mark.parametrize(
+    ("sampler", "options", "order"),
+    [(ddim, {}, 1), (dpm_solver_pp, {}, 2), (unipc, {"order": 1}, 2), (unipc, {}, 3), (unipc, {"order": 3}, 3)],
+)
+def test_order_of_convergence_to_the_exact_solution(sampler, options, order):
+    start = jax.random.normal(jax.random.key(3), SHAPE)
+    errors = []
+    for num_steps in (20, 80):
+        diffusion = even_in_lambda(num_steps)
+        errors.append(np.abs(solve(sampler, diffusion, start, **options) - exact_end(diffusion, start)).max())
+    print(f"{sampler.__name__} {options}: {errors}")
+    assert np.log(errors[0] / errors[1]) / np.log(4) > order - 0.25
+
+
+@pytest.mark.parametrize("h", [1e-3, 0.3, 0.51, 4.0])
+def test_weights_integrate_polynomials(h):
+    nodes, start = np.array([0.7 + h, 0.7, 0.2, -0.9]), 0.7
+    weights = polynomial_weights(nodes, start, start + h)
+    points, quadrature = np.polynomial.legendre.leggauss(20)
+    points = start + h * (points + 1) / 2
+    for degree in range(4):
+        integral = (quadrature * np.exp(points - start - h) * points**degree).sum() * h / 2
+        assert weights @ nodes**degree == pytest.approx(integral, rel=1e-9)
+
+
+@pytest.mark.parametrize("sampler", [ddpm, ddim, dpm_solver_pp, unipc])
+def test_samplers_sample_the_distribution_that_their_network_knows(sampler):
+    diffusion = make_diffusion(timestep_respacing="" if sampler is ddpm else "logsnr200", learn_sigma=False)
+    shape = (2000, 1, 2, 2, 1)
+    keys = jax.random.split(jax.random.key(0), shape[0])
+    samples = run(sampler, diffusion, exact_denoiser(diffusion), keys, jnp.zeros(shape), jnp.ones(shape))
+    assert abs(float(samples.mean()) - MEAN) < 0.01
+    assert abs(float(samples.std()) - STD) < 0.01
+
+
+def test_ddim_with_eta_one_is_ddpm_of_the_small_variance():
+    diffusion = make_diffusion(timestep_respacing="20", learn_sigma=False)
+    start = jax.random.normal(jax.random.key(3), SHAPE)
+    ancestral = solve(ddpm, diffusion, start)
+    np.testing.assert_allclose(solve(ddim, diffusion, start, eta=1.0), ancestral, atol=1e-5)
+    assert np.abs(solve(ddim, diffusion, start, eta=0.5) - ancestral).max() > 0.01
+
+
+@pytest.mark.parametrize("sampler", [ddim, unipc])
+def test_samples_do_not_depend_on_what_the_network_predicts(sampler):
+    start = jax.random.normal(jax.random.key(3), SHAPE)
+    samples = [
+        solve(sampler, make_diffusion("cosine", timestep_respacing="10", prediction=name, learn_sigma=False), start)
+        for name in ("x_start", "v", "eps")
+    ]
+    np.testing.assert_allclose(samples[1], samples[0], atol=1e-4)
+    np.testing.assert_allclose(samples[2], samples[0], atol=1e-2)  # eps says little of x_0 where alpha is near 0
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values())
+def test_given_positions_come_out_bit_equal_even_where_the_network_explodes(sampler):
+    diffusion = make_diffusion(timestep_respacing="5")
+    clean = jax.random.normal(jax.random.key(1), SHAPE)
+    mask = jnp.zeros(SHAPE).at[:, 1:, :, 1:].set(1)
+
+    def denoise_fn(x_t, timesteps):
+        exploding = jnp.where(mask > 0.5, 0.1, jnp.inf)
+        return jnp.concatenate([exploding, exploding], -1)
+
+    out = run(sampler, diffusion, denoise_fn, KEYS, clean, mask)
+    np.testing.assert_array_equal(np.asarray(out)[np.asarray(mask) < 0.5], np.asarray(clean)[np.asarray(mask) < 0.5])
+    assert np.isfinite(out).all()
+
+
+@pytest.mark.parametrize("sampler", [ddpm, ddim, dpm_solver_pp, unipc])
+def test_the_network_sees_given_positions_clean(sampler):
+    """A network that says "everywhere what I see at the given position" makes just that of all the others."""
+    diffusion = make_diffusion(timestep_respacing="6", prediction="x_start", learn_sigma=False)
+    clean = jnp.full(SHAPE, 0.7)
+    mask = jnp.ones(SHAPE).at[:, 0].set(0)
+    out = run(sampler, diffusion, lambda x_t, _: x_t[:, :1].repeat(2, axis=1), KEYS, clean, mask)
+    np.testing.assert_allclose(out, clean, atol=1e-6)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values())
+def test_a_sample_depends_neither_on_its_batch_nor_on_pauses(sampler):
+    diffusion = make_diffusion(timestep_respacing="8", learn_sigma=False)
+    denoise_fn, clean, mask = exact_denoiser(diffusion), jnp.zeros(SHAPE), jnp.ones(SHAPE)
+    together = run(sampler, diffusion, denoise_fn, KEYS, clean, mask)
+    alone = run(sampler, diffusion, denoise_fn, KEYS[2:3], clean[2:3], mask[2:3])
+    np.testing.assert_allclose(together[2:3], alone, atol=1e-6)
+    assert np.abs(together[0] - together[1]).max() > 0.01
+
+    @jax.jit
+    def paused():
+        steps = sampler(diffusion, denoise_fn, KEYS, clean, mask)
+        return advance(steps, advance(steps, steps.state, 0, 3), 3, 8)[0]
+
+    np.testing.assert_allclose(paused(), together, atol=1e-6)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS.values())
+def test_clipping_holds_samples_in_range(sampler):
+    shape = (4, 1, 2, 2, 1)
+    diffusion = make_diffusion(timestep_respacing="8", learn_sigma=False, clip_denoised=True)
+    out = run(sampler, diffusion, exact_denoiser(diffusion, mean=3.0), KEYS, jnp.zeros(shape), jnp.ones(shape))
+    assert out.min() > 0.5 and out.max() <= 1  # the network says 3
+
+
+def test_repaint_comes_nearer_to_what_is_given_with_every_time_that_steps_are_taken():
+    """Two frames with correlation 0.95, the first given as 1: the second has mean 0.95."""
+    covariance = jnp.array([[1.0, 0.95], [0.95, 1.0]])
+    diffusion = make_diffusion(timestep_respacing="30", learn_sigma=False, prediction="x_start")
+    alpha_bar = jnp.asarray(diffusion.schedule.alphas_cumprod, jnp.float32)
+
+    def denoise_fn(x_t, timesteps):  # E[x_0 | x_t] of the two frames together, everything equally noisy
+        a = alpha_bar[jnp.searchsorted(jnp.asarray(diffusion.schedule.timestep_map), timesteps[0])]
+        gain = jnp.sqrt(a) * covariance @ jnp.linalg.inv(a * covariance + (1 - a) * jnp.eye(2))
+        return jnp.einsum("fg,bghwc->bfhwc", gain, x_t)
+
+    shape = (2000, 2, 1, 1, 1)
+    clean, mask = jnp.ones(shape), jnp.ones(shape).at[:, 0].set(0)
+    keys = jax.random.split(jax.random.key(0), shape[0])
+
+    @jax.jit
+    def mean(resamples):
+        return sampling.run(repaint(diffusion, denoise_fn, keys, clean, mask, resamples=resamples))[:, 1].mean()
+
+    means = [float(mean(times)) for times in (1, 4, 16)]
+    print(f"mean of the second frame: {means}")
+    assert means[0] < means[1] - 0.05 and abs(means[2] - 0.95) < abs(means[1] - 0.95) and abs(means[2] - 0.95) < 0.06
+
+
+def test_guidance_on_labels_shifts_the_mean_by_the_formula():
+    """Classes N(m_c, s^2), and N(m_0, s^2) without a label: guided, they are N(m_0 + scale (m_c - m_0), s^2)."""
+    diffusion = make_diffusion(timestep_respacing="10", learn_sigma=False)
+    means = jnp.array([0.5, -0.5, 0.1])  # the last: no label
+    by_label = [exact_denoiser(diffusion, mean) for mean in means]
+
+    def network(x_t, timesteps, labels):
+        outputs = jnp.stack([denoise_fn(x_t, timesteps) for denoise_fn in by_label])
+        return jax.vmap(lambda output, label: output[label], in_axes=(1, 0))(outputs, labels)
+
+    clean, mask, noise = jnp.zeros(SHAPE), jnp.ones(SHAPE), jnp.zeros(SHAPE)
+    labels = jnp.array([0, 1, 0, 2])
+    guided = guide(network, diffusion, labels, clean, mask, noise, null_label=2, guidance=3.0)
+    out = run(unipc, diffusion, guided, KEYS, clean, mask)
+    shifted = (0.1 + 3 * (means[labels] - 0.1))[:, None, None, None, None]
+    alone = run(unipc, diffusion, exact_denoiser(diffusion, shifted), KEYS, clean, mask)
+    np.testing.assert_allclose(out, alone, atol=1e-4)
+
+
+def test_mask_guidance_pushes_away_from_what_is_said_with_nothing_given():
+    diffusion = make_diffusion(timestep_respacing="10")
+    clean, noise, x_t = (jax.random.normal(jax.random.key(seed), SHAPE) for seed in range(3))
+    mask = jnp.ones(SHAPE).at[:, 0].set(0)
+    step, labels = jnp.array([1, 4, 9, 0]), jnp.array([0, 1, 0, 1])
+    timesteps = jnp.asarray(diffusion.schedule.timestep_map)[step]
+
+    def network(x_t, timesteps, labels):
+        everywhere = x_t.sum(1, keepdims=True) + labels[:, None, None, None, None]
+        return jnp.concatenate([x_t * everywhere, everywhere.repeat(2, axis=1)], axis=-1)
+
+    x_t = apply_mask(mask, x_t, clean)
+    free = apply_mask(mask, x_t, diffusion.q_sample(clean, step, noise))
+    full, no_label, nothing_given = (
+        network(x_t, step, labels),
+        network(x_t, step, labels * 0 + 9),
+        network(free, step, labels),
+    )
+    scales = {"guidance": 3.0, "mask_guidance": 1.5}
+    out = guide(network, diffusion, labels, clean, mask, noise, null_label=9, **scales)(x_t, timesteps)
+    expected = full + 2.0 * (full - no_label) + 0.5 * (full - nothing_given)
+    np.testing.assert_allclose(out[..., :1], expected[..., :1], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(out[..., 1:], full[..., 1:])
+    nothing = {"guidance": 1.0, "mask_guidance": 1.0}
+    out = guide(network, diffusion, labels, clean, mask, noise, null_label=9, **nothing)(x_t, timesteps)
+    np.testing.assert_allclose(out, full, rtol=1e-5)
+
+
+def test_noise_streams_are_normal_and_apart():
+    noise = np.asarray(sample_noise(jax.random.split(jax.random.key(0), 50), (10, 20)))
+    assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
+    assert np.abs(noise[0] - noise[1]).max() > 0.1

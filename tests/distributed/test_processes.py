@@ -1,0 +1,189 @@
+"""Several processes as one run; interruption; kill -9. What takes real processes for long is slow."""
+
+import functools
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+from helpers import small_run as shared
+from helpers.scripts import DIGITS, SHRUNK
+
+from vdt_jax.checkpoints import Checkpoints
+from vdt_jax.checkpoints.manifest import MANIFEST, finished_steps
+from vdt_jax.distributed.mesh import make_mesh, state_shardings, with_shardings
+from vdt_jax.distributed.processes import READING, SILENCE, knows_its_place, lost_process, start_processes
+from vdt_jax.errors import INTERRUPTED, STOPPED, UserError
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "PYTHONPATH": f"{ROOT}:{ROOT}/tests",
+    "JAX_COMPILATION_CACHE_DIR": f"{sys.prefix}/jax-cache",
+}
+start = functools.partial(subprocess.Popen, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+WATCHED = """
+import sys, time, jax
+from vdt_jax.distributed.processes import Watch, start_processes
+start_processes(f"localhost:{sys.argv[1]}", 2, int(sys.argv[2]))
+jax.devices()
+with Watch() as watch:
+    print("up", flush=True)
+    time.sleep(300)
+"""
+TRAIN = [sys.executable, "-u", str(ROOT / "train.py"), DIGITS, *SHRUNK, "--config.model.num_frames=2"]
+TRAIN += ["--config.model.input_size=(16,16)", "--config.preview.every=0", "--config.total_steps=100000"]
+INTERRUPTIBLE = """
+import sys, time
+from vdt_jax.distributed.processes import Interruption
+with Interruption() as interruption:
+    print("up", flush=True)
+    if sys.argv[1] == "before":
+        time.sleep(60)
+    step = 1
+    while not interruption.requested(step):
+        time.sleep(0.01)
+        step += 1
+    print("asked", interruption.asked, flush=True)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        return listening.getsockname()[1]
+
+
+def test_who_hangs_is_named():
+    well = {0: ("9 well", 100.0), 1: ("9 well", 100.0), 2: ("done", 1.0)}
+    assert lost_process(well, 100 + SILENCE - 1, 1) is None
+    silent = well | {0: ("9 well", 100 + SILENCE)}
+    assert "process 1 has not been heard of for 40 s" in lost_process(silent, 101 + SILENCE, 0)
+    assert "process 0, which keeps the others together" in lost_process(well, 101 + SILENCE, 1)
+    assert f"process 1 has waited for its data for more than {READING:.0f}" in lost_process(
+        well | {1: ("9 reading", 100.0)}, 101, 0
+    )
+
+
+def test_who_finds_the_others_without_being_told():
+    assert not knows_its_place({"JAX_PLATFORMS": "cpu", "TPU_WORKER_HOSTNAMES": "a,b"})
+    assert knows_its_place({"SLURM_STEP_NUM_TASKS": "4"}) and not knows_its_place({"SLURM_STEP_NUM_TASKS": "1"})
+    assert knows_its_place({"TPU_WORKER_HOSTNAMES": "a,b"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("host:1", None, None), "num_processes and process_id"),
+        (("host:1", 2, 2), "process_id=2 cannot be"),
+        (("host", 2, 0), "names no port"),
+        ((None, None, 1), "coordinator and num_processes"),
+    ],
+)
+def test_half_told_places_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        start_processes(*arguments)
+
+
+def test_the_environment_can_tell(monkeypatch):
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "host:1")
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
+    with pytest.raises(UserError, match="JAX_NUM_PROCESSES=two is not a number"):
+        start_processes(None, None, None)
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_sigterm(when):
+    process = start([sys.executable, "-c", INTERRUPTIBLE, when])
+    assert process.stdout.readline() == "up\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    if when == "before":  # nothing to save: at once, also where the main thread does not run Python
+        assert process.returncode == INTERRUPTED and "before the first step" in err
+    else:
+        assert process.returncode == 0 and out == "asked True\n"
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_runs_end_in_the_bits_of_the_uninterrupted_one(kills):
+    command = [sys.executable, str(ROOT / "tests" / "torture" / "kills.py"), str(kills), "0"]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=1500, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{kills} kills:" in done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_device(tmp_path):
+    port = str(free_port())
+    command = [sys.executable, str(ROOT / "tests" / "helpers" / "two_processes.py"), port]
+    processes = [start([*command, str(number), str(tmp_path)]) for number in (0, 1)]
+    printed = [process.communicate(timeout=900) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed[0][1][-3000:] + printed[1][1][-3000:]
+    first, second = (json.loads(out.splitlines()[-1]) for out, _ in printed)
+    assert first == second
+    np.testing.assert_allclose(first["metrics"], shared.twenty_steps()[2], rtol=1e-5)
+
+    content = json.loads((tmp_path / "checkpoints" / "20" / MANIFEST).read_text())
+    assert content["hosts"] == 2 and any("ocdbt.process_1/" in name for name in content["files"])
+    mesh, shapes = make_mesh(1), shared.first_state()
+    with Checkpoints(tmp_path) as checkpoints:
+        state = checkpoints.restore(with_shardings(shapes, state_shardings(shapes, mesh)))
+    ours = hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(state.params)))
+    assert ours.hexdigest() == first["sha256"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("when", "told"), [("before", 0), ("during", 1)])
+def test_sigterm_to_one_of_two_processes(when, told, tmp_path):
+    def both(*arguments):
+        here = [f"--coordinator=localhost:{free_port()}", "--num_processes=2", f"--workdir={tmp_path}/run", *arguments]
+        return [start([*TRAIN, *here, f"--process_id={number}"]) for number in (0, 1)]
+
+    processes = both()
+    for line in processes[0].stdout:
+        if line.startswith("working directory" if when == "before" else "step 5/"):
+            break
+    processes[told].send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    printed = [process.communicate(timeout=120) for process in processes]
+    assert time.monotonic() - asked < 30
+    assert [process.returncode for process in processes] == [INTERRUPTED, INTERRUPTED], printed
+    steps = finished_steps(epath.Path(tmp_path) / "run" / "checkpoints")
+    if when == "before":
+        assert steps == [] and all("before the first step" in err for _, err in printed)
+        return
+    assert len(steps) == 1 and all(f"interrupted; step {steps[0]} is saved" in err for _, err in printed)
+    processes = both(f"--stop_after={steps[0] + 2}")
+    printed = [process.communicate(timeout=300) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], printed
+    assert f"step {steps[0]} to {steps[0] + 2}" in printed[0][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_stopped_process_is_named_within_a_minute(stopped):
+    port = str(free_port())
+    processes = [start([sys.executable, "-c", WATCHED, port, str(number)]) for number in (0, 1)]
+    try:
+        assert [process.stdout.readline() for process in processes] == ["up\n", "up\n"]
+        time.sleep(4)
+        processes[stopped].send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        _, err = processes[1 - stopped].communicate(timeout=120)
+        assert time.monotonic() - began < 60
+        assert processes[1 - stopped].returncode == STOPPED and f"error: process {stopped}" in err
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()

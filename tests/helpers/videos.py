@@ -1,0 +1,51 @@
+"""Small videos whose frames tell their numbers, and writing them as chosen."""
+
+import os
+from fractions import Fraction
+
+import av
+import numpy as np
+
+from vdt_jax.data import make_source
+
+SHAPE = (4, 16, 24, 3)
+
+
+def count_up(num=40, height=32, width=48):
+    """(F, H, W, 3): six black or white bars are the number of the frame in binary."""
+    bits = np.arange(num)[:, None] >> np.arange(6) & 1
+    bars = np.repeat(bits * 255, width // 6, axis=1).astype(np.uint8)
+    return np.broadcast_to(bars[:, None, :, None], (num, height, width, 3)).copy()
+
+
+def numbers_of(frames):
+    """Which frames of `count_up` these are."""
+    return [int((np.stack(np.split(frame.mean((0, 2)), 6)).mean(1) > 127) @ (1 << np.arange(6))) for frame in frames]
+
+
+def write(path, frames, pts=None, codec="libx264", options=None, pix_fmt="yuv420p", format=None):
+    """A video file, with chosen presentation times in thirtieths of a second."""
+    with av.open(os.fspath(path), "w", format=format) as container:
+        stream = container.add_stream(codec, rate=30, options=options or {})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
+        stream.codec_context.time_base = stream.time_base = Fraction(1, 30)
+        for number, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts = number if pts is None else pts[number]
+            frame.time_base = Fraction(1, 30)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def moving_square(num_frames=20, height=48, width=64):
+    """(F, H, W, 3): a red square that moves right on blue."""
+    frames = np.zeros((num_frames, height, width, 3), np.uint8)
+    frames[..., 2] = 200
+    for f in range(num_frames):
+        frames[f, 16:32, 8 + 2 * f : 20 + 2 * f] = (220, 20, 20)
+    return frames
+
+
+def open_folder(path, split="train", shape=SHAPE, **options):
+    return make_source({"name": "video_folder", "path": str(path), "held_out": 0.0} | options, shape, split)

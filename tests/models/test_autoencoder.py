@@ -1,0 +1,232 @@
+"""The autoencoder against diffusers' numbers, under both sets of names, and with its memory bounded."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers.torch_files import save_torch
+
+from vdt_jax.errors import UserError
+from vdt_jax.latents.codec import decode_video, encode_video, sample_posterior
+from vdt_jax.models.autoencoder import SCALING_FACTOR, AutoencoderKL
+from vdt_jax.weights.autoencoder import (
+    from_torch,
+    load_autoencoder,
+    param_shapes,
+    present_names,
+    read_config,
+    to_torch,
+)
+from vdt_jax.weights.safe_pickle import load_safetensors, save_safetensors
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+FOLDER = GOLDENS / "vae_tiny"
+OLD = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_autoencoder(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    """Channels last."""
+    return {name: array.transpose(0, 2, 3, 1) for name, array in np.load(GOLDENS / "vae_tiny.npz").items()}
+
+
+def relative_error(ours, official):
+    return np.abs(np.asarray(ours, np.float64) - official).max() / np.abs(official).max()
+
+
+def test_encode(tiny, golden):
+    model, params = tiny
+    mean, logvar = model.apply({"params": params}, golden["x"], method="encode")
+    assert relative_error(mean, golden["mean"]) < 1e-5
+    assert relative_error(logvar, golden["logvar"]) < 1e-5
+
+
+def test_decode(tiny, golden):
+    model, params = tiny
+    assert relative_error(model.apply({"params": params}, golden["z"], method="decode"), golden["decoded"]) < 1e-5
+
+
+def test_video_there_and_back_is_scaled_once(tiny, golden):
+    model, params = tiny
+    latents = encode_video(model, params, golden["x"], key=None)
+    np.testing.assert_allclose(latents, 0.18215 * golden["mean"], atol=1e-5)
+    decoded = decode_video(model, params, SCALING_FACTOR * golden["z"])
+    np.testing.assert_allclose(decoded, np.clip(golden["decoded"], -1, 1), atol=1e-5)
+
+
+def test_posterior_is_drawn_with_a_key_alone():
+    mean, logvar = jnp.full((1, 200, 200, 4), 3.0), jnp.full((1, 200, 200, 4), np.log(0.25))
+    np.testing.assert_array_equal(sample_posterior(mean, logvar, None), mean)
+    drawn = sample_posterior(mean, logvar, jax.random.key(0))
+    assert float(drawn.mean()) == pytest.approx(3, abs=0.01) and float(drawn.std()) == pytest.approx(0.5, abs=0.01)
+
+
+def test_bfloat16_is_near(golden):
+    model, params = load_autoencoder(FOLDER, "bfloat16")
+    mean, _ = model.apply({"params": params}, golden["x"], method="encode")
+    assert mean.dtype == jnp.float32 and 1e-5 < relative_error(mean, golden["mean"]) < 0.05
+
+
+@pytest.mark.parametrize("num_frames", [1, 4, 5])
+def test_chunks_change_nothing(tiny, num_frames):
+    model, params = tiny
+    video = np.random.default_rng(0).uniform(-1, 1, (num_frames, 16, 16, 3)).astype(np.float32)
+    whole = encode_video(model, params, video, key=None, chunk=num_frames)
+    np.testing.assert_allclose(encode_video(model, params, video, key=None, chunk=2), whole, atol=1e-5)
+    back = decode_video(model, params, np.asarray(whole), chunk=2)
+    np.testing.assert_allclose(decode_video(model, params, np.asarray(whole), chunk=num_frames), back, atol=1e-5)
+
+
+def alike_everywhere(height, width):
+    """Noise: a tile's statistics, which the norms divide by, are nearly those of the frame."""
+    return np.random.default_rng(0).uniform(-1, 1, (1, height, width, 3)).astype(np.float32)
+
+
+def test_tiles_are_near_and_leave_no_hole(tiny):
+    model, params = tiny
+    video = alike_everywhere(72, 100)
+    whole = np.asarray(encode_video(model, params, video, key=None))
+    tiled = np.asarray(encode_video(model, params, video, key=None, tile=48))
+    assert tiled.shape == (1, 18, 25, 4) and np.isfinite(tiled).all()
+    assert np.corrcoef(tiled.ravel(), whole.ravel())[0, 1] > 0.95
+    decoded, decoded_tiled = (decode_video(model, params, 4 * whole, tile=tile) for tile in (512, 48))
+    assert decoded_tiled.shape == video.shape
+    assert np.corrcoef(decoded_tiled.ravel(), decoded.ravel())[0, 1] > 0.95
+
+
+def test_tiling_blends_a_local_function_exactly(monkeypatch):
+    from vdt_jax import codec
+
+    video = np.random.default_rng(0).standard_normal((2, 50, 70, 3))
+    doubled = codec._by_tiles(lambda tile: 2 * tile.repeat(2, 1).repeat(2, 2), 16, 2, video)
+    np.testing.assert_allclose(doubled, 2 * video.repeat(2, 1).repeat(2, 2), rtol=1e-5)
+    halved = codec._by_tiles(lambda tile: tile[:, ::2, ::2], 16, 0.5, video)
+    np.testing.assert_allclose(halved, video[:, ::2, ::2], rtol=1e-5)
+
+
+def test_one_shape_of_tiles_is_compiled(tiny):
+    from vdt_jax import codec
+
+    shapes = set()
+    video = alike_everywhere(72, 100)
+    codec._by_tiles(lambda tile: shapes.add(tile.shape) or tile, 48, 1, video)
+    assert shapes == {(1, 48, 48, 3)}
+
+
+def test_frames_without_latents(tiny):
+    with pytest.raises(UserError, match="30x32 have no latents: both sides must be multiples of 4"):
+        encode_video(*tiny, np.zeros((1, 30, 32, 3), np.float32), key=None)
+
+
+def old_file(path, convolutions):
+    """The golden weights as the public files have them: old names, and 1x1 convolutions in the oldest."""
+    renamed = {}
+    for name, array in load_safetensors(FOLDER / "diffusion_pytorch_model.safetensors").items():
+        if ".attentions." in name and not name.split(".attentions.0.")[1].startswith("group_norm"):
+            for new, old in OLD.items():
+                name = name.replace(f".{new}.", f".{old}.")
+            array = array[:, :, None, None] if convolutions and name.endswith("weight") else array
+        renamed[name] = np.array(array)
+    return save_torch(path, renamed)
+
+
+@pytest.mark.parametrize("convolutions", [False, True])
+def test_old_names(tiny, tmp_path, convolutions):
+    old_file(tmp_path / "diffusion_pytorch_model.bin", convolutions)
+    shutil.copy(FOLDER / "config.json", tmp_path)
+    for where in (tmp_path, tmp_path / "diffusion_pytorch_model.bin"):
+        model, params = load_autoencoder(where)
+        assert model == tiny[0]
+        jax.tree.map(np.testing.assert_array_equal, params, tiny[1])
+
+
+def test_there_and_back_is_bit_exact(tiny):
+    official = load_safetensors(FOLDER / "diffusion_pytorch_model.safetensors")
+    back = to_torch(tiny[1])
+    assert back.keys() == official.keys()
+    for name, array in official.items():
+        np.testing.assert_array_equal(back[name], array, err_msg=name)
+
+
+@pytest.mark.slow
+def test_the_full_size_goes_there_and_back_bit_exactly(tmp_path):
+    expected = param_shapes(AutoencoderKL())
+    assert sum(leaf.size for leaf in jax.tree.leaves(expected)) == 83_653_863
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), expected)
+    save_safetensors(tmp_path / "vae.safetensors", to_torch(params))
+    model, again = load_autoencoder(tmp_path / "vae.safetensors")
+    assert model == AutoencoderKL(dtype="float32")
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_all_that_does_not_fit_is_said_at_once(tiny):
+    broken = {name: np.array(array) for name, array in present_names(to_torch(tiny[1])).items()}
+    del broken["quant_conv.bias"]
+    broken["encoder.conv_in.weight"] = np.zeros((16, 3, 1, 1), np.float32)
+    broken["decoder.mid_block.attentions.0.to_x.weight"] = np.zeros(3, np.float32)
+    broken["decoder.conv_out.bias"] = np.full(3, np.nan, np.float32)
+    with pytest.raises(UserError) as error:
+        from_torch(broken, param_shapes(tiny[0]))
+    for part in ("missing quant_conv.bias", "encoder.conv_in.weight has shape (16, 3, 1, 1)", "unknown decoder.mid_bl"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"_class_name": "AutoencoderTiny"}, "_class_name='AutoencoderTiny' is not supported"),
+        ({"act_fn": "gelu"}, "act_fn='gelu'"),
+        ({"shift_factor": 0.1}, "shift_factor=0.1"),
+        ({"latents_mean": [0, 0, 0, 0]}, "latents_mean"),
+        ({"down_block_types": ["AttnDownEncoderBlock2D"] * 3}, "AttnDownEncoderBlock2D"),
+        ({"block_out_channels": [16, 32, "x"]}, "cannot be"),
+        ({"block_out_channels": [16, 32, 36]}, "cannot be"),
+        ({"layers_per_block": 10**6}, "cannot be"),
+    ],
+)
+def test_other_autoencoders_are_refused(change, message):
+    config = json.loads((FOLDER / "config.json").read_text())
+    assert read_config(config)["block_out_channels"] == (16, 32, 32)
+    with pytest.raises(UserError, match=message):
+        read_config(config | change)
+
+
+def test_places_without_an_autoencoder(tmp_path):
+    with pytest.raises(UserError, match="no weights in"):
+        load_autoencoder(tmp_path)
+    with pytest.raises(UserError, match="no autoencoder at /no/where/at/all"):
+        load_autoencoder("/no/where/at/all")
+    (tmp_path / "config.json").write_text("[[")
+    save_safetensors(tmp_path / "diffusion_pytorch_model.safetensors", {"a": np.zeros(1, np.float32)})
+    with pytest.raises(UserError, match="is no config of an autoencoder"):
+        load_autoencoder(tmp_path)
+
+
+def test_a_repository_of_the_hub_is_fetched_or_said_to_be_missing(tiny, monkeypatch):
+    import sys
+    import types
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match="pip install huggingface_hub"):
+        load_autoencoder("somebody/some-vae")
+    hub = types.ModuleType("huggingface_hub")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+
+    def offline(name, allow_patterns):
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(hub, "snapshot_download", offline, raising=False)
+    with pytest.raises(UserError, match=r"did not give that repository \(no route\)"):
+        load_autoencoder("somebody/some-vae")
+    monkeypatch.setattr(hub, "snapshot_download", lambda name, allow_patterns: str(FOLDER))
+    assert load_autoencoder("somebody/some-vae")[0] == tiny[0]

@@ -1,0 +1,69 @@
+"""The model that ships: it has learned, and gives the same samples everywhere."""
+
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+from glyphs import digits_shown
+
+from vdt_jax.data import make_source, take
+from vdt_jax.evaluation.metrics.baselines import copy_nearest, linear_blend
+from vdt_jax.evaluation.metrics.frames import psnr, ssim
+from vdt_jax.inference.generation import generate, load, sample_keys, task_masks
+
+GOLDEN = Path(__file__).parents[1] / "goldens" / "demo_sample.npz"
+
+
+@pytest.fixture(scope="module")
+def demo():
+    loaded = load("demo")
+    source = make_source(loaded.config["data"], loaded.model.video_shape, "held_out")
+    return loaded, loaded.diffusion(25), source
+
+
+def sample(demo, task, numbers, told=False):
+    loaded, diffusion, source = demo
+    clips = take(source, numbers)
+    clean, labels = clips["video"], clips["labels"] if told else None
+    mask = np.asarray(task_masks(0, numbers, task, loaded.model))
+    return (
+        generate(loaded.model, loaded.params, diffusion, clean, mask, sample_keys(0, numbers), labels=labels),
+        clean,
+        mask,
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "baseline", "margin"), [("interpolation", linear_blend, 3.5), ("predict", copy_nearest, 2.0)]
+)
+def test_it_beats_what_can_be_done_without_a_model(demo, task, baseline, margin):
+    video, clean, mask = sample(demo, task, range(8))
+    simple = baseline(clean, mask)
+    gain = float(np.mean(psnr(video, clean, mask) - psnr(simple, clean, mask)))
+    print(f"{task}: {gain:.2f} dB over {baseline.__name__}")
+    assert gain > margin
+    assert np.mean(ssim(video, clean, mask)) > np.mean(ssim(simple, clean, mask))
+
+
+def test_a_digit_that_it_is_told_stays_that_digit(demo):
+    video, _, _ = sample(demo, "unconditional", range(8), told=True)
+    shown = np.stack([digits_shown(jnp.asarray(clip)) for clip in video])
+    right = np.mean(shown == take(demo[2], range(8))["labels"][:, None])
+    print(f"{right:.0%} of the frames show the digit of their class")
+    assert right > 0.9
+    unsaid, _, _ = sample(demo, "unconditional", range(8))
+    assert np.mean([digits_shown(jnp.asarray(clip)) for clip in unsaid] == shown) < 0.5
+
+
+def test_its_samples_are_the_same_everywhere(demo):
+    """The golden was made with Python 3.11 and jax 0.10.2."""
+    video, _, _ = sample(demo, "unconditional", range(1, 9))
+    np.testing.assert_allclose(video[0], np.load(GOLDEN)["video"], atol=2e-3)
+
+
+def test_its_provenance_is_told(demo):
+    assert {"steps", "hardware", "hours", "commit", "jax", "metrics"} <= set(demo[0].config["provenance"])

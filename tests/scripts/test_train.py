@@ -1,0 +1,255 @@
+"""The scripts as a person runs them: each recipe, shrunk, trains and samples; mistakes get one line and exit code 2."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from helpers.event_files import scalars
+from helpers.scripts import DIGITS, ROOT, SHRUNK, fail, script, succeed
+from helpers.videos import moving_square
+
+from vdt_jax.checkpoints import load_model
+from vdt_jax.data.pipeline import clip_numbers
+from vdt_jax.models.fingerprint import fingerprint
+from vdt_jax.video import read_frames, write_video
+
+RECIPES = ["default", "moving_digits", "video_folder_tiny"]  # test_recipes.py has the others
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("videos")
+    for name in "abc":
+        write_video(folder / f"{name}.mp4", moving_square(24))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def workdir(tmp_path_factory, videos):
+    """A run of a video recipe: trained to step 2 of 4, then to the end by the same command."""
+    workdir = tmp_path_factory.mktemp("runs") / "videos"
+    command = [
+        "train.py",
+        f"--config={ROOT}/configs/video_folder_tiny.py",
+        f"--workdir={workdir}",
+        f"--config.data.path={videos}",
+        "--config.total_steps=4",
+        "--config.validation.every=3",
+        *SHRUNK,
+    ]
+    assert "step 0 to 2" in succeed(*command, "--stop_after=2")
+    assert "step 2 to 4" in succeed(*command)
+    return workdir
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_trains_and_previews(recipe, tmp_path, videos):
+    data = [f"--config.data.path={videos}"] if recipe == "video_folder_tiny" else []
+    succeed(
+        "train.py",
+        f"--config={ROOT}/configs/{recipe}.py",
+        f"--workdir={tmp_path}",
+        "--config.total_steps=2",
+        *SHRUNK,
+        *data,
+    )
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2] and all(np.isfinite(line["loss"]) for line in lines)
+    assert "steps_per_second" in lines[1] and "mfu" not in lines[1]  # the peak of a CPU is not known
+    assert len(list((tmp_path / "samples" / "step_0000002").glob("*.gif"))) == 7
+
+
+def test_train_logs_its_share_of_a_known_peak(tmp_path):
+    """As on an accelerator: the CPU is given a peak here."""
+    run = "import runpy; from vdt_jax.models import flops; flops.PEAK_FLOPS['cpu'] = 1e9; "
+    run += "runpy.run_path('train.py', run_name='__main__')"
+    flags = [DIGITS, f"--workdir={tmp_path}", "--stop_after=2", "--config.preview.every=0", *SHRUNK]
+    subprocess.run([sys.executable, "-c", run, *flags], cwd=ROOT, capture_output=True, timeout=300, check=True)
+    line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[1])
+    # 2 samples a step; three forward passes of 0.00381 GFLOP, on a device of 1 GFLOP/s
+    assert line["mfu"] == pytest.approx(line["steps_per_second"] * 2 * 3 * 0.00381, rel=0.02)
+
+
+def test_working_directory_after_a_resumed_run(workdir):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4]
+    assert ["validation/predict" in line for line in lines] == [False, False, True, False]
+    assert lines[2]["evaluation/interpolation PSNR"] > 0
+    validated = {name.replace(" ", "_"): value for name, value in lines[2].items() if "/" in name}
+    logged = {name: steps for name, steps in scalars(workdir).items() if "/" in name}
+    assert len(logged) == 7 + 4 + 2 * 7 and logged == {name: {3: pytest.approx(x)} for name, x in validated.items()}
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
+    assert len(list(workdir.glob("events.*"))) == 2
+    assert json.loads((workdir / "config.json").read_text())["batch_size"] == 2
+
+
+@pytest.mark.slow
+def test_a_damaged_file_that_is_held_out_does_not_end_a_run(tmp_path, videos):
+    """Its first frame can be decoded, so that the index does not know of it."""
+    for name in "abc":
+        write_video(tmp_path / "held_out" / f"{name}.mp4", moving_square(24))
+    damaged = bytearray((tmp_path / "held_out" / "a.mp4").read_bytes())
+    damaged[len(damaged) // 3 : len(damaged) // 2] = bytes(len(damaged) // 2 - len(damaged) // 3)
+    (tmp_path / "held_out" / "a.mp4").write_bytes(damaged)
+    data = [f"--config.data.path={videos}", f"--config.data.held_out_path={tmp_path / 'held_out'}"]
+    run = [f"--config={ROOT}/configs/video_folder_tiny.py", f"--workdir={tmp_path / 'run'}", "--config.total_steps=1"]
+    more = ["--config.validation.every=1", "--config.data.max_bad=0.5", *data]
+    succeed("train.py", *run, *SHRUNK, *more)
+    assert "a.mp4" in (tmp_path / "run" / "bad_files_held_out.jsonl").read_text()
+    assert not (tmp_path / "run" / "bad_files.jsonl").exists()
+    sample = [f"--checkpoint={tmp_path / 'run'}", "--task=predict", "--steps=2", f"--output={tmp_path / 'out.mp4'}"]
+    succeed("sample.py", *sample)
+
+
+def test_sample_a_video_file(workdir, videos, tmp_path):
+    out = tmp_path / "out.mp4"
+    succeed(
+        "sample.py",
+        f"--checkpoint={workdir}",
+        "--task=interpolation",
+        f"--input={videos}/a.mp4",
+        f"--output={out}",
+        "--steps=2",
+    )
+    sampled = np.stack(list(read_frames(out)))
+    config = json.loads((workdir / "config.json").read_text())["model"]
+    assert sampled.shape == (config["num_frames"], *config["input_size"], 3)
+    assert out.with_suffix(".gif").is_file() and out.with_suffix(".png").is_file()
+    # A given frame is the file's own, but for what mp4 loses; red stays red, on the left.
+    first = sampled[0].astype(int)
+    height, width = first.shape[:2]
+    square = first[height // 2, width // 8]
+    assert square[0] > square[2] + 80
+    assert first[1, -2, 2] > first[1, -2, 0] + 80
+
+
+def test_sample_held_out_clips_with_numbers(workdir, tmp_path):
+    arguments = [f"--checkpoint={workdir}", "--task=predict", "--num_given=3", "--num_samples=2", "--steps=2"]
+    succeed("sample.py", *arguments, f"--output={tmp_path}/out.npz")
+    pictures = [f"out_{i}.{suffix}" for i in (0, 1) for suffix in ("gif", "npz", "png")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.html", *pictures]
+
+
+@pytest.mark.slow
+def test_a_model_with_classes(tmp_path):
+    run = [f"--workdir={tmp_path}/run", "--config.data.num_digits=1", "--config.total_steps=1", *SHRUNK]
+    line = fail("train.py", DIGITS, *run, "--config.model.num_classes=7")
+    assert "model.num_classes=7, but the data has 10" in line
+    succeed("train.py", DIGITS, *run, "--config.model.num_classes=10", "--config.preview.every=0")
+    sample = [f"--checkpoint={tmp_path}/run", "--task=unconditional", "--steps=2"]
+    succeed("sample.py", *sample, "--labels=3", f"--output={tmp_path}/three.npz")
+    assert "labels [11]" in fail("sample.py", *sample, "--labels=11")
+
+
+def test_evaluate_writes_a_report_and_a_page(workdir, tmp_path):
+    arguments = ["--num_clips=3", "--batch_size=2", "--steps=2", "--shown=1", "--metrics=psnr,ssim"]
+    command = ["evaluate.py", f"--checkpoint={workdir}", f"--output={tmp_path}", *arguments]
+    printed = succeed(*command, "--tasks=predict,unconditional")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["protocol"]["clips"] == 3 and report["protocol"]["stride"] == 1
+    assert report["protocol"]["model_sha256"] == fingerprint(*load_model(workdir))
+    assert len(report["protocol"]["clips_sha256"]) == 64 and "clips: 3" in printed
+    assert set(report["tasks"]) == {"predict", "unconditional"}
+    assert f"{report['tasks']['predict']['model']['PSNR']:.4g}" in printed
+    assert report["tasks"]["predict"]["copy nearest"]["PSNR"] > 5
+    page = (tmp_path / "index.html").read_text()
+    assert "worst: clip" in page and "best: clip" in page and len(list(tmp_path.glob("predict_*.gif"))) == 2
+
+    (tmp_path / "report.json").unlink()
+    for kept in sorted((tmp_path / "parts").iterdir())[:2]:  # as if it had been killed
+        kept.unlink()
+    succeed(*command, "--tasks=predict,unconditional")
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+    line = fail(*command, "--tasks=predict", "--seed=1")
+    assert "seed=0, now 1" in line and "another --output" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tasks=predicts"], "no task 'predicts'"),
+        (["--preset=latte-sky"], "this model makes 16 of 32x32"),
+        (["--metrics=fvd", "--metric_weights=/nowhere"], "no i3d-kinetics-400.ckpt in folder /nowhere"),
+        (["--num_clips=0"], "--num_clips=0"),
+        (["--first_clip=99999999"], "--first_clip=99999999 is past the end"),
+        (["--num_given=16"], "16 given frames of 16"),
+        (["--guidance=2"], "--guidance=2.0 pushes towards a class: say in which tasks"),
+    ],
+)
+def test_evaluate_mistakes(arguments, message, tmp_path):
+    assert message in fail("evaluate.py", f"--output={tmp_path}/out", *arguments)
+
+
+def test_convert_and_load(tmp_path):
+    golden = ROOT / "tests" / "goldens" / "vdt_tiny.pt"
+    printed = succeed("convert_torch_ckpt.py", f"--input={golden}", f"--output={tmp_path}/tiny", "--num_heads=3")
+    assert "67 tensors" in printed
+    assert json.loads((tmp_path / "tiny" / "config.json").read_text())["model"]["depth"] == 3
+    assert "exists" in fail("convert_torch_ckpt.py", f"--input={golden}", f"--output={tmp_path}/tiny", "--num_heads=3")
+
+
+def test_python_m_says_what_there_is():
+    done = subprocess.run(
+        [sys.executable, "-m", "vdt_jax"], capture_output=True, text=True, cwd=ROOT, timeout=120, check=True
+    )
+    assert "jax " in done.stdout and "device(s)" in done.stdout and "MISSING" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/moving_digts.py"], "cannot be loaded"),
+        ([], "add --config=configs/"),
+        ([DIGITS, "--config.batchsize=3"], 'Did you mean "batch_size"'),
+        ([DIGITS, "--config.model.dept=3"], 'Did you mean "depth"'),
+        ([DIGITS, "--config.batch_size=many"], "batch_size"),
+        ([DIGITS, "--wrokdir=x"], "wrokdir"),
+        ([DIGITS, "extra"], "'extra' is not a flag"),
+        ([DIGITS, "--config.model.patch_size=5"], "patch_size=5 does not divide frames of 32x32"),
+        ([DIGITS, "--config.loss.mask_mixture=officious"], "no mask mixture 'officious'"),
+        ([DIGITS, "--config.data.name=digits"], "no data source 'digits'"),
+        ([DIGITS, "--config.data.digits=3"], "num_digits"),
+        ([DIGITS, "--config.log_every=0"], "config.log_every=0"),
+        ([DIGITS, "--config.grad_accum=3"], "batch_size=16 is the batch of all devices together"),
+        ([DIGITS, "--config.mesh.fsdp=2"], "mesh.fsdp=2 does not divide the 1 devices"),
+        ([DIGITS, "--config.model.remat=some"], "no remat policy 'some'"),
+        ([DIGITS, "--config.optimizer.frozen=blocs"], "optimizer.frozen=blocs fits no parameter"),
+        ([DIGITS, "--num_processes=2"], "also needs coordinator and process_id"),
+        ([f"--config={ROOT}/configs/video_folder_tiny.py"], "add --config.data.path=FOLDER"),
+        ([f"--config={ROOT}/configs/video_folder_tiny.py", "--config.data.path=/nowhere"], "no folder /nowhere"),
+    ],
+)
+def test_train_mistakes(arguments, message, tmp_path):
+    assert message in fail("train.py", f"--workdir={tmp_path}/run", *arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_workdir_of_another_run_is_left_alone(workdir, videos):
+    before = sorted(workdir.rglob("*"))
+    arguments = [f"--config={ROOT}/configs/video_folder_tiny.py", f"--config.data.path={videos}", *SHRUNK]
+    line = fail("train.py", f"--workdir={workdir}", *arguments, "--config.model.depth=2")
+    assert "model.depth=1 (now 2)" in line and "another --workdir" in line
+    assert sorted(workdir.rglob("*")) == before
+
+
+@pytest.mark.slow
+def test_a_run_without_a_finite_loss_is_stopped(tmp_path):
+    """A step of 1e38 ruins the parameters: from then on no loss is finite, and the run says where to go back to."""
+    ruinous = ["--config.learning_rate.peak=1e38", "--config.checkpoint_every=2", "--config.preview.every=0"]
+    done = script("train.py", DIGITS, f"--workdir={tmp_path}", *SHRUNK, *ruinous)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 3 and "Traceback" not in done.stderr
+    assert re.search(r"error: 5 steps in a row, the last 7, .* checkpoint is .*/checkpoints/\d$", last), last
+    left_out = [line for line in done.stdout.splitlines() if line.startswith("WARNING")]
+    assert [re.search(r"step (\d) is left out", line)[1] for line in left_out] == list("34567")
+    clips = clip_numbers(1 << 20, 0, range(4, 6))
+    assert left_out[0].endswith(f"1 left out in all, 1 in a row; clips {clips[0]}, {clips[1]}")
+
+
+def test_a_mistake_in_sampling(workdir):
+    """The others are in test_sample.py."""
+    assert "no task 'predicts'" in fail("sample.py", f"--checkpoint={workdir}", "--task=predicts")

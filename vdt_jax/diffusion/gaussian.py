@@ -1,0 +1,234 @@
+"""Gaussian diffusion: the forward process, what a network's output means, and the losses.
+
+With alpha-bar_t = alphas_cumprod[t], Ho et al. 2020 (arXiv 2006.11239):
+
+    x_t = sqrt(alpha-bar_t) x_0 + sqrt(1 - alpha-bar_t) eps                                             (1)  eq. 4
+    q(x_{t-1} | x_t, x_0) = N(coef1_t x_0 + coef2_t x_t, beta-tilde_t)                                  (2)  eq. 6, 7
+    L_t = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)),  L_0 = -log p(x_0 | x_1)                       (3)  eq. 5
+
+and the learned variance of Nichol and Dhariwal 2021 (arXiv 2102.09672):
+
+    log Sigma = v log beta_t + (1 - v) log beta-tilde_t,  v = (fraction + 1) / 2                        (4)  eq. 15
+    L = L_simple + L_vlb, the mean detached in L_vlb                                                    (5)  eq. 16
+
+The network's `model_output` is `(B, F, h, w, 2C)`: the prediction, then the fraction of (4), which is not clamped; or
+`(B, F, h, w, C)` if the variance is not learned. A network and a diffusion meet at
+`denoise_fn(x_t, timesteps) -> model_output`, and timesteps are those of the original process.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vdt_jax.diffusion.masks import apply_mask
+from vdt_jax.diffusion.schedules import NoiseSchedule, make_schedule
+from vdt_jax.errors import UserError
+
+DenoiseFn = Callable[[jax.Array, jax.Array], jax.Array]
+PREDICTIONS = ("eps", "v", "x_start")
+LOSSES = ("normalised", "parity")
+
+
+def _at(table: np.ndarray, index: jax.Array) -> jax.Array:
+    """table[index] for index (B,), as float32 (B, 1, 1, 1, 1)."""
+    return jnp.asarray(table, jnp.float32)[index][:, None, None, None, None]
+
+
+class Prediction(NamedTuple):
+    """What one network call says about x_{t-1} and x_0; each (B, F, h, w, C)."""
+
+    mean: jax.Array
+    log_variance: jax.Array
+    pred_xstart: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GaussianDiffusion:
+    """A schedule, and how the network's output is read.
+
+    Attributes:
+      schedule: tables indexed by step; `timestep_map` takes steps to original timesteps.
+      prediction: what the network's first C channels estimate: `eps`, `v` (Salimans and Ho 2022, arXiv 2202.00512,
+        v = sqrt(alpha-bar) eps - sqrt(1 - alpha-bar) x_0) or `x_start`.
+      learn_sigma: whether the output has C more channels, the variance fraction of (4); else the variance is
+        beta-tilde.
+      loss_on: what the squared error of the first loss term is taken on, `prediction` itself if None. A network that
+        predicts x_start and is judged on v needs no capacity for noise (Li and He 2025, arXiv 2511.13720).
+      min_snr_gamma: caps the weight of a noise level, counted as SNR on x_start (Hang et al. 2023, arXiv 2303.09556).
+      clip_denoised: whether samplers hold their estimates of x_0 in [-1, 1]: right for pixels, not for latents.
+    """
+
+    schedule: NoiseSchedule
+    prediction: str = "eps"
+    learn_sigma: bool = True
+    loss_on: str | None = None
+    min_snr_gamma: float | None = None
+    clip_denoised: bool = False
+
+    def __post_init__(self):
+        for name in (self.prediction, self.loss_on or self.prediction):
+            if name not in PREDICTIONS:
+                raise UserError(f"no prediction '{name}': choose from {', '.join(PREDICTIONS)}")
+
+    def q_sample(self, x_start: jax.Array, steps: jax.Array, noise: jax.Array) -> jax.Array:
+        """x_t of (1), for x_start and noise (B, F, h, w, C) and steps (B,)."""
+        alpha_bar = self.schedule.alphas_cumprod
+        return _at(np.sqrt(alpha_bar), steps) * x_start + _at(np.sqrt(1 - alpha_bar), steps) * noise
+
+    def posterior_mean(self, x_start: jax.Array, x_t: jax.Array, steps: jax.Array) -> jax.Array:
+        """The mean of (2)."""
+        schedule = self.schedule
+        return _at(schedule.posterior_mean_coef1, steps) * x_start + _at(schedule.posterior_mean_coef2, steps) * x_t
+
+    def predict_xstart(self, prediction: jax.Array, x_t: jax.Array, steps: jax.Array) -> jax.Array:
+        """x_0 from the network's estimate of eps, v or x_0."""
+        alpha_bar = self.schedule.alphas_cumprod
+        if self.prediction == "x_start":
+            return prediction
+        if self.prediction == "v":
+            return _at(np.sqrt(alpha_bar), steps) * x_t - _at(np.sqrt(1 - alpha_bar), steps) * prediction
+        return _at(np.sqrt(1 / alpha_bar), steps) * x_t - _at(np.sqrt(1 / alpha_bar - 1), steps) * prediction
+
+    def p_mean_variance(
+        self, model_output: jax.Array, x_t: jax.Array, steps: jax.Array, clip: bool = False
+    ) -> Prediction:
+        """Reads a network's output as p(x_{t-1} | x_t); `clip` holds pred_xstart in [-1, 1]."""
+        min_log = _at(self.schedule.posterior_log_variance_clipped, steps)
+        if self.learn_sigma:
+            model_output, fraction = jnp.split(model_output, 2, axis=-1)
+            v = (fraction + 1) / 2
+            log_variance = v * _at(np.log(self.schedule.betas), steps) + (1 - v) * min_log  # (4)
+        else:
+            log_variance = jnp.broadcast_to(min_log, x_t.shape)
+        pred_xstart = self.predict_xstart(model_output, x_t, steps)
+        if clip:
+            pred_xstart = jnp.clip(pred_xstart, -1, 1)
+        return Prediction(self.posterior_mean(pred_xstart, x_t, steps), log_variance, pred_xstart)
+
+    def _target(self, x_start: jax.Array, steps: jax.Array, noise: jax.Array) -> jax.Array:
+        if self.prediction == "x_start":
+            return x_start
+        if self.prediction == "v":
+            alpha_bar = self.schedule.alphas_cumprod
+            return _at(np.sqrt(alpha_bar), steps) * noise - _at(np.sqrt(1 - alpha_bar), steps) * x_start
+        return noise
+
+    def _weight(self) -> np.ndarray:
+        """(T,) what the squared error of `prediction` is multiplied by to become that of `loss_on`, capped."""
+        snr = self.schedule.alphas_cumprod / (1 - self.schedule.alphas_cumprod)
+        weight_on_xstart = {"x_start": np.ones_like(snr), "eps": snr, "v": snr + 1}
+        weight = weight_on_xstart[self.loss_on or self.prediction]
+        if self.min_snr_gamma is not None:
+            weight = np.minimum(weight, self.min_snr_gamma)
+        return weight / weight_on_xstart[self.prediction]
+
+    def training_losses(
+        self,
+        denoise_fn: DenoiseFn,
+        x_start: jax.Array,
+        mask: jax.Array,
+        steps: jax.Array,
+        noise: jax.Array,
+        loss: str = "normalised",
+    ) -> dict[str, jax.Array]:
+        """The losses of (5) for one step of each example.
+
+        Args:
+          denoise_fn: (x_t, timesteps) -> model_output.
+          x_start: clean video or latents (B, F, h, w, C).
+          mask: (B, F, h, w, 1), 1 = generate (noised, in the loss), 0 = given (clean in the network's input).
+          steps: (B,) indices into the schedule.
+          noise: (B, F, h, w, C), standard normal.
+          loss: `normalised` averages both terms over the generated positions alone, so that tasks weigh alike;
+            `parity` is the official loss: squared error at generated positions over *all* positions, and the
+            variational bound unmasked.
+
+        Returns:
+          `loss`, `mse` and, if the variance is learned, `vb` in bits: (B,) each.
+        """
+        if loss not in LOSSES:
+            raise UserError(f"no loss '{loss}': choose from {', '.join(LOSSES)}")
+        everywhere = tuple(range(1, x_start.ndim))
+        share = mask / jnp.maximum(mask.mean(everywhere, keepdims=True), 1 / mask[0].size)
+        x_t = self.q_sample(x_start, steps, noise)
+        timesteps = jnp.asarray(self.schedule.timestep_map)[steps]
+        model_output = denoise_fn(apply_mask(mask, x_t, x_start), timesteps)
+
+        prediction = model_output[..., : x_start.shape[-1]]
+        square = _at(self._weight(), steps) * (self._target(x_start, steps, noise) - prediction) ** 2
+        mse = (square * (mask if loss == "parity" else share)).mean(everywhere)
+        if not self.learn_sigma:
+            return {"loss": mse, "mse": mse}
+
+        fraction = model_output[..., x_start.shape[-1] :]
+        frozen = jnp.concatenate([jax.lax.stop_gradient(prediction), fraction], axis=-1)
+        bits = self._vb_bits(frozen, x_start, x_t, steps)
+        vb = (bits if loss == "parity" else bits * share).mean(everywhere)
+        return {"loss": mse + vb, "mse": mse, "vb": vb}
+
+    def _vb_bits(self, model_output: jax.Array, x_start: jax.Array, x_t: jax.Array, steps: jax.Array) -> jax.Array:
+        """The term of (3) at each position, in bits: (B, F, h, w, C)."""
+        out = self.p_mean_variance(model_output, x_t, steps)
+        kl = normal_kl(
+            self.posterior_mean(x_start, x_t, steps),
+            _at(self.schedule.posterior_log_variance_clipped, steps),
+            out.mean,
+            out.log_variance,
+        )
+        decoder_nll = -discretized_gaussian_log_likelihood(x_start, out.mean, 0.5 * out.log_variance)
+        first = (steps == 0)[:, None, None, None, None]
+        return jnp.where(first, decoder_nll, kl) / np.log(2.0)
+
+
+@functools.lru_cache(maxsize=64)
+def make_diffusion(
+    noise_schedule: str = "linear",
+    num_diffusion_timesteps: int = 1000,
+    timestep_respacing: str = "",
+    prediction: str = "eps",
+    learn_sigma: bool = True,
+    loss_on: str | None = None,
+    min_snr_gamma: float | None = None,
+    clip_denoised: bool = False,
+) -> GaussianDiffusion:
+    """A GaussianDiffusion from plain values, as the `diffusion` section of a config holds them.
+
+    The same values give the same object, so that programs which were compiled for it are found again.
+    """
+    schedule = make_schedule(noise_schedule, num_diffusion_timesteps, timestep_respacing)
+    return GaussianDiffusion(schedule, prediction, learn_sigma, loss_on, min_snr_gamma, clip_denoised)
+
+
+def normal_kl(mean1: jax.Array, log_variance1: jax.Array, mean2: jax.Array, log_variance2: jax.Array) -> jax.Array:
+    """KL(N(mean1, exp(log_variance1)) || N(mean2, exp(log_variance2))) in nats, elementwise."""
+    ratio = log_variance1 - log_variance2
+    # expm1(r) - r rather than exp(r) - 1 - r, which cancels where the variances agree.
+    return 0.5 * (jnp.expm1(ratio) - ratio + (mean1 - mean2) ** 2 * jnp.exp(-log_variance2))
+
+
+def discretized_gaussian_log_likelihood(x: jax.Array, means: jax.Array, log_scales: jax.Array) -> jax.Array:
+    """log of the mass that N(means, exp(log_scales)^2) puts on the 1/127.5 wide bin of x, in nats (Ho et al., eq. 13).
+
+    The normal cdf is approximated as ADM does, Phi(u) = (1 + tanh q(u)) / 2 = sigmoid(2 q(u)) with
+    q(u) = sqrt(2 / pi) (u + 0.044715 u^3). Subtracting two tanh loses digits in float32 (up to 1 % of the official
+    loss); with a = 2 q(u+) and b = 2 q(u-) the same number is
+
+        log(Phi(u+) - Phi(u-)) = log_sigmoid(a) + log_sigmoid(-b) + log(1 - exp(b - a)).
+
+    Bins at the ends of [-1, 1] reach to infinity. Floored at log 1e-12.
+    """
+    centered, precision = x - means, jnp.exp(-log_scales)
+
+    def logit(u):
+        u = jnp.clip(u, -100, 100)  # far past the floor; without it u^3 overflows and inf - inf poisons the gradient
+        return 2 * np.sqrt(2 / np.pi) * (u + 0.044715 * u**3)
+
+    a, b = logit(precision * (centered + 1 / 255)), logit(precision * (centered - 1 / 255))
+    below_right, above_left = jax.nn.log_sigmoid(a), jax.nn.log_sigmoid(-b)
+    inside = below_right + above_left + jnp.log(-jnp.expm1(jnp.minimum(b - a, -1e-30)))
+    return jnp.maximum(jnp.where(x < -0.999, below_right, jnp.where(x > 0.999, above_left, inside)), np.log(1e-12))

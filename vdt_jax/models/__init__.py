@@ -1,0 +1,1 @@
+"""Networks: VDT and the Stable Diffusion autoencoder, in Flax Linen."""

@@ -1,0 +1,347 @@
+"""VDT in Flax Linen: a DiT over each frame, with temporal attention in front of every block.
+
+Lu et al. 2024 (arXiv 2305.13311), section 3; DiT: Peebles and Xie 2023 (arXiv 2212.09748). A block computes
+
+    x = x + temporal_fc(TemporalAttention(LN(x)))                                    over frames, per position
+    x = x + gate_msa * SpatialAttention(scale_msa, shift_msa * LN(x))                over positions, per frame
+    x = x + gate_mlp * MLP(scale_mlp, shift_mlp * LN(x))
+
+with shift, scale and gate from the timestep (adaLN-Zero). One array (B, F, N, D) holds the tokens throughout; only the
+queries, keys and values are laid out head by head, over frames or over tokens. Parameter paths are the torch names with
+Flax's leaf names and the blocks stacked on axis 0: `blocks/attn/qkv/kernel (depth, D, 3D)`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import linen as nn
+
+from vdt_jax.distributed.mesh import GATHERED
+from vdt_jax.errors import UserError
+
+VDT_VARIANTS = {
+    "VDT-S/2": dict(depth=12, hidden_size=384, patch_size=2, num_heads=6),
+    "VDT-L/2": dict(depth=28, hidden_size=1152, patch_size=2, num_heads=16),
+}
+
+# What of a block's forward pass is kept for the backward pass, which computes the rest again.
+REMAT = {
+    "none": jax.checkpoint_policies.save_anything_except_these_names(GATHERED),
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "matmuls": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # linear layers; not the attention weights
+}
+
+# Sinusoidal tables live in `params`, as they do in the official checkpoints, and are never trained.
+FROZEN_PARAMS = ("pos_embed", "time_embed")
+
+
+def sincos_embedding(positions: np.ndarray, dim: int) -> np.ndarray:
+    """Sines, then cosines, of positions (N,) at dim/2 frequencies: (N, dim) float64 (Vaswani et al. 2017, sec. 3.5)."""
+    frequencies = 10000.0 ** (-np.arange(dim // 2) / (dim / 2))
+    angles = positions.reshape(-1, 1) * frequencies
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+
+
+def grid_embedding(grid: tuple[int, int], dim: int) -> np.ndarray:
+    """(rows * columns, dim): the first half of the width encodes the *column*, the second the row, as officially."""
+    rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
+    return np.concatenate([sincos_embedding(columns, dim // 2), sincos_embedding(rows, dim // 2)], axis=-1)
+
+
+def timestep_embedding(timesteps: jax.Array, dim: int = 256) -> jax.Array:
+    """Cosines, then sines, of timesteps (B,): (B, dim) float32 (the order of ADM, opposite to the position tables)."""
+    frequencies = np.exp(-np.log(10000.0) * np.arange(dim // 2) / (dim // 2)).astype(np.float32)
+    angles = timesteps[:, None].astype(jnp.float32) * frequencies[None]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def patchify(x: jax.Array, patch_size: int) -> jax.Array:
+    """(B, F, H, W, C) to tokens (B, F, N, p*p*C)."""
+    return rearrange(x, "b f (h p) (w q) c -> b f (h w) (p q c)", p=patch_size, q=patch_size)
+
+
+def unpatchify(tokens: jax.Array, grid: tuple[int, int], patch_size: int) -> jax.Array:
+    """Tokens (B, F, N, p*p*C) of a grid of h x w patches to (B, F, H, W, C)."""
+    return rearrange(tokens, "b f (h w) (p q c) -> b f (h p) (w q) c", h=grid[0], w=grid[1], p=patch_size, q=patch_size)
+
+
+def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
+    """x (B, F, N, D) scaled and shifted per sample by (B, D)."""
+    return x * (1 + scale[:, None, None]) + shift[:, None, None]
+
+
+class Attention(nn.Module):
+    """Multi-head attention over frames or over the tokens of a frame: (B, F, N, D) -> (B, F, N, D).
+
+    `qkv` is one matrix (D, 3D), laid out (3, heads, head width): its Xavier bound depends on it.
+    """
+
+    num_heads: int
+    over: str  # "frames" or "tokens"
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = x.shape[-1]
+        qkv = _dense(3 * width, self.dtype, "qkv")(x)
+        # What is attended over stands beside the head width: XLA's CPU backend then fuses the whole of the attention.
+        axes = "b n k f e" if self.over == "frames" else "b f k n e"
+        query, key, value = rearrange(qkv, f"b f n (three k e) -> three {axes}", three=3, k=self.num_heads)
+        query = query * (width // self.num_heads) ** -0.5
+        logits = jnp.einsum("...qe,...se->...qs", query, key)
+        weights = nn.softmax(logits.astype(jnp.float32)).astype(self.dtype)
+        out = jnp.einsum("...qs,...se->...qe", weights, value)
+        return _dense(width, self.dtype, "proj")(rearrange(out, f"{axes} -> b f n (k e)"))
+
+
+class Mlp(nn.Module):
+    """Linear, GELU (tanh form), linear, per token."""
+
+    hidden_dim: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        hidden = nn.gelu(_dense(self.hidden_dim, self.dtype, "fc1")(x), approximate=True)
+        return _dense(x.shape[-1], self.dtype, "fc2")(hidden)
+
+
+class VDTBlock(nn.Module):
+    """Temporal attention (if `temporal`), then an adaLN-Zero block; `c` (B, D): the condition after SiLU."""
+
+    num_heads: int
+    mlp_ratio: float = 4.0
+    dtype: Any = jnp.float32
+    temporal: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, c: jax.Array) -> tuple[jax.Array, None]:
+        width = x.shape[-1]
+        modulation = _dense(6 * width, self.dtype, "adaLN_modulation", zero=True)(c)
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = jnp.split(modulation, 6, axis=-1)
+
+        if self.temporal:
+            temporal = _layer_norm(1e-5, self.dtype, "temporal_norm1", affine=True)(x)
+            temporal = Attention(self.num_heads, "frames", self.dtype, name="temporal_attn")(temporal)
+            x = x + _dense(width, self.dtype, "temporal_fc")(temporal)
+
+        spatial = modulate(_layer_norm(1e-6, self.dtype, "norm1")(x), shift_msa, scale_msa)
+        x = x + gate_msa[:, None, None] * Attention(self.num_heads, "tokens", self.dtype, name="attn")(spatial)
+
+        hidden = modulate(_layer_norm(1e-6, self.dtype, "norm2")(x), shift_mlp, scale_mlp)
+        x = x + gate_mlp[:, None, None] * Mlp(int(width * self.mlp_ratio), self.dtype, name="mlp")(hidden)
+        return x, None
+
+
+class FinalLayer(nn.Module):
+    """adaLN and a linear map to patches of out_channels: (B, F, N, D) -> (B, F, N, p*p*out_channels)."""
+
+    patch_size: int
+    out_channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, c: jax.Array) -> jax.Array:
+        shift, scale = jnp.split(_dense(2 * x.shape[-1], self.dtype, "adaLN_modulation", zero=True)(c), 2, axis=-1)
+        x = modulate(_layer_norm(1e-6, self.dtype, "norm_final")(x), shift, scale)
+        return _dense(self.patch_size**2 * self.out_channels, self.dtype, "linear", zero=True)(x)
+
+
+class PatchEmbed(nn.Module):
+    """The official strided convolution, as the linear map of a patch that it is."""
+
+    hidden_size: int
+    patch_size: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return _dense(self.hidden_size, self.dtype, "proj")(patchify(x, self.patch_size))
+
+
+class TimestepEmbedder(nn.Module):
+    """Sinusoidal features of timesteps (B,) through a two-layer MLP: (B, D)."""
+
+    hidden_size: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, timesteps: jax.Array) -> jax.Array:
+        features = timestep_embedding(timesteps).astype(self.dtype)
+        hidden = nn.silu(_dense(self.hidden_size, self.dtype, "mlp_0", normal=True)(features))
+        return _dense(self.hidden_size, self.dtype, "mlp_2", normal=True)(hidden)
+
+
+class LabelEmbedder(nn.Module):
+    """A table of num_classes + 1 rows; the last stands for "no label" (classifier-free guidance)."""
+
+    num_classes: int
+    hidden_size: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, labels: jax.Array) -> jax.Array:
+        table = nn.Embed(
+            self.num_classes + 1,
+            self.hidden_size,
+            dtype=self.dtype,
+            embedding_init=nn.initializers.normal(0.02),
+            name="embedding_table",
+        )
+        return table(labels)
+
+
+class VDT(nn.Module):
+    """The denoiser: `model.apply({"params": params}, x, timesteps, labels) -> (B, F, H, W, 2C)`.
+
+    Attributes:
+      input_size: (H, W) of a frame (pixels or latent cells), or one number for a square.
+      num_frames: F.
+      in_channels: C.
+      patch_size, hidden_size, depth, num_heads, mlp_ratio: the transformer's sizes.
+      num_classes: classes of the label table, which has one more row for "no label"; 1 = unlabelled.
+      learn_sigma: whether C more channels hold the variance fraction.
+      dtype: of the computation ("float32", "bfloat16"); parameters and output are float32.
+      unroll: blocks per iteration of the scan over depth.
+      remat: what a block keeps for its gradient: all ("none"), what linear layers give ("matmuls"), nothing ("full").
+      temporal: False leaves out temporal attention and time_embed: a model of images, the first of two stages.
+      gather: makes a block's parameters whole before they are used, where they are split over devices.
+
+    Raises:
+      UserError: sizes that cannot be, or an input of another size.
+    """
+
+    input_size: int | tuple[int, int] = 32
+    num_frames: int = 16
+    in_channels: int = 4
+    patch_size: int = 2
+    hidden_size: int = 1152
+    depth: int = 28
+    num_heads: int = 16
+    mlp_ratio: float = 4.0
+    num_classes: int = 1
+    learn_sigma: bool = True
+    dtype: Any = jnp.float32
+    unroll: int = 1
+    remat: str = "none"
+    temporal: bool = True
+    gather: Callable[[Any], Any] | None = None
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(H, W)."""
+        size = self.input_size
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    @property
+    def video_shape(self) -> tuple[int, int, int, int]:
+        """(F, H, W, C) of one sample."""
+        return (self.num_frames, *self.frame_size, self.in_channels)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches per column and row of a frame."""
+        height, width = self.frame_size
+        return height // self.patch_size, width // self.patch_size
+
+    @property
+    def null_label(self) -> int:
+        """The label that means "no label"."""
+        return self.num_classes
+
+    def check_sizes(self) -> None:
+        """Raises UserError where no network of these sizes exists."""
+        sizes = ("num_frames", "in_channels", "patch_size", "hidden_size", "depth", "num_heads", "num_classes")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} cannot be: at least 1")
+        if str(self.dtype) not in ("float32", "bfloat16") and self.dtype not in (jnp.float32, jnp.bfloat16):
+            raise UserError(f"dtype={self.dtype} cannot be: float32 or bfloat16")
+        if self.remat not in REMAT:
+            raise UserError(f"no remat policy '{self.remat}': choose from {', '.join(REMAT)}")
+        height, width = self.frame_size
+        if height % self.patch_size or width % self.patch_size or min(height, width) < 1:
+            raise UserError(f"patch_size={self.patch_size} does not divide frames of {height}x{width}: change either")
+        if self.hidden_size % self.num_heads or self.hidden_size % 4:
+            raise UserError(f"hidden_size={self.hidden_size} must be a multiple of 4 and of num_heads={self.num_heads}")
+
+    @nn.compact
+    def __call__(self, x: jax.Array, timesteps: jax.Array, labels: jax.Array | None = None) -> jax.Array:
+        """
+        Args:
+          x: noisy video or latents (B, F, H, W, C), clean where given.
+          timesteps: (B,) of the original process, 0 to 999.
+          labels: (B,) in 0..num_classes, where num_classes means "no label"; None is class 0, as officially.
+
+        Returns:
+          (B, F, H, W, 2C) float32: the prediction, then the variance fraction; C channels without learn_sigma.
+        """
+        self.check_sizes()
+        if x.shape[1:] != self.video_shape:
+            raise UserError(f"this model takes videos (F, H, W, C) = {self.video_shape}, not {tuple(x.shape[1:])}")
+        labels = jnp.zeros(x.shape[0], jnp.int32) if labels is None else labels
+
+        tokens = PatchEmbed(self.hidden_size, self.patch_size, self.dtype, name="x_embedder")(x)  # (B, F, N, D)
+        pos_embed = self.param("pos_embed", lambda _: _table(grid_embedding(self.grid, self.hidden_size)))
+        positions = pos_embed[:, None]  # (1, 1, N, D)
+        if self.temporal:
+            frames = np.arange(self.num_frames)
+            time_embed = self.param("time_embed", lambda _: _table(sincos_embedding(frames, self.hidden_size)))
+            positions = positions + time_embed[:, :, None]  # (1, F, N, D)
+        tokens = tokens + positions.astype(self.dtype)
+
+        t = TimestepEmbedder(self.hidden_size, self.dtype, name="t_embedder")(timesteps)
+        y = LabelEmbedder(self.num_classes, self.hidden_size, self.dtype, name="y_embedder")(labels)
+        c = nn.silu(t + y)  # (B, D)
+
+        block, gather = VDTBlock, None if self.is_initializing() else self.gather
+        if gather is not None:
+            block = nn.map_variables(block, "params", trans_in_fn=gather)
+        if gather is not None or self.remat != "none":  # the scan keeps the recomputation apart: CSE does no harm
+            block = nn.remat(block, policy=REMAT[self.remat], prevent_cse=False)
+        blocks = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]
+            length=self.depth,
+            unroll=self.unroll,
+        )
+        tokens, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, self.temporal, name="blocks")(tokens, c)
+
+        out_channels = self.in_channels * (2 if self.learn_sigma else 1)
+        tokens = FinalLayer(self.patch_size, out_channels, self.dtype, name="final_layer")(tokens, c)
+        return unpatchify(tokens, self.grid, self.patch_size).astype(jnp.float32)
+
+
+def _table(embedding: np.ndarray) -> jax.Array:
+    return jnp.asarray(embedding[None], jnp.float32)
+
+
+class _Linear(nn.Dense):
+    """nn.Dense on (rows, features): over more axes XLA's CPU backend takes twice as long for the kernel's gradient."""
+
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        rows = super().__call__(inputs.reshape(-1, inputs.shape[-1]))
+        return rows.reshape(*inputs.shape[:-1], self.features)
+
+
+def _dense(features: int, dtype: Any, name: str, zero: bool = False, normal: bool = False) -> _Linear:
+    """A linear layer with DiT's inits: Xavier-uniform, or zero, or N(0, 0.02); biases zero."""
+    init = nn.initializers.xavier_uniform()
+    if zero:
+        init = nn.initializers.zeros
+    if normal:
+        init = nn.initializers.normal(0.02)
+    return _Linear(features, dtype=dtype, kernel_init=init, name=name)
+
+
+def _layer_norm(epsilon: float, dtype: Any, name: str, affine: bool = False) -> nn.LayerNorm:
+    """LayerNorm with the two-pass variance: the fast one loses the digits that the goldens ask for."""
+    return nn.LayerNorm(
+        epsilon=epsilon, dtype=dtype, use_bias=affine, use_scale=affine, use_fast_variance=False, name=name
+    )

@@ -1,0 +1,165 @@
+"""Names and layouts of diffusers' AutoencoderKL, today's and those of the public sd-vae-ft-ema and sd-vae-ft-mse files.
+
+The attention's four linear maps are called to_q, to_k, to_v, to_out.0 today, query, key, value, proj_attn in the older
+files, and are matrices (C, C) or 1x1 convolutions (C, C, 1, 1).
+"""
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+from vdt_jax.errors import UserError
+from vdt_jax.models.autoencoder import AutoencoderKL
+from vdt_jax.weights.sources import read_source
+from vdt_jax.weights.tables import SAME, Layout, Row, StateDict, Tree, linear, read_table, write_table
+
+FILE_NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+_OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_CONV = Layout(lambda w: rearrange(w, "o i p q -> p q i o"), lambda w: rearrange(w, "p q i o -> o i p q"))
+_SIZES = (
+    "in_channels",
+    "out_channels",
+    "latent_channels",
+    "layers_per_block",
+    "norm_num_groups",
+    "mid_block_add_attention",
+    "use_quant_conv",
+    "use_post_quant_conv",
+    "scaling_factor",
+)
+# What a config.json may say besides, and the only values with which it describes our network.
+_FIXED = {
+    "act_fn": ("silu",),
+    "shift_factor": (None, 0, 0.0),
+    "latents_mean": (None,),
+    "latents_std": (None,),
+    "_class_name": ("AutoencoderKL",),
+}
+
+
+def read_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of `AutoencoderKL` from a diffusers config.json.
+
+    Raises:
+      UserError: another class, or blocks that are not the plain ones.
+    """
+    for name, allowed in _FIXED.items():
+        if config.get(name, allowed[0]) not in allowed:
+            raise UserError(f"an autoencoder with {name}={config[name]!r} is not supported: {allowed[0]!r} is")
+    for name, plain in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
+        if set(config.get(name, [plain])) != {plain}:
+            raise UserError(f"an autoencoder with {name}={config[name]} is not supported: {plain} alone is")
+    options = {name: config[name] for name in _SIZES if config.get(name) is not None}
+    channels = config.get("block_out_channels", AutoencoderKL.block_out_channels)
+    numbers = [*channels, *(value for name, value in options.items() if type(value) is int)]
+    groups = options.get("norm_num_groups", AutoencoderKL.norm_num_groups)
+    possible = 0 < len(channels) <= 8 and all(type(n) is int and 0 < n <= 1 << 14 for n in numbers)
+    if not possible or options.get("layers_per_block", 1) > 16 or any(n % groups for n in channels):
+        raise UserError(f"an autoencoder with block_out_channels={channels} and {options} cannot be")
+    return options | {"block_out_channels": tuple(channels)}
+
+
+def _conv(name: str, path: str) -> list[Row]:
+    return [Row(f"{name}.weight", f"{path}/kernel", _CONV), Row(f"{name}.bias", f"{path}/bias", SAME)]
+
+
+def _norm(name: str, path: str) -> list[Row]:
+    return [Row(f"{name}.weight", f"{path}/scale", SAME), Row(f"{name}.bias", f"{path}/bias", SAME)]
+
+
+def _rows(path: str, leaves: set[str]) -> list[Row]:
+    """The rows of one layer of ours; its torch name has dots where ours has slashes and numbers."""
+    name = re.sub(r"_(\d+)(?=/|_|$)", r".\1", path).replace("/", ".")
+    name = re.sub(r"(samplers\.0)_conv", r"\1.conv", name)
+    if "scale" in leaves:
+        return _norm(name, path)
+    return linear(name, path) if "/attentions_" in path else _conv(name, path)
+
+
+def autoencoder_table(expected: Tree) -> list[Row]:
+    """A row for each tensor, from the tree of our shapes."""
+    layers: dict[str, set[str]] = {}
+    for path, _ in jax.tree_util.tree_flatten_with_path(expected)[0]:
+        *parents, leaf = [entry.key for entry in path]
+        layers.setdefault("/".join(parents), set()).add(leaf)
+    return [row for path, leaves in layers.items() for row in _rows(path, leaves)]
+
+
+def param_shapes(model: AutoencoderKL) -> Tree:
+    """The tree of shapes of an autoencoder's parameters."""
+    side = 2 * model.factor
+    x = jax.ShapeDtypeStruct((1, side, side, model.in_channels), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), x)["params"]
+
+
+def present_names(state_dict: StateDict) -> StateDict:
+    """The same arrays under today's names, attention weights as matrices."""
+    found = {}
+    for name, array in state_dict.items():
+        match = re.fullmatch(r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)\.(weight|bias)", name)
+        name = f"{match[1]}{_OLD_NAMES[match[2]]}.{match[3]}" if match else name
+        attention = re.search(r"\.attentions\.\d+\.to_(q|k|v|out\.0)\.weight$", name)
+        found[name] = array[:, :, 0, 0] if attention and array.shape[2:] == (1, 1) else array
+    return found
+
+
+def from_torch(state_dict: StateDict, expected: Tree) -> Tree:
+    """Our tree from diffusers' names, today's or the old ones; strict as `read_table` is."""
+    return read_table(present_names(state_dict), autoencoder_table(expected), expected)[0]
+
+
+def to_torch(params: Tree) -> dict[str, np.ndarray]:
+    """diffusers' present names and arrays from our tree: the inverse of `from_torch`."""
+    return write_table(params, autoencoder_table(params))
+
+
+def load_autoencoder(where: str | os.PathLike, dtype: str = "float32") -> tuple[AutoencoderKL, Tree]:
+    """An autoencoder and its parameters.
+
+    Args:
+      where: a folder with config.json and weights as diffusers saves it; a file of weights, with its config.json beside
+        it or of the public autoencoders' sizes; or a repository of the Hugging Face hub.
+      dtype: of the computation.
+
+    Raises:
+      UserError: nothing there, not an autoencoder of this class, or weights that do not fit.
+    """
+    path = Path(where)
+    if not path.exists():
+        path = _fetch(str(where))
+    file = path if path.is_file() else next((path / name for name in FILE_NAMES if (path / name).is_file()), None)
+    if file is None:
+        raise UserError(f"no weights in {path}: an autoencoder's folder has one of {', '.join(FILE_NAMES)}")
+    config = file.with_name("config.json")
+    try:
+        options = read_config(json.loads(config.read_text())) if config.is_file() else {}
+    except (json.JSONDecodeError, RecursionError, AttributeError, TypeError) as error:
+        raise UserError(f"{config} is no config of an autoencoder ({error})") from None
+    model = AutoencoderKL(**options, dtype=dtype)
+    return model, from_torch(read_source(file).state_dict, param_shapes(model))
+
+
+def _fetch(name: str) -> Path:
+    """A repository of the hub, in the hub's own cache; only its config and weights."""
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise UserError(
+            f"no autoencoder at {name}: give a folder, a file, or a repository like stabilityai/sd-vae-ft-ema"
+        )
+    try:
+        import huggingface_hub  # an optional extra  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise UserError(
+            f"no folder {name}, and the hub cannot be asked: pip install huggingface_hub, or fetch the folder by hand"
+        ) from None
+    try:
+        return Path(huggingface_hub.snapshot_download(name, allow_patterns=["config.json", *FILE_NAMES[:1]]))
+    except Exception as error:  # offline, no such repository, not allowed in: it has a class for each
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"no folder {name}, and the hub did not give that repository ({reason})") from None

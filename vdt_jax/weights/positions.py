@@ -1,0 +1,49 @@
+"""Position tables for frames and clips of another size than the weights were trained with."""
+
+import numpy as np
+
+from vdt_jax.errors import UserError
+from vdt_jax.models.vdt import sincos_embedding
+
+
+def cubic_weights(old: int, new: int) -> np.ndarray:
+    """The (new, old) matrix of torch's bicubic resize along one axis, float64.
+
+    Keys 1981 (doi:10.1109/TASSP.1981.1163711) with a = -0.75, pixel centres at halves, indices outside clamped to the
+    edge, and no antialiasing where it shrinks: `F.interpolate(mode="bicubic")` as the official loader calls it.
+    """
+    a = -0.75
+    matrix = np.zeros((new, old))
+    for row in range(new):
+        centre = (row + 0.5) * old / new - 0.5
+        first = int(np.floor(centre)) - 1
+        for column in range(first, first + 4):
+            d = abs(centre - column)
+            if d <= 1:
+                weight = (a + 2) * d**3 - (a + 3) * d**2 + 1
+            else:
+                weight = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
+            matrix[row, min(max(column, 0), old - 1)] += weight
+    return matrix
+
+
+def resize_pos_embed(pos_embed: np.ndarray, side: int) -> np.ndarray:
+    """(1, N, D) of a square grid to (1, side * side, D) float32."""
+    old = round(pos_embed.shape[1] ** 0.5)
+    weights = cubic_weights(old, side)
+    grid = np.asarray(pos_embed, np.float64).reshape(old, old, -1)
+    resized = np.einsum("Hh,Ww,hwd->HWd", weights, weights, grid, optimize=True)
+    return resized.reshape(1, side * side, -1).astype(np.float32)
+
+
+def resize_time_embed(time_embed: np.ndarray, num_frames: int) -> np.ndarray:
+    """(1, F, D) to (1, num_frames, D) float32: the sinusoids at positions spread evenly over the old ones.
+
+    Raises:
+      UserError: a table that is not the sinusoids, so that nothing is known between its rows.
+    """
+    _, old, width = time_embed.shape
+    if not np.allclose(time_embed[0], sincos_embedding(np.arange(old), width), atol=1e-3):
+        raise UserError("time_embed is not the sinusoidal table: --num_frames cannot resize it")
+    positions = np.linspace(0, old - 1, num_frames)
+    return sincos_embedding(positions, width)[None].astype(np.float32)
