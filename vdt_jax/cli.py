@@ -1,7 +1,9 @@
 """What the scripts share: flags in, one clear line out, exit codes."""
 
+import dataclasses
 import os
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,6 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from vdt_jax.errors import INTERRUPTED, RunStopped, UserError
+from vdt_jax.options import Options, kind_of
 
 USER_ERROR = 2
 
@@ -47,6 +50,48 @@ def quiet_start() -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def define_flags(cls: type) -> None:
+    """Defines a flag for each field of a dataclass of options: its name, default, help text and allowed values."""
+    for field in dataclasses.fields(cls):
+        kind, is_tuple, _ = kind_of(cls, field.name)
+        help, choices = field.metadata["help"], field.metadata["choices"]
+        if choices is not None:
+            help = f"{help} One of {', '.join(choices)}."
+        define = flags.DEFINE_list if is_tuple else _DEFINE[kind]
+        default = list(map(str, field.default)) if is_tuple and field.default is not None else field.default
+        define(field.name, default, help)
+
+
+def options_of_flags(cls: type[Options]) -> Options:
+    """The dataclass of options that the flags of `define_flags` give.
+
+    Raises:
+      UserError: a value that does not fit.
+    """
+    values = {}
+    for field in dataclasses.fields(typing.cast(Any, cls)):
+        kind, is_tuple, _ = kind_of(cls, field.name)
+        value = flags.FLAGS[field.name].value
+        values[field.name] = [_parsed(field.name, kind, item) for item in value] if is_tuple and value else value
+    return cls(**values)
+
+
+_DEFINE: dict[type, Callable[..., Any]] = {
+    bool: flags.DEFINE_bool,
+    int: flags.DEFINE_integer,
+    float: flags.DEFINE_float,
+    str: flags.DEFINE_string,
+}
+
+
+def _parsed(name: str, kind: type, text: str) -> Any:
+    """An item of a list, which flags keep as text."""
+    try:
+        return kind(text)
+    except ValueError:
+        raise UserError(f"{name} must be a list of {'integers' if kind is int else 'numbers'}, got {text!r}") from None
 
 
 def load_config_flag(config: Any) -> ConfigDict:
