@@ -60,7 +60,9 @@ def define_flags(cls: type) -> None:
         if choices is not None:
             help = f"{help} One of {', '.join(choices)}."
         define = flags.DEFINE_list if is_tuple else _DEFINE[kind]
-        default = list(map(str, field.default)) if is_tuple and field.default is not None else field.default
+        default: Any = field.default
+        if is_tuple and default is not None:
+            default = list(map(str, default))
         define(field.name, default, help)
 
 
