@@ -80,7 +80,8 @@ def options_of_flags(cls: type[Options]) -> Options:
     return cls(**values)
 
 
-_DEFINE: dict[type, Callable[..., Any]] = {
+_DEFINE: dict[Any, Callable[..., Any]] = {
+    Any: flags.DEFINE_string,
     bool: flags.DEFINE_bool,
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,

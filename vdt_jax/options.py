@@ -82,8 +82,11 @@ def build(cls: type[Options], values: Mapping[str, Any]) -> Options:
     return cls(**values)
 
 
-def kind_of(options: Any, name: str) -> tuple[type, bool, bool]:
-    """The type of a field or of its items, whether it is a tuple, and whether None is allowed."""
+def kind_of(options: Any, name: str) -> tuple[Any, bool, bool]:
+    """The type of a field or of its items, whether it is a tuple, and whether None is allowed.
+
+    A field of type Any (a path from a script, an array from Python) is checked where it is used.
+    """
     annotation = typing.get_type_hints(options if isinstance(options, type) else type(options))[name]
     optional = False
     if isinstance(annotation, types.UnionType):
@@ -94,8 +97,10 @@ def kind_of(options: Any, name: str) -> tuple[type, bool, bool]:
     return annotation, False, optional
 
 
-def _checked(field: dataclasses.Field, kind: type, value: Any) -> Any:
+def _checked(field: dataclasses.Field, kind: Any, value: Any) -> Any:
     """One value of a field as its type."""
+    if kind is Any:
+        return value
     accepted = {bool: bool, int: Integral, float: Real, str: str}[kind]
     if not isinstance(value, accepted) or (kind is not bool and isinstance(value, bool)):
         raise UserError(f"{field.name} must be {_KINDS[kind]}, got {value!r}")
