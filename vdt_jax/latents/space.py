@@ -143,6 +143,7 @@ class CachedClips:
         if vae is not None:
             cache.check_autoencoder(fingerprint(*vae))
         self._cache, self._vae, self.num_classes = cache, vae, cache.num_classes
+        self.generated, self.crop = cache.generated, cache.crop
 
     def __len__(self) -> int:
         return len(self._cache)
