@@ -122,7 +122,7 @@ def train(config: Any, interruption: Interruption, watch: Watch) -> None:
     cached = config.data.name == "latents"  # then the autoencoder is for the previews alone
     clip_shape = model.video_shape if vae is None or cached else vae.clip_shape(model)
     say = functools.partial(print, flush=True)
-    mirror = Mirror(workdir, copies=first_process, say=say)
+    mirror = Mirror(workdir, copies=first_process)
     source = make_source(config.data, clip_shape, "train", mirror.folder / "bad_files.jsonl")
     held_out = make_source(config.data, clip_shape, "held_out", mirror.folder / "bad_files_held_out.jsonl")
     if isinstance(held_out, Latents):

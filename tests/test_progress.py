@@ -1,10 +1,11 @@
 """What a run leaves in its working directory, and says on the terminal."""
 
 import json
+import logging
 
 from helpers.event_files import scalars
 
-from vdt_jax.progress import RunLog
+from vdt_jax.progress import RunLog, progress, show_log
 
 
 def steps(workdir):
@@ -55,6 +56,20 @@ def test_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
     shown = capsys.readouterr()
     assert "50%" in shown.err and "loss 0.5" in shown.err and "a line" in shown.out
     assert "validation" not in shown.err and "validation/predict" in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_log_lines_are_printed_beside_a_bar(capsys, monkeypatch):
+    logger = logging.getLogger("vdt_jax")
+    for name in ("handlers", "level", "propagate"):
+        monkeypatch.setattr(logger, name, getattr(logger, name) if name != "handlers" else [])
+    show_log()
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with progress("work", 10) as advance:
+        advance(5)
+        logging.getLogger("vdt_jax.data").warning("%d files", 3)
+        logging.getLogger("vdt_jax.data").info("done")
+    shown = capsys.readouterr()
+    assert shown.out == "WARNING: 3 files\ndone\n" and "50%" in shown.err
 
 
 def test_tensorboard_has_every_number(tmp_path):

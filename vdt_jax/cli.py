@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_flags
 
 from vdt_jax.errors import INTERRUPTED, RunStopped, UserError
 from vdt_jax.options import Options, kind_of
+from vdt_jax.progress import show_log
 
 USER_ERROR = 2
 
@@ -26,6 +27,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
     def guarded(argv: Sequence[str]) -> None:
         try:
+            show_log()
             if len(argv) > 1:
                 raise UserError(f"{argv[1]!r} is not a flag: write --name=value")
             main(argv)
@@ -113,7 +115,7 @@ def load_config_flag(config: Any) -> ConfigDict:
         from vdt_jax.data import keys_of  # grain takes a second, and not every script needs it
 
         for key in set(config.data) - keys_of(config.data.name) - {"name"}:
-            if f"data.{key}" not in chosen:
+            if not any(name == f"data.{key}" or name.startswith(f"data.{key}.") for name in chosen):
                 config.data[key] = None
     return config
 
