@@ -85,7 +85,7 @@ def test_mistakes_in_names_and_options(own, section, message):
     assert "\n" not in str(raised.value)
 
 
-def source_of(monkeypatch, **members):
+def source_of(monkeypatch, options=None, **members):
     """A source of a class with some members changed; None leaves one out."""
     given = {
         "__init__": lambda self, shape, split: None,
@@ -97,7 +97,17 @@ def source_of(monkeypatch, **members):
     module = types.ModuleType("temporary_clips")
     module.__dict__["Clips"] = type("Clips", (), changed)
     monkeypatch.setitem(sys.modules, "temporary_clips", module)
-    return make_source({"name": "temporary_clips:Clips"}, SHAPE, "train")
+    return make_source({"name": "temporary_clips:Clips", "options": options}, SHAPE, "train")
+
+
+def test_any_parameter_but_the_fixed_ones_can_be_an_option(monkeypatch):
+    def init(self, shape, split, dataset, bad_files=None, **rest):
+        self.given = dataset, bad_files, rest
+
+    source_of(monkeypatch, __init__=init, options={"dataset": "x"})
+    section = {"name": "temporary_clips:Clips", "stride": 2, "options": {"dataset": "x", "other": [1]}}
+    source = make_source(section, SHAPE, "train", "bad.jsonl")
+    assert source._source.given == ("x", "bad.jsonl", {"stride": 2, "other": [1]})
 
 
 def test_attributes_are_those_of_the_class(monkeypatch):

@@ -21,7 +21,7 @@ _SHORT_NAMES = {
     "tfds": "vdt_jax.data.tfds:Tfds",
     "latents": "vdt_jax.latents.cache:Latents",
 }
-_NOT_OPTIONS = {"shape", "split", "dataset", "bad_files"}  # parameters of a constructor that the config does not set
+_NOT_OPTIONS = {"shape", "split", "bad_files"}  # parameters of a constructor that the config does not set
 
 
 def make_source(
