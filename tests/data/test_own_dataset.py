@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
 from helpers.scripts import DIGITS, SHRUNK, fail, succeed
+from ml_collections import config_flags
 
+from vdt_jax import cli
 from vdt_jax.data import UnreadableClip, keys_of, make_source, take
 from vdt_jax.data.pipeline import batches
 from vdt_jax.errors import UserError
@@ -156,6 +159,35 @@ def test_a_wrong_clip_gets_one_line(monkeypatch, clip, message):
         with pytest.raises(UserError, match=f"data source temporary_clips:Clips: clip . {message}") as raised:
             read()
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "data"),
+    [
+        ([], {"name": "my_clips:NpyClips", "hop": 3, "options": {"every": 5}}),
+        (["options.every=4"], {"name": "my_clips:NpyClips", "hop": 3, "options": {"every": 4}}),
+        (["options={'path': 'x'}"], {"name": "my_clips:NpyClips", "hop": 3, "options": {"path": "x"}}),
+        (["name=video_folder"], {"name": "video_folder", "hop": 3}),
+        (["name=synthetic", "path=x"], {"name": "synthetic", "path": "x"}),
+        (["name=my_clips:NpyClips", "options={'every': 2}"], {"name": "my_clips:NpyClips", "options": {"every": 2}}),
+    ],
+)
+def test_options_in_a_recipe_and_on_the_command_line(own, tmp_path, monkeypatch, arguments, data):
+    """Where another source is named, the recipe's options for its own are dropped."""
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from configs import default\n\ndef get_config():\n    config = default.get_config()\n"
+        "    config.data.update(name='my_clips:NpyClips', hop=3)\n    config.data.options = dict(every=5)\n"
+        "    return config\n"
+    )
+    argv = ["train.py", f"--config={recipe}", *(f"--config.data.{argument}" for argument in arguments)]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, flag_values=values)
+    monkeypatch.setattr("sys.argv", argv)
+    values(argv)
+    monkeypatch.setattr(flags, "FLAGS", values)
+    config = cli.load_config_flag(values["config"].value)
+    assert {key: value for key, value in json.loads(config.data.to_json()).items() if value is not None} == data
 
 
 @pytest.fixture
