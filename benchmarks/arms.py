@@ -13,7 +13,7 @@ import optax
 from vdt_jax.data import make_source, take
 from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.diffusion.masks import TASKS, draw_masks, varied_mask
-from vdt_jax.diffusion.samplers.loop import sample_noise
+from vdt_jax.diffusion.samplers import sample_noise
 from vdt_jax.evaluation.metrics.baselines import BASELINES
 from vdt_jax.evaluation.metrics.frames import psnr, ssim
 from vdt_jax.evaluation.metrics.motion import motion

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vdt_jax.errors import UserError
-from vdt_jax.inference.generation import enlarge_mask, generate, load_vae, respaced, sample_keys
+from vdt_jax.inference.generation import enlarge_mask, generate_on_devices, load_vae, respaced, sample_keys
 from vdt_jax.latents.codec import encode_batch, encode_video
 from vdt_jax.models.vdt import VDT
 
@@ -68,7 +68,7 @@ def test_given_pixels_come_back_as_they_were(vae, clips, mask):
     x = np.zeros((1, *MODEL.video_shape), np.float32)
     params = MODEL.init(jax.random.key(0), x, np.zeros(1))["params"]
     latents = vae.encode(clips, mask, keys)
-    samples = generate(MODEL, params, respaced({}, 2, True), latents, mask, keys)
+    samples = generate_on_devices(MODEL, params, respaced({}, 2, True), latents, mask, keys)
     given = np.broadcast_to(mask < 0.5, samples.shape)
     np.testing.assert_array_equal(np.asarray(samples)[given], np.asarray(latents)[given])
     pasted, decoded = (vae.decode(samples, clips, mask, paste) for paste in (True, False))
