@@ -40,7 +40,7 @@ from vdt_jax.distributed.mesh import (
 from vdt_jax.distributed.processes import Interruption, Watch, start_processes
 from vdt_jax.errors import INTERRUPTED, RunStopped, UserError
 from vdt_jax.files import Mirror, open_folder
-from vdt_jax.inference.generation import (
+from vdt_jax.inference.functional import (
     CachedClips,
     LoadedAutoencoder,
     generate_clips,

@@ -10,7 +10,7 @@ from helpers.scripts import ROOT, fail, succeed
 from helpers.videos import moving_square
 from PIL import Image
 
-from vdt_jax.inference.generation import load_vae
+from vdt_jax.inference.functional import load_vae
 from vdt_jax.models.fingerprint import fingerprint
 from vdt_jax.video import fit_frame, read_frames, to_float, to_uint8, write_video
 

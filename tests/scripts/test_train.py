@@ -176,7 +176,7 @@ def test_evaluate_writes_a_report_and_a_page(workdir, tmp_path):
         (["--metrics=fvd", "--metric_weights=/nowhere"], "no i3d-kinetics-400.ckpt in folder /nowhere"),
         (["--num_clips=0"], "--num_clips=0"),
         (["--first_clip=99999999"], "--first_clip=99999999 is past the end"),
-        (["--num_given=16"], "16 given frames of 16"),
+        (["--num_given=16"], "num_given must be 1 to 15 for 16 frames, got 16"),
         (["--guidance=2"], "--guidance=2.0 pushes towards a class: say in which tasks"),
     ],
 )
@@ -210,13 +210,16 @@ def test_python_m_says_what_there_is():
         ([DIGITS, "--wrokdir=x"], "wrokdir"),
         ([DIGITS, "extra"], "'extra' is not a flag"),
         ([DIGITS, "--config.model.patch_size=5"], "patch_size=5 does not divide frames of 32x32"),
-        ([DIGITS, "--config.loss.mask_mixture=officious"], "no mask mixture 'officious'"),
+        (
+            [DIGITS, "--config.loss.mask_mixture=officious"],
+            "mask_mixture must be one of varied, official, got 'officious'",
+        ),
         ([DIGITS, "--config.data.name=digits"], "no data source 'digits'"),
         ([DIGITS, "--config.data.digits=3"], "num_digits"),
         ([DIGITS, "--config.log_every=0"], "config.log_every=0"),
         ([DIGITS, "--config.grad_accum=3"], "batch_size=16 is the batch of all devices together"),
         ([DIGITS, "--config.mesh.fsdp=2"], "mesh.fsdp=2 does not divide the 1 devices"),
-        ([DIGITS, "--config.model.remat=some"], "no remat policy 'some'"),
+        ([DIGITS, "--config.model.remat=some"], "remat must be one of none, full, matmuls, got 'some'"),
         ([DIGITS, "--config.optimizer.frozen=blocs"], "optimizer.frozen=blocs fits no parameter"),
         ([DIGITS, "--num_processes=2"], "also needs coordinator and process_id"),
         ([f"--config={ROOT}/configs/video_folder_tiny.py"], "add --config.data.path=FOLDER"),
@@ -252,4 +255,4 @@ def test_a_run_without_a_finite_loss_is_stopped(tmp_path):
 
 def test_a_mistake_in_sampling(workdir):
     """The others are in test_sample.py."""
-    assert "no task 'predicts'" in fail("sample.py", f"--checkpoint={workdir}", "--task=predicts")
+    assert "got 'predicts'" in fail("sample.py", f"--checkpoint={workdir}", "--task=predicts")

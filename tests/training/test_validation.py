@@ -7,7 +7,7 @@ import pytest
 
 from vdt_jax.data import make_source, take
 from vdt_jax.diffusion.masks import TASKS
-from vdt_jax.inference.generation import task_masks
+from vdt_jax.inference.functional import task_masks
 from vdt_jax.models.vdt import VDT
 from vdt_jax.training.validation import make_validation
 

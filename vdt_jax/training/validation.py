@@ -16,7 +16,7 @@ from vdt_jax.data import Source, take
 from vdt_jax.diffusion.gaussian import GaussianDiffusion, make_diffusion
 from vdt_jax.diffusion.masks import TASKS
 from vdt_jax.evaluation.metrics.frames import psnr, ssim
-from vdt_jax.inference.generation import LoadedAutoencoder, generate_clips, respaced, sample_keys, task_masks
+from vdt_jax.inference.functional import LoadedAutoencoder, generate_clips, respaced, sample_keys, task_masks
 from vdt_jax.latents.codec import encode_batch
 from vdt_jax.models.vdt import VDT
 
