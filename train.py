@@ -56,15 +56,8 @@ from vdt_jax.latents.space import autoencoder_of
 from vdt_jax.models.flops import utilisation
 from vdt_jax.models.vdt import VDT
 from vdt_jax.progress import RunLog
-from vdt_jax.training.step import (
-    TrainState,
-    count_trained,
-    init_state,
-    make_learning_rate,
-    make_optimizer,
-    make_train_step,
-    shard_train_step,
-)
+from vdt_jax.training.optimizer import count_trained, make_learning_rate, make_optimizer
+from vdt_jax.training.step import TrainState, init_state, make_train_step, shard_train_step
 from vdt_jax.training.validation import make_validation
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A recipe of configs/.")

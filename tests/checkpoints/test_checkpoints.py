@@ -15,7 +15,8 @@ from vdt_jax.checkpoints import manager as manager_module
 from vdt_jax.checkpoints.manifest import MANIFEST, damage, finished_steps, write_manifest
 from vdt_jax.errors import RunStopped, UserError
 from vdt_jax.models.vdt import VDT
-from vdt_jax.training.step import init_state, make_optimizer
+from vdt_jax.training.optimizer import make_optimizer
+from vdt_jax.training.step import init_state
 
 SIZES = dict(input_size=(4, 4), num_frames=2, in_channels=1, patch_size=2, hidden_size=8, depth=2, num_heads=2)
 OPTIMIZER = make_optimizer(optax.constant_schedule(1e-3))

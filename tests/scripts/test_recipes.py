@@ -18,7 +18,8 @@ from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.distributed.mesh import check_batch_size, make_mesh, path_name
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT
-from vdt_jax.training.step import count_trained, init_state, make_learning_rate, make_optimizer, make_train_step
+from vdt_jax.training.optimizer import count_trained, make_learning_rate, make_optimizer
+from vdt_jax.training.step import init_state, make_train_step
 
 ROOT = Path(__file__).parents[2]
 RECIPES = [

@@ -19,14 +19,8 @@ from vdt_jax.distributed.mesh import (
 )
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import FROZEN_PARAMS, VDT
-from vdt_jax.training.step import (
-    count_trained,
-    draw_examples,
-    loss_fn,
-    make_learning_rate,
-    make_optimizer,
-    trained_params,
-)
+from vdt_jax.training.optimizer import count_trained, make_learning_rate, make_optimizer, trained_params
+from vdt_jax.training.step import draw_examples, loss_fn
 
 
 def test_loss_falls():
