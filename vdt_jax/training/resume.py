@@ -1,0 +1,104 @@
+"""How a run begins and ends: whether a working directory is its own, its first state, and steps that are skipped."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from vdt_jax.checkpoints import Checkpoints, fresh_paths, load_config, start_from
+from vdt_jax.data.pipeline import clip_numbers
+from vdt_jax.errors import RunStopped, UserError
+from vdt_jax.training.setup import Run
+from vdt_jax.training.step import Metrics, TrainState
+
+logger = logging.getLogger(__name__)
+MAX_SKIPPED = 5  # steps in a row without a finite loss and gradient; then the run stops
+
+# A run can be resumed with other values of these keys; another value of any other key makes it another run.
+FREE_KEYS = (
+    "total_steps",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "keep_every",
+    "data_threads",
+    "data.max_bad",
+    "data.time_limit",
+    "data.memory_limit",
+    "preview",
+    "validation",
+    "mesh",  # this and the next change how a step is computed, not what
+    "grad_accum",
+    "model.remat",
+    "model.unroll",
+)
+
+
+def check_same_run(workdir: epath.Path, config: Mapping[str, Any]) -> None:
+    """Raises UserError where the working directory belongs to a run with another config."""
+    if not (workdir / "config.json").is_file():
+        return
+    theirs, ours = _flatten(load_config(workdir)), _flatten(config)
+    unknown = {"autoencoder"} - (theirs.keys() & ours.keys())  # old runs do not have it; a run has it once it is set up
+    differing = sorted(
+        key
+        for key in (theirs.keys() | ours.keys()) - unknown
+        if theirs.get(key) != ours.get(key) and not f"{key}.".startswith(tuple(f"{free}." for free in FREE_KEYS))
+    )
+    if differing:
+        shown = ", ".join(f"{key}={theirs.get(key)} (now {ours.get(key)})" for key in differing[:5])
+        raise UserError(f"{workdir} belongs to a run with {shown}: choose another --workdir, or the same values")
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    leaves = {}
+    for key, value in tree.items():
+        leaves |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
+    return leaves
+
+
+def check_init_from(run: Run) -> None:
+    """Raises UserError where the parameters of `init_from` do not fit."""
+    if run.config.init_from is not None:
+        start_from(run.config.init_from, run.state.params, _fresh(run))
+
+
+def first_state(run: Run) -> TrainState:
+    """The state before the first step; with `init_from`, its parameters but for those that `init_fresh` names."""
+    state = run.init_state(run.init_key)
+    if run.config.init_from is None:
+        return state
+    params = start_from(run.config.init_from, state.params, _fresh(run))
+    fresh = ", ".join(fresh_paths(state.params, _fresh(run))) or "none"
+    logger.info("parameters from %s, fresh: %s", run.config.init_from, fresh)
+    # The EMA is a copy: the step donates its state, and a buffer cannot be given away twice.
+    return dataclasses.replace(state, params=params, ema_params=jax.tree.map(jnp.copy, params))
+
+
+def _fresh(run: Run) -> list[str]:
+    return [name for name in (run.config.init_fresh or "").split(",") if name]
+
+
+def report_skipped(run: Run, step: int, metrics: Metrics, checkpoints: Checkpoints) -> None:
+    """Warns of a step whose update was skipped, and names its clips.
+
+    Raises:
+      RunStopped: MAX_SKIPPED steps in a row were skipped.
+    """
+    in_a_row, size = int(metrics["skipped_in_a_row"]), run.config.batch_size
+    if in_a_row == 0:
+        return
+    clips = clip_numbers(len(run.source), run.config.seed, range((step - 1) * size, step * size))
+    logger.warning(
+        f"step {step} is left out: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}; "
+        f"{int(metrics['skipped'])} left out in all, {in_a_row} in a row; clips {', '.join(map(str, clips))}"
+    )
+    if in_a_row >= MAX_SKIPPED:
+        raise RunStopped(
+            f"{in_a_row} steps in a row, the last {step}, had a loss or a gradient that is not finite; the last good "
+            f"checkpoint is {checkpoints.newest()}"
+        )
