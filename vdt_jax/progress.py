@@ -32,6 +32,25 @@ def progress(what: str, total: int, unit: str = "B") -> Iterator[Callable[[int],
     yield update
 
 
+@contextlib.contextmanager
+def steps_progress(what: str) -> Iterator[Callable[[int, int], object]]:
+    """`progress` for work whose total is known only once it runs.
+
+    Yields:
+      A function that takes the steps done and the steps in all.
+    """
+    with contextlib.ExitStack() as stack:
+        done, update = 0, None
+
+        def report(now: int, total: int) -> None:
+            nonlocal done, update
+            update = update or stack.enter_context(progress(what, total, "step"))
+            update(now - done)
+            done = now
+
+        yield report
+
+
 class RunLog:
     """Writes metrics to a working directory, and progress to the terminal: a bar there, plain lines elsewhere.
 

@@ -7,9 +7,11 @@ import jax
 import numpy as np
 import pytest
 
+from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.errors import UserError
-from vdt_jax.inference.generation import enlarge_mask, generate, load_vae, respaced, sample_keys
+from vdt_jax.inference.generation import generate, sample_keys
 from vdt_jax.latents.codec import encode_batch, encode_video
+from vdt_jax.latents.space import PixelSpace, load_space
 from vdt_jax.models.vdt import VDT
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -18,7 +20,7 @@ MODEL = VDT(input_size=4, num_frames=2, patch_size=2, hidden_size=8, depth=1, nu
 
 @pytest.fixture(scope="module")
 def vae():
-    return load_vae(GOLDENS / "vae_tiny")
+    return load_space(GOLDENS / "vae_tiny")
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +37,26 @@ def mask():
     return mask
 
 
-def test_masks_grow_with_their_cells():
+def test_masks_are_enlarged_and_shrunk_by_cells(vae):
     mask = np.array([[0, 1], [0, 0]], np.float32).reshape(1, 1, 2, 2, 1)
-    assert enlarge_mask(mask, 2)[0, 0, :, :, 0].tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
+    pixels = vae.enlarge_mask(mask)
+    np.testing.assert_array_equal(pixels[0, 0, :, :, 0], np.kron(mask[0, 0, :, :, 0], np.ones((4, 4))))
+    np.testing.assert_array_equal(vae.shrink_mask(pixels), mask)
+    pixels[:, :, 7, 0] = 1  # one pixel of a cell is enough
+    assert vae.shrink_mask(pixels)[0, 0, :, :, 0].tolist() == [[0, 1], [1, 0]]
+
+
+def test_pixels_pass_through_unchanged(clips, mask):
+    space = PixelSpace()
+    assert space.clip_shape(MODEL) == MODEL.video_shape and space.hash is None
+    assert space.encode(clips, mask, None) is clips and space.decode(clips, None, mask) is clips
+    assert space.enlarge_mask(mask) is mask and space.shrink_mask(mask) is mask
 
 
 def test_hidden_pixels_do_not_reach_the_latents(vae, clips, mask):
     assert vae.clip_shape(MODEL) == clips.shape[1:]
     keys = sample_keys(0, range(2))
-    hidden = enlarge_mask(mask, 4) > 0.5
+    hidden = vae.enlarge_mask(mask) > 0.5
     others = np.where(hidden, -clips, clips)
     np.testing.assert_array_equal(vae.encode(clips, mask, keys), vae.encode(others, mask, keys))
     full = [vae.encode(x, mask, keys, encode_full=True) for x in (clips, others)]
@@ -52,7 +65,7 @@ def test_hidden_pixels_do_not_reach_the_latents(vae, clips, mask):
 
 
 def test_hidden_pixels_are_the_mean_of_the_given(vae, clips, mask):
-    hidden = enlarge_mask(mask, 4)[..., 0] > 0.5
+    hidden = vae.enlarge_mask(mask)[..., 0] > 0.5
     filled = clips.copy()
     for clip, where in zip(filled, hidden, strict=True):
         clip[where] = clip[~where].mean(axis=0)
@@ -68,18 +81,18 @@ def test_given_pixels_come_back_as_they_were(vae, clips, mask):
     x = np.zeros((1, *MODEL.video_shape), np.float32)
     params = MODEL.init(jax.random.key(0), x, np.zeros(1))["params"]
     latents = vae.encode(clips, mask, keys)
-    samples = generate(MODEL, params, respaced({}, 2, True), latents, mask, keys)
+    samples = generate(MODEL, params, make_diffusion(timestep_respacing="2"), latents, mask, keys)
     given = np.broadcast_to(mask < 0.5, samples.shape)
     np.testing.assert_array_equal(np.asarray(samples)[given], np.asarray(latents)[given])
     pasted, decoded = (vae.decode(samples, clips, mask, paste) for paste in (True, False))
-    hidden = np.broadcast_to(enlarge_mask(mask, 4) > 0.5, clips.shape)
+    hidden = np.broadcast_to(vae.enlarge_mask(mask) > 0.5, clips.shape)
     np.testing.assert_array_equal(pasted[~hidden], clips[~hidden])
     np.testing.assert_allclose(pasted[hidden], decoded[hidden], atol=1e-5)  # frames alone, or in one chunk
     assert (decoded[~hidden] != clips[~hidden]).any()
 
 
 def test_an_autoencoder_of_other_latents(vae):
-    with pytest.raises(UserError, match="takes 3 channels, the autoencoder makes 4"):
+    with pytest.raises(UserError, match="has 3 channels, the latents of the autoencoder have 4"):
         vae.clip_shape(VDT(in_channels=3))
 
 

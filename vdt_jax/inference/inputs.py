@@ -1,7 +1,7 @@
-"""What a person gives to sample from: a video in any form, and masks.
+"""Inputs of sampling: a video in any form, and masks.
 
-Beside what `video.read_frames` reads: `.npz` with an array `video`, and torch's `.pt` with an array of the official
-layout (B, T, C, H, W). A mask is white (128 or more) where the model shall generate.
+Besides what `video.read_frames` reads: NumPy arrays, `.npz` files with an array `video`, and torch's `.pt` files with
+an array in the official layout (B, T, C, H, W). A mask is white (128 or more) where the model generates.
 """
 
 import os
@@ -17,15 +17,26 @@ from vdt_jax.weights.safe_pickle import load_torch
 
 _ARRAY_SUFFIXES = (".npz", ".pt", ".pth")
 
-
-def is_array(path: str | os.PathLike) -> bool:
-    """Whether this is an array rather than a video: arrays hold several clips, and no frame rate."""
-    return Path(path).suffix in _ARRAY_SUFFIXES
+Input = str | os.PathLike | np.ndarray
 
 
-def read_clips(
-    path: str | os.PathLike, shape: tuple[int, int, int, int], start: int = 0, stride: int = 1
-) -> np.ndarray:
+def is_array(path: Input) -> bool:
+    """Whether this is an array rather than a video: arrays may hold several clips, and have no frame rate."""
+    return isinstance(path, np.ndarray) or Path(path).suffix in _ARRAY_SUFFIXES
+
+
+def _file(path: Input) -> Path:
+    """The path of an input that is not an array."""
+    assert not isinstance(path, np.ndarray)
+    return Path(path)
+
+
+def described(path: Input) -> str:
+    """The input in messages: its path, or the shape of an array."""
+    return f"an array of shape {path.shape}" if isinstance(path, np.ndarray) else str(path)
+
+
+def read_clips(path: Input, shape: tuple[int, int, int, int], start: int = 0, stride: int = 1) -> np.ndarray:
     """The clips that a file holds, as far as they go: (N, f, H, W, C) float32 in [-1, 1], 1 <= f <= F.
 
     N is 1 but for arrays of several clips. Frames of another size are centre-cropped and resized.
@@ -45,19 +56,17 @@ def read_clips(
         clips = [[_fit(frame, shape) for frame in video] for video in videos]
     else:
         clip = []
-        for frame in read_frames(path, start, stride):
+        for frame in read_frames(_file(path), start, stride):
             clip.append(to_float(fit_frame(frame, (height, width), channels)))
             if len(clip) == num_frames:
                 break
         clips = [clip]
     if not clips[0]:
-        raise UserError(f"{path} has no frame {start}: choose a smaller --start")
+        raise UserError(f"{described(path)} has no frame {start}: choose a smaller start")
     return np.array(clips, np.float32)
 
 
-def stream_frames(
-    path: str | os.PathLike, shape: tuple[int, int, int, int], start: int = 0
-) -> tuple[Iterator[np.ndarray], int]:
+def stream_frames(path: Input, shape: tuple[int, int, int, int], start: int = 0) -> tuple[Iterator[np.ndarray], int]:
     """All frames from `start` on, (H, W, C) float32 in [-1, 1] each, read as they are asked for, and how many.
 
     Of an array of several clips the first is taken.
@@ -65,8 +74,8 @@ def stream_frames(
     if is_array(path):
         video = _read_array(path)[0, start:]
         return (_fit(frame, shape) for frame in video), len(video)
-    frames = (to_float(fit_frame(frame, (shape[1], shape[2]), shape[3])) for frame in read_frames(path, start))
-    return frames, max(probe(path).num_frames - start, 0)
+    frames = (to_float(fit_frame(frame, (shape[1], shape[2]), shape[3])) for frame in read_frames(_file(path), start))
+    return frames, max(probe(_file(path)).num_frames - start, 0)
 
 
 def check_known(what: str, num_known: int, mask: np.ndarray) -> None:
@@ -79,16 +88,18 @@ def check_known(what: str, num_known: int, mask: np.ndarray) -> None:
         )
 
 
-def input_rate(path: str | os.PathLike) -> float | None:
+def input_rate(path: Input) -> float | None:
     """Frames a second, None for what does not say."""
-    return None if is_array(path) else frame_rate(path)
+    return None if is_array(path) else frame_rate(_file(path))
 
 
-def _read_array(path: str | os.PathLike) -> np.ndarray:
+def _read_array(path: Input) -> np.ndarray:
     """(N, F, H, W, C), uint8 or float32 in [-1, 1]."""
-    if not Path(path).is_file():
+    if isinstance(path, np.ndarray):
+        video, layout = path, "(F, H, W, C) or (N, F, H, W, C)"
+    elif not Path(path).is_file():
         raise UserError(f"no file {path}: give a video that exists")
-    if Path(path).suffix == ".npz":
+    elif Path(path).suffix == ".npz":
         video, layout = _npz(path, "video"), "(F, H, W, C) or (N, F, H, W, C)"
     else:
         video, layout = load_torch(path), "(T, C, H, W) or (B, T, C, H, W)"
@@ -98,12 +109,13 @@ def _read_array(path: str | os.PathLike) -> np.ndarray:
     if video.ndim == 4:
         video = video[None]
     if video.ndim != 5 or video.shape[-1] not in (1, 3) or 0 in video.shape:
-        raise UserError(f"{path} holds an array of shape {video.shape}: {layout} with 1 or 3 channels is needed")
+        name = "an array" if isinstance(path, np.ndarray) else f"{path} holds an array"
+        raise UserError(f"{name} of shape {video.shape}: {layout} with 1 or 3 channels is needed")
     if video.dtype == np.uint8:
         return video
     video = video.astype(np.float32)
     if not np.abs(video).max() <= 1.01:  # also where something is NaN
-        raise UserError(f"{path} holds numbers that are not in [-1, 1]: scale them, or give uint8")
+        raise UserError(f"{described(path)} holds numbers that are not in [-1, 1]: scale them, or give uint8")
     return video
 
 
@@ -128,15 +140,15 @@ def _fit(frame: np.ndarray, shape: tuple[int, int, int, int]) -> np.ndarray:
     return to_float(fit_frame(as_rgb(frame), (shape[1], shape[2]), shape[3]))
 
 
-def frame_size(path: str | os.PathLike) -> tuple[int, int]:
+def frame_size(path: Input) -> tuple[int, int]:
     """(H, W) of the frames in a file."""
     if is_array(path):
         return _read_array(path).shape[2:4]
-    return next(read_frames(path)).shape[:2]
+    return next(read_frames(_file(path))).shape[:2]
 
 
 def read_mask(
-    path: str | os.PathLike,
+    path: Input,
     shape: tuple[int, int, int],
     source_size: tuple[int, int] | None = None,
     start: int = 0,
@@ -161,7 +173,9 @@ def read_mask(
         if mask.shape[1:] != source_size:
             sizes = {size for size in ((height, width), source_size) if size}
             wanted = " or ".join(f"{size[0]}x{size[1]}" for size in sorted(sizes))
-            raise UserError(f"--mask={path} is {mask.shape[1]}x{mask.shape[2]} (height x width): {wanted} is needed")
+            raise UserError(
+                f"mask {described(path)} is {mask.shape[1]}x{mask.shape[2]} (height x width): {wanted} is needed"
+            )
         mask = np.stack([fit_mask(frame, (height, width)) for frame in mask])
     if len(mask) == 1:
         mask = np.repeat(mask, num_frames, axis=0)
@@ -169,28 +183,34 @@ def read_mask(
         taken = mask[start::stride][:num_frames]
         if len(taken) < num_frames:
             raise UserError(
-                f"--mask={path} has {len(mask)} frames: 1, the clip's {num_frames}, or as many as the input are needed"
+                f"mask {described(path)} has {len(mask)} frames: 1, the clip's {num_frames}, or as many as the input "
+                "are needed"
             )
         mask = taken
     if not mask.any():
-        raise UserError(f"--mask={path} has nothing white, so nothing to generate: white is 128 or more of 255")
+        raise UserError(
+            f"mask {described(path)} has nothing white, so nothing to generate: white is 128 or more of 255"
+        )
     return mask.astype(np.float32)[..., None]
 
 
-def _white(path: str | os.PathLike) -> np.ndarray:
+def _white(path: Input) -> np.ndarray:
     """(F, H, W) bool."""
-    if not Path(path).exists():
+    if isinstance(path, np.ndarray):
+        mask = path
+    elif not Path(path).exists():
         raise UserError(f"no mask {path}: give a picture, a video or an .npz")
-    if Path(path).suffix != ".npz":
-        frames = [np.asarray(Image.fromarray(frame).convert("L")) for frame in read_frames(path)]
+    elif Path(path).suffix == ".npz":
+        mask = _npz(path, "mask")
+    else:
+        frames = [np.asarray(Image.fromarray(frame).convert("L")) for frame in read_frames(_file(path))]
         return np.stack(frames) >= 128
-    mask = _npz(path, "mask")
     if mask.ndim in (3, 4) and mask.shape[-1] == 1:
         mask = mask[..., 0]
     if mask.ndim == 2:
         mask = mask[None]
     if mask.ndim != 3 or 0 in mask.shape:
-        raise UserError(f"--mask={path} holds an array of shape {mask.shape}: (H, W) or (F, H, W) is needed")
+        raise UserError(f"mask {described(path)} holds an array of shape {mask.shape}: (H, W) or (F, H, W) is needed")
     return mask > 0.5 if mask.max() <= 1 else mask >= 128
 
 

@@ -6,7 +6,9 @@ given where mask = 0 and come back as they are; `numbers` are those of the windo
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
+import jax
 import numpy as np
 
 from vdt_jax.errors import UserError
@@ -112,3 +114,37 @@ def _windows(frames: Iterator[np.ndarray], per_window: int, overlap: int) -> Ite
 def _batched(windows: Iterator, size: int) -> Iterator[list]:
     while batch := list(itertools.islice(windows, size)):
         yield batch
+
+
+def window_filler(
+    complete: Callable[[np.ndarray, np.ndarray, jax.Array, Any], tuple[np.ndarray, np.ndarray]],
+    keys: jax.Array,
+    frame_size: tuple[int, int],
+    *,
+    labels: np.ndarray | None = None,
+    rows: int | None = None,
+) -> Fill:
+    """The `fill` of `extend` and `raise_frame_rate`: windows completed by a model.
+
+    Args:
+      complete: (clips, mask, keys, labels) -> (samples, mask over pixels), as `Pipeline.complete`.
+      keys: (B,) one for each sample of `extend`, or (1,) for `raise_frame_rate`.
+      frame_size: (h, w) of what the model denoises.
+      labels: (B,) or (1,) alike.
+      rows: windows of a call, for windows of one video: fewer are padded, so that one program serves all.
+    """
+
+    def fill(clips: np.ndarray, mask: np.ndarray, numbers: range) -> np.ndarray:
+        take = np.minimum(np.arange(max(len(clips), rows or 0)), len(clips) - 1)
+        samples, windows = np.broadcast_arrays(np.arange(len(keys)), np.asarray(numbers)[take if rows else 0])
+        positions = np.broadcast_to(mask[take][..., None, None, None], (*mask[take].shape, *frame_size, 1))
+        each_label = None if labels is None else labels[samples]
+        filled, _ = complete(clips[take], positions, _window_keys(keys[samples], windows), each_label)
+        return filled[: len(clips)]
+
+    return fill
+
+
+@jax.jit
+def _window_keys(keys: jax.Array, windows: jax.Array) -> jax.Array:
+    return jax.vmap(lambda key, window: jax.random.fold_in(jax.random.fold_in(key, 4), window))(keys, windows)

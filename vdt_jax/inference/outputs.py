@@ -2,6 +2,7 @@
 
 import contextlib
 import html
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,17 @@ from typing import NamedTuple
 import numpy as np
 
 from vdt_jax.errors import UserError
-from vdt_jax.video import VideoWriter, as_rgb, enlarge, frame_grid, hide, side_by_side, to_uint8, write_video
+from vdt_jax.video import (
+    OUTPUT_SUFFIXES,
+    VideoWriter,
+    as_rgb,
+    enlarge,
+    frame_grid,
+    hide,
+    side_by_side,
+    to_uint8,
+    write_video,
+)
 
 _OURS = '<meta name="generator" content="vdt_jax">'
 
@@ -29,30 +40,37 @@ class Section(NamedTuple):
     examples: Sequence[Example]
 
 
+def comparison_views(
+    clean: np.ndarray, mask: np.ndarray, samples: Sequence[np.ndarray], show_truth: bool = True
+) -> list[np.ndarray]:
+    """The columns given | sample(s) | truth of a comparison, (F, H', W', 3) uint8 each, enlarged if small.
+
+    Args:
+      clean: (F, H, W, C) uint8, the truth, or at least right where mask = 0.
+      mask: (F, H, W, 1), 1 = generate, 0 = given; generated positions are violet in the first column.
+      samples: (F, H, W, C) uint8 each.
+      show_truth: whether `clean` is known everywhere, and is shown.
+    """
+    truth = as_rgb(clean)
+    views = [hide(truth, mask), *map(as_rgb, samples), *([truth] if show_truth else [])]
+    return [enlarge(view) for view in views]
+
+
 def write_comparison(
-    stem: str | Path,
-    clean: np.ndarray,
-    mask: np.ndarray,
-    samples: Sequence[np.ndarray],
-    fps: float = 8,
-    show_truth: bool = True,
+    stem: str | Path, clean: np.ndarray, mask: np.ndarray, samples: Sequence[np.ndarray], fps: float = 8
 ) -> None:
     """Writes given | sample(s) | truth as a looping stem.gif, and as rows of frames in stem.png.
 
     Args:
       stem: path without suffix.
-      clean: (F, H, W, C) in [-1, 1], the truth, or at least right where mask = 0.
-      mask: (F, H, W, 1), 1 = generate, 0 = given; generated positions are violet in the first column.
-      samples: (F, H, W, C) each.
+      clean: (F, H, W, C) in [-1, 1], the truth.
+      mask: (F, H, W, 1), 1 = generate, 0 = given.
+      samples: (F, H, W, C) in [-1, 1] each.
       fps: of the GIF.
-      show_truth: whether `clean` is known everywhere, and is shown.
     """
-    stem = Path(stem)
-    truth = as_rgb(to_uint8(clean))
-    views = [hide(truth, np.asarray(mask)), *(as_rgb(to_uint8(sample)) for sample in samples)]
-    views = [enlarge(view) for view in ([*views, truth] if show_truth else views)]
-    write_video(stem.with_suffix(".gif"), side_by_side(*views), fps)
-    write_video(stem.with_suffix(".png"), frame_grid(*views)[None])
+    views = comparison_views(to_uint8(clean), mask, [to_uint8(sample) for sample in samples])
+    write_video(Path(stem).with_suffix(".gif"), side_by_side(*views), fps)
+    write_video(Path(stem).with_suffix(".png"), frame_grid(*views)[None])
 
 
 def write_videos(paths: Sequence[Path], blocks: Iterable[np.ndarray], fps: float, keep: int = 0) -> np.ndarray:
@@ -87,6 +105,22 @@ def table_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
         lines.append("  ".join(cells))
     return "\n".join(lines)
+
+
+def check_output(output: str | Path) -> None:
+    """Checks before any work that samples and their page can be written.
+
+    Raises:
+      UserError: a suffix that cannot be written, or a page in that folder that `write_page` did not write.
+    """
+    check_suffix(output)
+    check_free(Path(output).parent / "index.html")
+
+
+def check_suffix(output: str | os.PathLike) -> None:
+    """Raises UserError where a sample cannot be written in the format of the suffix."""
+    if Path(output).suffix not in OUTPUT_SUFFIXES:
+        raise UserError(f"output must end in {', '.join(OUTPUT_SUFFIXES)}, got {output}")
 
 
 def check_free(path: str | Path) -> None:

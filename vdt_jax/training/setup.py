@@ -24,8 +24,7 @@ from vdt_jax.distributed.mesh import (
     with_shardings,
 )
 from vdt_jax.errors import UserError
-from vdt_jax.models.vdt import VDT
-from vdt_jax.training._space import (
+from vdt_jax.latents.space import (
     BatchEncoder,
     Space,
     autoencoder_hash,
@@ -34,6 +33,7 @@ from vdt_jax.training._space import (
     source_shape,
     viewable,
 )
+from vdt_jax.models.vdt import VDT
 from vdt_jax.training.config import TrainConfig
 from vdt_jax.training.optimizer import make_learning_rate, make_optimizer
 from vdt_jax.training.step import Batch, Metrics, TrainState, init_state, make_train_step, shard_train_step

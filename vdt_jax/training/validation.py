@@ -17,9 +17,11 @@ from vdt_jax.data import Source, take
 from vdt_jax.diffusion.gaussian import GaussianDiffusion, make_diffusion
 from vdt_jax.diffusion.masks import TASKS
 from vdt_jax.evaluation.metrics.frames import psnr, ssim
+from vdt_jax.inference.generation import sample_keys
 from vdt_jax.inference.outputs import write_comparison
+from vdt_jax.inference.pipeline import Pipeline
+from vdt_jax.latents.space import Space, batch_encoder
 from vdt_jax.models.vdt import VDT
-from vdt_jax.training._space import Pipeline, Space, batch_encoder, sample_keys
 from vdt_jax.training.config import TrainConfig
 
 QUARTILES = 4

@@ -1,0 +1,190 @@
+"""Pipeline: every task from Python, on files, arrays and lists; what the scripts do is the same."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import vdt_jax
+from vdt_jax.checkpoints import save_model
+from vdt_jax.diffusion.masks import TASKS
+from vdt_jax.errors import UserError
+from vdt_jax.inference.clip import Clip
+from vdt_jax.inference.inputs import read_clips
+from vdt_jax.models.vdt import VDT
+from vdt_jax.video import frame_rate, read_frames, to_uint8, write_video
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+F, H, W = 6, 16, 24
+SIZES = dict(num_frames=F, patch_size=8, hidden_size=8, depth=1, num_heads=1, learn_sigma=False)
+
+
+def save_random_model(folder, data, **sizes):
+    model = VDT(**SIZES | sizes)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *model.video_shape)), jnp.zeros(1))["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(0, 0.5, leaf.shape).astype(np.float32), shapes)
+    diffusion = {"prediction": "x_start", "noise_schedule": "cosine", "clip_denoised": True}
+    save_model(folder, {"model": SIZES | sizes, "diffusion": diffusion, "data": data}, params)
+
+
+@pytest.fixture(scope="module")
+def pipe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    data = {"name": "moving_digits", "num_digits": 1}
+    save_random_model(folder, data, input_size=(H, W), in_channels=1, num_classes=10)
+    return vdt_jax.Pipeline.load(folder)
+
+
+@pytest.fixture(scope="module")
+def video():
+    """(9, H, W, 1) uint8; each frame is brighter than the last."""
+    return np.broadcast_to(20 * np.arange(9, dtype=np.uint8)[:, None, None, None], (9, H, W, 1)).copy()
+
+
+def given_frames(clip):
+    return [number for number, frame in enumerate(clip.mask) if not frame.any()]
+
+
+GIVEN = {"predict": [0, 1, 2], "backward": [3, 4, 5], "interpolation": [0, 4], "unconditional": []}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_keeps_the_given_frames(pipe, video, task):
+    clip = pipe.sample(video, task, steps=2)
+    assert clip.video.shape == (F, H, W, 1) and clip.video.dtype == np.uint8 and clip.truth_known
+    assert given_frames(clip) == GIVEN.get(task, given_frames(clip))
+    keep = np.broadcast_to(clip.mask == 0, clip.video.shape)
+    np.testing.assert_array_equal(clip.video[keep], video[:F][keep])
+    assert (clip.video[~keep] != video[:F][~keep]).mean() > 0.8
+
+
+def test_shortcuts_are_the_tasks(pipe, video):
+    for shortcut, task in [(pipe.predict, "predict"), (pipe.backward, "backward"), (pipe.interpolate, "interpolation")]:
+        np.testing.assert_array_equal(shortcut(video, steps=2).video, pipe.sample(video, task, steps=2).video)
+    np.testing.assert_array_equal(
+        pipe.generate(steps=2, labels=[3]).video, pipe.sample(None, "unconditional", steps=2, labels=[3]).video
+    )
+    assert np.abs(pipe.generate(steps=2, labels=[3]).video.astype(int) - pipe.generate(steps=2, labels=[4]).video).max()
+
+
+def test_a_mask_as_an_array(pipe, video):
+    hole = np.zeros((H, W), bool)
+    hole[4:10, 2:5] = True
+    clip = pipe.inpaint(video, hole, steps=2)
+    changed = (clip.video != video[:F])[..., 0]
+    assert not changed[:, ~hole].any() and changed[:, hole].mean() > 0.8
+    np.testing.assert_array_equal(clip.mask[2, ..., 0], hole)
+
+
+def test_a_list_of_inputs_is_a_batch(pipe, video, tmp_path):
+    write_video(tmp_path / "a.npz", video[2:])
+    clips = pipe.predict([video, tmp_path / "a.npz"], num_given=2, steps=2)
+    assert [clip.video.shape for clip in clips] == [(F, H, W, 1)] * 2
+    np.testing.assert_array_equal(clips[0].video[:2], video[:2])
+    np.testing.assert_array_equal(clips[1].video[:2], video[2:4])
+    alone = pipe.predict(video, num_given=2, steps=2, batch_size=1)
+    assert np.abs(alone.video.astype(int) - clips[0].video).max() <= 1  # another batch, another rounding
+    assert len(pipe.predict([video], steps=2)) == 1
+    samples = pipe.predict(video, steps=2, num_samples=3, batch_size=2)
+    assert len(samples) == 3 and np.abs(samples[0].video.astype(int) - samples[2].video).max() > 20
+
+
+def test_extend_and_raise_the_frame_rate(pipe, video):
+    longer = pipe.extend(video, 7, num_given=2, steps=2)
+    assert longer.video.shape == (9, H, W, 1) and given_frames(longer) == [0, 1] and longer.truth_known
+    np.testing.assert_array_equal(longer.video[:2], video[:2])
+    before = pipe.extend(video, 4, task="backward", num_given=3, steps=2)
+    assert given_frames(before) == [4, 5, 6]
+    np.testing.assert_array_equal(before.video[4:], video[:3])
+    smooth = pipe.raise_frame_rate(video, 2, steps=2, fps=10)
+    assert smooth.video.shape == (17, H, W, 1) and smooth.fps == 20
+    np.testing.assert_array_equal(smooth.video[::2], video)
+    assert given_frames(smooth) == list(range(0, 17, 2))
+
+
+def test_a_long_video_is_written_as_it_is_made(pipe, video, tmp_path):
+    frames = np.concatenate([video] * 5)
+    clip = pipe.raise_frame_rate(frames, 2, steps=1, output=tmp_path / "out.npz")
+    written = np.load(tmp_path / "out.npz")["video"]
+    assert len(written) == 89 and 64 <= len(clip.video) < 89
+    np.testing.assert_array_equal(written[::2, ..., :1], frames)
+    np.testing.assert_array_equal(written[: len(clip.video), ..., :1], clip.video)
+
+
+def test_progress_counts_all_steps_and_changes_no_bits(pipe, video):
+    seen = []
+    arguments = {"num_samples": 3, "batch_size": 2, "steps": 25}
+    watched = pipe.predict(video, progress=lambda done, total: seen.append((done, total)), **arguments)
+    assert seen[-1] == (50, 50) and len(seen) > 10 and seen == sorted(seen)
+    for a, b in zip(watched, pipe.predict(video, **arguments), strict=True):
+        np.testing.assert_array_equal(a.video, b.video)
+
+
+def test_saving(pipe, video, tmp_path):
+    clip = dataclasses.replace(pipe.predict(video, steps=2), fps=12.5)
+    clip.save(tmp_path / "out.mp4")
+    assert frame_rate(tmp_path / "out.mp4") == 12.5
+    clip.save(tmp_path / "out.npz")
+    np.testing.assert_array_equal(np.load(tmp_path / "out.npz")["video"][..., :1], clip.video)
+    clip.save_comparison(tmp_path / "out.gif")
+    three = next(read_frames(tmp_path / "out.gif")).shape[1]
+    dataclasses.replace(clip, truth_known=False).save_comparison(tmp_path / "two.gif")
+    assert next(read_frames(tmp_path / "two.gif")).shape[1] < three
+    with pytest.raises(UserError, match=r"must be \.gif or \.png"):
+        clip.save_comparison(tmp_path / "out.mp4")
+
+
+def test_the_cost_is_measured_and_nothing_is_written(pipe, video, tmp_path):
+    cost = pipe.cost(video, fps_factor=2, steps=7)
+    assert (cost.window, cost.batch_size, cost.num_batches, cost.steps) == ((F, H, W, 1), 1, 7, 7)
+    assert cost.memory > 0 and cost.seconds_per_step > 0
+    assert pipe.cost(video, num_samples=5, batch_size=2)[1:3] == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda pipe, video: pipe.predict(video, step=3), "unknown option 'step': did you mean 'steps'"),
+        (lambda pipe, video: pipe.predict(video, steps=0), "steps must be >= 1, got 0"),
+        (lambda pipe, video: pipe.predict(video, seed=-1), "seed must be >= 0, got -1"),
+        (lambda pipe, video: pipe.predict(video, guidance=float("nan")), "guidance must be a finite number, got nan"),
+        (
+            lambda pipe, video: pipe.predict(video * 1.0),
+            r"array of shape \(9, 16, 24, 1\) holds numbers that are not in",
+        ),
+        (lambda pipe, video: pipe.predict(video[..., 0]), r"\(9, 16, 24\)"),
+        (lambda pipe, video: pipe.predict(video[:2], num_given=4), r"array of shape .* has 2 frame\(s\)"),
+        (lambda pipe, video: pipe.inpaint(video, np.zeros((3, 4))), "mask an array of shape .* is 3x4"),
+        (lambda pipe, video: pipe.extend([video], 3, num_given=6), "num_given must be < 6"),
+        (lambda pipe, video: pipe.raise_frame_rate([video, video], 2), "give one input, got 2"),
+        (lambda pipe, video: pipe.predict(video, output="out.avi"), "output must end in"),
+        (lambda pipe, video: pipe.diffusion(0), "steps must be >= 1, got 0"),
+    ],
+)
+def test_mistakes_get_one_line(pipe, video, call, message):
+    with pytest.raises(UserError, match=message) as error:
+        call(pipe, video)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_of_latents_with_its_autoencoder(tmp_path, monkeypatch):
+    """A converted model on latents: pixels in, pixels out, the given pixels untouched."""
+    save_random_model(tmp_path / "model", {"name": "synthetic"}, input_size=(4, 4), in_channels=4, patch_size=2)
+    with pytest.raises(UserError, match=r"model of latents \(4 channels\): name its autoencoder"):
+        vdt_jax.Pipeline.load(tmp_path / "model")
+    pipe = vdt_jax.Pipeline.load(tmp_path / "model", vae=GOLDENS / "vae_tiny")
+    assert pipe.shape == (F, 16, 16, 3)
+    video = np.random.default_rng(0).integers(0, 256, (F, 16, 16, 3), np.uint8)
+    write_video(tmp_path / "in.npz", video)
+    clip = pipe.predict(tmp_path / "in.npz", num_given=4, steps=2)
+    clip.save(tmp_path / "out.mp4")
+    assert len(list(read_frames(tmp_path / "out.mp4"))) == F
+    np.testing.assert_array_equal(clip.video[:4], to_uint8(read_clips(video, pipe.shape)[0][:4]))
+    assert np.abs(clip.video[4:].astype(int) - video[4:]).max() > 20
+    decoded = pipe.predict(tmp_path / "in.npz", num_given=4, steps=2, paste=False)
+    assert np.abs(decoded.video[:4].astype(int) - clip.video[:4]).max() > 0
+    assert isinstance(clip, Clip)

@@ -1,0 +1,207 @@
+"""A model ready to sample: `Pipeline`, which the scripts, evaluation and the previews of training use.
+
+pipe = vdt_jax.Pipeline.load("demo")
+clip = pipe.predict("clip.mp4", num_given=4, steps=20)
+clip.save("out.mp4")
+"""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from vdt_jax.checkpoints import DEMO, load_config, load_model
+from vdt_jax.data import Source
+from vdt_jax.diffusion.gaussian import GaussianDiffusion, make_diffusion
+from vdt_jax.distributed.mesh import make_mesh, replicated
+from vdt_jax.errors import UserError
+from vdt_jax.inference import requests
+from vdt_jax.inference.clip import Clip
+from vdt_jax.inference.generation import generate, task_masks
+from vdt_jax.inference.inputs import Input
+from vdt_jax.inference.options import SampleOptions
+from vdt_jax.latents.space import PixelSpace, Space, load_space, pixel_source
+from vdt_jax.models.fingerprint import fingerprint
+from vdt_jax.models.vdt import VDT
+from vdt_jax.options import build
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pipeline:
+    """A network, its parameters, the config that it was trained with, and the space that it denoises in.
+
+    Attributes:
+      model: the network.
+      params: its parameters, on the devices to sample on.
+      config: of the training run; `diffusion` and `data` are read.
+      space: pixels, or the latents of an autoencoder.
+    """
+
+    model: VDT
+    params: Any
+    config: Mapping[str, Any]
+    space: Space = PixelSpace()
+
+    @classmethod
+    def load(
+        cls, path: str | os.PathLike = DEMO, *, vae: str | os.PathLike | None = None, vae_dtype: str = "float32"
+    ) -> "Pipeline":
+        """Loads a checkpoint onto all devices.
+
+        Args:
+          path: a working directory of train.py, a converted folder, or `demo`, the bundled model.
+          vae: the autoencoder of a model of latents: a folder, a file or a repository of the Hugging Face hub.
+          vae_dtype: what the autoencoder computes in, `float32` or `bfloat16`.
+
+        Raises:
+          UserError: no checkpoint there, a model of latents without its autoencoder, or another autoencoder than the
+            one that the model was trained with.
+        """
+        config = load_config(path)
+        model, params = load_model(path)
+        space = load_space(vae, vae_dtype, config)
+        if vae is None and model.in_channels not in (1, 3):
+            raise UserError(
+                f"{path} is a model of latents ({model.in_channels} channels): name its autoencoder (--vae)"
+            )
+        space.clip_shape(model)
+        return cls(model, jax.device_put(params, replicated(make_mesh())), config, space)
+
+    # ------------------------------------------------------------------ what the model works on
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(F, H, W, C) of a clip in pixels."""
+        return self.space.clip_shape(self.model)
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """SHA-256 of the network's sizes and parameters."""
+        return fingerprint(self.model, self.params)
+
+    def diffusion(self, steps: int | str = 50) -> GaussianDiffusion:
+        """The diffusion process of the model, respaced to a number of steps, or as `respace_timesteps` says."""
+        if isinstance(steps, int) and steps < 1:
+            raise UserError(f"steps must be >= 1, got {steps}")
+        options = self.config["diffusion"]
+        return make_diffusion(**options, timestep_respacing=str(steps), learn_sigma=self.model.learn_sigma)
+
+    def source(
+        self, split: str = "held_out", data: Mapping[str, Any] | None = None, num_frames: int | None = None
+    ) -> Source:
+        """Clips in pixels of a dataset.
+
+        Args:
+          split: `train` or `held_out`.
+          data: the `data` section of a config; default: that of the model.
+          num_frames: of a clip; default: the model's.
+        """
+        return pixel_source(data or self.config["data"], self.model, self.space, split, num_frames)
+
+    def task_masks(self, task: str, numbers: range, seed: int = 0, num_given: int | None = None) -> jax.Array:
+        """The masks (B, F, h, w, 1) of a task for these sample numbers, over what the model denoises.
+
+        1 = generate, 0 = given. See `diffusion.masks.task_mask`.
+        """
+        return task_masks(seed, numbers, task, self.model, num_given)
+
+    # ------------------------------------------------------------------ arrays in, arrays out
+
+    def complete(
+        self,
+        clips: np.ndarray,
+        mask: jax.Array | np.ndarray,
+        keys: jax.Array,
+        *,
+        diffusion: GaussianDiffusion,
+        encode_full: bool = False,
+        paste: bool = True,
+        **options: Any,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Generates what a mask asks for, from pixels to pixels.
+
+        Args:
+          clips: (B, F, H, W, C) in [-1, 1].
+          mask: (B, F, h, w, 1) over what the model denoises, 1 = generate, 0 = given.
+          keys: (B,) one for each sample, see `sample_keys`.
+          diffusion: see the method of this name.
+          encode_full, paste: see `latents.space.VaeSpace`.
+          options: of `generate`: sampler, labels, guidance, on_steps and so on.
+
+        Returns:
+          The samples (B, F, H, W, C) in [-1, 1], and the mask over their pixels (B, F, H, W, 1).
+        """
+        mask = np.asarray(mask)
+        given = self.space.encode(clips, mask, keys, encode_full)
+        samples = generate(self.model, self.params, diffusion, given, mask, keys, **options)
+        return self.space.decode(samples, clips, mask, paste), self.space.enlarge_mask(mask)
+
+    # ------------------------------------------------------------------ files in, clips out
+
+    def sample(
+        self,
+        input: Input | Sequence[Input] | None = None,
+        task: str | None = None,
+        *,
+        output: str | os.PathLike | None = None,
+        progress: Callable[[int, int], object] | None = None,
+        **options: Any,
+    ) -> Clip | list[Clip]:
+        """Samples any task, mask or length.
+
+        Args:
+          input: a video, GIF, picture, folder of frames, .npz or .pt file, an array (F, H, W, C) of uint8 or of floats
+            in [-1, 1]; several of them as a list. None takes held-out clips of the model's data.
+          task: one of `diffusion.masks.TASKS`; default: predict.
+          output: an .mp4 or .npz file to write each sample to as it is made, numbered if there are several.
+          progress: called now and then with the network steps done and the steps in all.
+          options: of `SampleOptions`.
+
+        Returns:
+          One clip, or a list where `input` is a list or `num_samples` is more than one.
+
+        Raises:
+          UserError: options that are not allowed, or an input that cannot be read.
+        """
+        chosen = build(SampleOptions, {"task": task, **options})
+        clips = requests.run(self, input, chosen, output, progress)
+        return clips if isinstance(input, list | tuple) or (chosen.num_samples or 1) > 1 else clips[0]
+
+    def cost(self, input: Input | Sequence[Input] | None = None, **options: Any) -> requests.Cost:
+        """Memory and time that `sample` would take with the same arguments; nothing is written."""
+        return requests.measure(self, input, build(SampleOptions, options))
+
+    def predict(self, input: Any = None, **options: Any) -> Any:
+        """Generates the frames that follow `num_given` given ones; see `sample`."""
+        return self.sample(input, "predict", **options)
+
+    def backward(self, input: Any = None, **options: Any) -> Any:
+        """Generates the frames that precede the last `num_given` ones; see `sample`."""
+        return self.sample(input, "backward", **options)
+
+    def interpolate(self, input: Any = None, **options: Any) -> Any:
+        """Generates the frames between every fourth frame of a clip; see `sample`.
+
+        For other frames use `sample(input, given_frames=[0, 7, 15])`, for a whole video `raise_frame_rate`.
+        """
+        return self.sample(input, "interpolation", **options)
+
+    def generate(self, **options: Any) -> Any:
+        """Generates a clip from nothing; `labels` chooses its class where the model has classes. See `sample`."""
+        return self.sample(None, "unconditional", **options)
+
+    def inpaint(self, input: Any, mask: Any, **options: Any) -> Any:
+        """Generates the white region of a mask: a picture for all frames, a video or an array; see `sample`."""
+        return self.sample(input, mask=mask, **options)
+
+    def extend(self, input: Any, num_new: int, **options: Any) -> Any:
+        """Generates `num_new` frames after the given ones, or before them with `task="backward"`; see `sample`."""
+        return self.sample(input, extend=num_new, **options)
+
+    def raise_frame_rate(self, input: Any, factor: int, **options: Any) -> Any:
+        """Generates `factor` - 1 frames between any two frames of a video of any length; see `sample`."""
+        return self.sample(input, fps_factor=factor, **options)
