@@ -128,7 +128,7 @@ def values_of_config() -> dict[str, Any]:
     if flags.FLAGS.config is None:
         raise UserError("no recipe was named: add --config=configs/moving_digits.py, or another of configs/")
     try:
-        config = ConfigDict(flags.FLAGS.config)
+        config: Any = ConfigDict(flags.FLAGS.config)
     except (OSError, ImportError, TypeError) as error:  # ml_collections keeps a failed file's error until it is used
         raise UserError(f"--config cannot be loaded: {error}") from None
     chosen = config_flags.get_override_values(flags.FLAGS["config"])

@@ -113,6 +113,13 @@ def put_whole(value: Any, sharding: jax.sharding.Sharding) -> jax.Array:
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
+def on_one_device(tree: Any, mesh: Mesh) -> Any:
+    """Arrays that are spread over the mesh, whole on this process's first device; every process must call it."""
+    if mesh.shape["fsdp"] > 1:
+        tree = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This host's part of a batch, onto the devices: arrays whose axis 0 is the global batch."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(batch_sharding(mesh), x), batch)
@@ -121,7 +128,7 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
 def check_batch_size(batch_size: int, mesh: Mesh, grad_accum: int = 1) -> None:
     """Raises UserError where the global batch cannot be split evenly; it is never changed to fit."""
     if grad_accum < 1:
-        raise UserError(f"grad_accum={grad_accum} cannot be: at least 1")
+        raise UserError(f"grad_accum must be >= 1, got {grad_accum}")
     if batch_size < 1 or batch_size % (mesh.size * grad_accum):
         parts = f"{mesh.size} devices" + (f" x {grad_accum} parts (grad_accum)" if grad_accum > 1 else "")
         raise UserError(f"batch_size={batch_size} is the batch of all devices together: make it a multiple of {parts}")

@@ -1,4 +1,4 @@
-"""How a run begins and ends: whether a working directory is its own, its first state, and steps that are skipped."""
+"""How a run begins: whether a working directory is its own, and the state before the first step."""
 
 import dataclasses
 import logging
@@ -9,14 +9,12 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from vdt_jax.checkpoints import Checkpoints, fresh_paths, load_config, start_from
-from vdt_jax.data.pipeline import clip_numbers
-from vdt_jax.errors import RunStopped, UserError
+from vdt_jax.checkpoints import fresh_paths, load_config, start_from
+from vdt_jax.errors import UserError
 from vdt_jax.training.setup import Run
-from vdt_jax.training.step import Metrics, TrainState
+from vdt_jax.training.step import TrainState
 
 logger = logging.getLogger(__name__)
-MAX_SKIPPED = 5  # steps in a row without a finite loss and gradient; then the run stops
 
 # A run can be resumed with other values of these keys; another value of any other key makes it another run.
 FREE_KEYS = (
@@ -81,24 +79,3 @@ def first_state(run: Run) -> TrainState:
 
 def _fresh(run: Run) -> list[str]:
     return [name for name in (run.config.init_fresh or "").split(",") if name]
-
-
-def report_skipped(run: Run, step: int, metrics: Metrics, checkpoints: Checkpoints) -> None:
-    """Warns of a step whose update was skipped, and names its clips.
-
-    Raises:
-      RunStopped: MAX_SKIPPED steps in a row were skipped.
-    """
-    in_a_row, size = int(metrics["skipped_in_a_row"]), run.config.batch_size
-    if in_a_row == 0:
-        return
-    clips = clip_numbers(len(run.source), run.config.seed, range((step - 1) * size, step * size))
-    logger.warning(
-        f"step {step} is left out: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}; "
-        f"{int(metrics['skipped'])} left out in all, {in_a_row} in a row; clips {', '.join(map(str, clips))}"
-    )
-    if in_a_row >= MAX_SKIPPED:
-        raise RunStopped(
-            f"{in_a_row} steps in a row, the last {step}, had a loss or a gradient that is not finite; the last good "
-            f"checkpoint is {checkpoints.newest()}"
-        )

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from vdt_jax.data import Source, make_source
-from vdt_jax.diffusion.gaussian import make_diffusion
+from vdt_jax.diffusion.gaussian import GaussianDiffusion, make_diffusion
 from vdt_jax.distributed.mesh import (
     batch_sharding,
     check_batch_size,
@@ -49,6 +49,7 @@ class Run:
       config: its description.
       mesh: its devices.
       model: the network.
+      diffusion: the process that it is trained for.
       space: pixels, or the latents of an autoencoder.
       source: the training clips, as they are read.
       held_out: the held-out clips, as they are looked at.
@@ -63,6 +64,7 @@ class Run:
     config: TrainConfig
     mesh: Mesh
     model: VDT
+    diffusion: GaussianDiffusion
     space: Space
     source: Source
     held_out: Source
@@ -92,6 +94,7 @@ def set_up(config: TrainConfig, folder: Path) -> Run:
     mesh = make_mesh(**vars(config.mesh))
     check_batch_size(config.batch_size, mesh, config.grad_accum)
     model = VDT(**vars(config.model))
+    diffusion = make_diffusion(**vars(config.diffusion), learn_sigma=model.learn_sigma)
     space = load_space(config.vae)
     source, held_out = _sources(config, model, space, folder)
 
@@ -107,13 +110,14 @@ def set_up(config: TrainConfig, folder: Path) -> Run:
         config=config,
         mesh=mesh,
         model=model,
+        diffusion=diffusion,
         space=space,
         source=source,
         held_out=held_out,
         learning_rate=learning_rate,
         state=state,
         init_state=jax.jit(init, out_shardings=state_shardings(state, mesh)),
-        train_step=_train_step(config, model, optimizer, state, mesh),
+        train_step=_train_step(config, model, diffusion, optimizer, state, mesh),
         encode=_encode(batch_encoder(space, source), encode_key, mesh),
         init_key=init_key,
         train_key=train_key,
@@ -128,19 +132,22 @@ def _sources(config: TrainConfig, model: VDT, space: Space, folder: Path) -> tup
     source = make_source(config.data, shape, "train", folder / "bad_files.jsonl")
     held_out = viewable(space, make_source(config.data, shape, "held_out", folder / "bad_files_held_out.jsonl"))
     if model.num_classes not in (1, source.num_classes):
-        raise UserError(
-            f"model.num_classes must be 1, or {source.num_classes} as in the data, got {model.num_classes}"
-        )
+        raise UserError(f"model.num_classes must be 1, or {source.num_classes} as in the data, got {model.num_classes}")
     return source, held_out
 
 
 def _train_step(
-    config: TrainConfig, model: VDT, optimizer: optax.GradientTransformation, state: TrainState, mesh: Mesh
+    config: TrainConfig,
+    model: VDT,
+    diffusion: GaussianDiffusion,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    mesh: Mesh,
 ) -> Step:
     """The step, jitted for the mesh."""
     step = make_train_step(
         model if config.mesh.fsdp == 1 else model.clone(gather=gather_whole(mesh, model.dtype)),
-        make_diffusion(**vars(config.diffusion), learn_sigma=model.learn_sigma),
+        diffusion,
         optimizer,
         ema_decay=config.ema_decay,
         grad_accum=config.grad_accum,
