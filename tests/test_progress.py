@@ -1,10 +1,11 @@
 """What a run leaves in its working directory, and says on the terminal."""
 
 import json
+import logging
 
 from helpers.event_files import scalars
 
-from vdt_jax.progress import RunLog
+from vdt_jax.progress import LogLines, RunLog
 
 
 def steps(workdir):
@@ -51,9 +52,9 @@ def test_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with RunLog(tmp_path, 0, 10) as run:
         run.metrics(5, {"loss": 0.5, "validation/predict": 0.7})
-        run.say("a line")
+        LogLines().emit(logging.makeLogRecord({"msg": "a line", "levelno": logging.WARNING}))
     shown = capsys.readouterr()
-    assert "50%" in shown.err and "loss 0.5" in shown.err and "a line" in shown.out
+    assert "50%" in shown.err and "loss 0.5" in shown.err and "WARNING: a line" in shown.out
     assert "validation" not in shown.err and "validation/predict" in (tmp_path / "metrics.jsonl").read_text()
 
 

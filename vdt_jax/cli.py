@@ -13,10 +13,10 @@ import jax
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_dict, config_flags
-from tqdm import tqdm
 
 from vdt_jax.errors import INTERRUPTED, RunStopped, UserError
 from vdt_jax.options import Options, kind_of
+from vdt_jax.progress import LogLines
 
 USER_ERROR = 2
 
@@ -49,22 +49,13 @@ def quiet_start() -> None:
     absl_logging.set_verbosity(absl_logging.FATAL)  # errors in a library are raised, too, and end in one line
     log = logging.getLogger("vdt_jax")
     log.setLevel(logging.INFO)
-    log.handlers, log.propagate = [_Lines()], False
+    log.handlers, log.propagate = [LogLines()], False
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         # A cache is code that will be run: nobody else may write there.
         folder = Path.home() / ".cache" / "vdt_jax" / "xla"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-class _Lines(logging.Handler):
-    """Log records as lines of stdout that do not tear a progress bar."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        warning = "WARNING: " if record.levelno >= logging.WARNING else ""
-        tqdm.write(warning + record.getMessage(), file=sys.stdout)
-        sys.stdout.flush()
 
 
 def define_flags(cls: type) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -51,6 +52,16 @@ def steps_progress(what: str) -> Iterator[Callable[[int, int], object]]:
         yield report
 
 
+class LogLines(logging.Handler):
+    """Shows log records as lines of stdout that do not tear a bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one line."""
+        prefix = "WARNING: " if record.levelno >= logging.WARNING else ""
+        tqdm.write(prefix + record.getMessage(), file=sys.stdout)
+        sys.stdout.flush()
+
+
 class RunLog:
     """Writes metrics to a working directory, and progress to the terminal: a bar there, plain lines elsewhere.
 
@@ -90,12 +101,6 @@ class RunLog:
             self._bar.close()
         self._events.close()
         self._file.close()
-
-    def say(self, message: str) -> None:
-        """One line that does not tear the bar."""
-        if self._quiet:
-            return
-        tqdm.write(message) if self._bar is not None else print(message, flush=True)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Logs the metrics of a step, with steps a second and the time left; the terminal shows those without a slash.

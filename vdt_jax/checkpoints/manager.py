@@ -1,9 +1,8 @@
-"""The checkpoints of a run: saved beside training, kept as asked for, and found again whole."""
+"""The checkpoints of a run: saved asynchronously, the newest kept, restored where they are whole."""
 
+import logging
 import os
 import time
-import warnings
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -24,6 +23,7 @@ from vdt_jax.distributed.processes import any_process, from_first_process
 from vdt_jax.errors import RunStopped, UserError
 from vdt_jax.files import open_folder
 
+logger = logging.getLogger(__name__)
 MAX_FAILED_SAVES = 5  # in a row; then the run stops
 State = TypeVar("State", bound=Any)  # a flax dataclass: step, params, ema_params, opt_state, skipped
 TRIES = 10  # a failed save is tried again after each tenth of the way to the next checkpoint
@@ -32,28 +32,19 @@ TRIES = 10  # a failed save is tried again after each tenth of the way to the ne
 class Checkpoints:
     """The checkpoints of one run; a context manager that waits for the last save.
 
-    `save` copies the state to the host and returns; files, hashes, manifest and the removal of old steps are the work
-    of another thread. All hosts must call the methods in the same order.
+    `save` copies the state to the host and returns; another thread writes files, hashes and manifest and removes old
+    steps. All hosts must call the methods in the same order.
 
     Args:
       workdir: of the run.
       every: steps from one checkpoint to the next.
-      keep: how many of the newest are kept.
-      keep_every: steps that it divides are kept for good.
-      say: takes a line about what went wrong.
+      keep: number of newest checkpoints that are kept.
+      keep_every: checkpoints of steps that it divides are kept for good.
     """
 
-    def __init__(
-        self,
-        workdir: str | os.PathLike,
-        *,
-        every: int = 1,
-        keep: int = 3,
-        keep_every: int | None = None,
-        say: Callable[[str], object] = warnings.warn,
-    ):
+    def __init__(self, workdir: str | os.PathLike, *, every: int = 1, keep: int = 3, keep_every: int | None = None):
         self.folder = open_folder(workdir) / "checkpoints"
-        self._every, self._keep, self._keep_every, self._say = every, keep, keep_every, say
+        self._every, self._keep, self._keep_every = every, keep, keep_every
         self._orbax = _checkpointer()
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._saving: Future | None = None
@@ -72,16 +63,16 @@ class Checkpoints:
         self._orbax.close()
 
     def due(self, step: int) -> bool:
-        """Whether this step is to be saved: every so many, and sooner where the last save failed."""
+        """Whether to save this step: every N-th, and sooner where the last save failed."""
         if step % self._every == 0:
             return True
         return step % max(1, self._every // TRIES) == 0 and any_process(self._failed and not self._busy())
 
     def save(self, state: Any) -> None:
-        """Starts to write the state; a step that is already there is left alone.
+        """Starts to write the state; a finished checkpoint of the step is not written again.
 
         Raises:
-          RunStopped: too many saves in a row have failed, or something in the state is not finite, which is not
+          RunStopped: too many saves in a row have failed, or something in the state is not finite; it is not
             written.
         """
         step = int(state.step)  # waits for the step that is being computed, which is no time of the save's
@@ -106,7 +97,7 @@ class Checkpoints:
         self.seconds_blocked += time.monotonic() - start
 
     def save_and_wait(self, state: Any) -> None:
-        """Writes the state, and again where that fails, until it is there. Raises RunStopped as `save` does."""
+        """Writes the state, with retries, and waits. Raises RunStopped as `save` does."""
         self.save(state)
         self.wait()
         while any_process(self._failed):
@@ -115,7 +106,7 @@ class Checkpoints:
             self.wait()
 
     def wait(self) -> None:
-        """Until the last save is finished, or has failed, of which `say` is told."""
+        """Waits until the last save is finished, or has failed, which is logged."""
         if self._saving is not None:
             self._saving.result()
             self._saving = None
@@ -123,7 +114,7 @@ class Checkpoints:
     def restore(self, like: State) -> State | None:
         """The newest good state, on the devices of `like` (arrays, or shapes with shardings); None if there is none.
 
-        A damaged checkpoint is reported and put aside under another name.
+        A damaged checkpoint is reported and renamed.
         """
         step = from_first_process(self._newest_good)
         if step < 0:
@@ -147,9 +138,9 @@ class Checkpoints:
         for step in reversed(all_steps(self.folder)):
             folder = self.folder / str(step)
             if step not in finished:
-                self._say(f"checkpoint {folder} has no {MANIFEST}: it is not finished, and passed over")
+                logger.warning(f"checkpoint {folder} has no {MANIFEST}: it is not finished, and is skipped")
             elif reason := damage(folder, step):
-                self._say(f"checkpoint {folder} is damaged ({reason}): put aside as {mark_damaged(folder, reason)}")
+                logger.warning(f"checkpoint {folder} is damaged ({reason}): moved to {mark_damaged(folder, reason)}")
             else:
                 return step
         return -1
@@ -170,9 +161,9 @@ class Checkpoints:
     def _fail(self, step: int, error: Exception) -> None:
         self._failed = True
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        self._say(
-            f"WARNING: saving step {step} failed ({self._failures + 1} of {MAX_FAILED_SAVES} in a row): {reason}. "
-            f"The last good checkpoint is {self.newest()}; it is tried again."
+        logger.warning(
+            f"saving step {step} failed ({self._failures + 1} of {MAX_FAILED_SAVES} in a row): {reason}. "
+            f"The last good checkpoint is {self.newest()}; the save is retried."
         )
         self._orbax = _checkpointer()
         if jax.process_index() == 0:

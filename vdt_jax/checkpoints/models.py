@@ -1,8 +1,8 @@
 """Models from checkpoints and folders: what sampling reads, and what a new run starts from."""
 
 import json
+import logging
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +17,7 @@ from vdt_jax.errors import UserError
 from vdt_jax.files import open_folder
 from vdt_jax.models.vdt import VDT
 
+logger = logging.getLogger(__name__)
 Config = dict[str, Any]
 DEMO = "demo"  # names the model that ships with the package
 
@@ -81,7 +82,7 @@ def newest_checkpoint(path: str | os.PathLike) -> epath.Path:
         reason = damage(folder / str(step), step, "ema_params/") if step in finished_steps(folder) else None
         if reason is None:
             return folder / str(step)
-        warnings.warn(f"checkpoint {folder / str(step)} is damaged ({reason}): not used", stacklevel=2)
+        logger.warning(f"checkpoint {folder / str(step)} is damaged ({reason}): not used")
     if steps:
         raise UserError(f"no good checkpoint in {path}: {folder / str(steps[0])} is damaged, and there is no older one")
     if unfinished := all_steps(folder):
