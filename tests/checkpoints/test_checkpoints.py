@@ -149,6 +149,14 @@ def test_a_failed_save_is_told_and_tried_again(run, monkeypatch):
     assert_same(restored(run), small_state(110))
 
 
+def test_a_failed_save_does_not_cost_the_last_good_checkpoint(tmp_path, monkeypatch):
+    with logged() as said, Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save_and_wait(small_state(1))
+        monkeypatch.setattr(manager_module, "write_manifest", _no_space)
+        checkpoints.save(small_state(2))
+    assert len(said) == 1 and names(tmp_path) == ["1"]
+
+
 def test_too_many_failed_saves_end_the_run(run, monkeypatch):
     monkeypatch.setattr(manager_module, "write_manifest", _no_space)
     monkeypatch.setattr(manager_module.time, "sleep", lambda _: None)

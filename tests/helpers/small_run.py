@@ -43,7 +43,7 @@ def compiled(setup="one device"):
 
 @functools.cache
 def first_state(optimizer=OPTIMIZER):
-    return jax.device_get(init_state(MODEL, optimizer, jax.random.key(0)))
+    return jax.device_get(jax.jit(functools.partial(init_state, MODEL, optimizer))(jax.random.key(0)))
 
 
 def data(first_step=0):

@@ -3,8 +3,8 @@
 import dataclasses
 
 import pytest
-from configs import default, moving_digits
 
+from configs import default, moving_digits
 from vdt_jax.errors import UserError
 from vdt_jax.options import build
 from vdt_jax.training.config import LearningRateOptions, RunOptions, TrainConfig

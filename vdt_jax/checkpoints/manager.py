@@ -35,6 +35,9 @@ class Checkpoints:
     `save` copies the state to the host and returns; another thread writes files, hashes and manifest and removes old
     steps. All hosts must call the methods in the same order.
 
+    Orbax's CheckpointManager is not used: it removes old steps as soon as its own files are written, before the
+    manifest, so that a failed save could cost the last good checkpoint.
+
     Args:
       workdir: of the run.
       every: steps from one checkpoint to the next.

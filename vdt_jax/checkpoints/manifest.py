@@ -1,8 +1,8 @@
-"""What a finished checkpoint consists of: `manifest.json`, with the size and SHA-256 of every file.
+"""The manifest of a finished checkpoint: `manifest.json`, with the size and SHA-256 of every file.
 
-Each host hashes what it wrote itself; the first host puts the parts together and writes the manifest last of all, whole
-or not at all. So a step without a manifest is not finished, and one whose files differ from it is damaged. The manifest
-has a hash of itself, and names its step, so that folders that changed places are found out too.
+Each host hashes the files that it wrote; the first host merges the hashes and writes the manifest last, atomically. So
+a step without a manifest is unfinished, and a step whose files differ from it is damaged. The manifest holds a hash of
+itself and its step, so that swapped folders are detected too.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ def write_manifest(folder: epath.Path, step: int, host: int, num_hosts: int) -> 
     """Hashes this host's files of a checkpoint; the first host then writes the manifest. Every host must call it.
 
     Raises:
-      OSError: a file cannot be read or written, or a host does not come.
+      OSError: a file cannot be read or written, or a host does not deliver its hashes in time.
     """
     files = {}
     for name in sorted(_files(folder)):
@@ -46,7 +46,7 @@ def damage(folder: epath.Path, step: int, start: str = "") -> str | None:
     """What is wrong with a checkpoint that has a manifest, or None.
 
     Args:
-      start: looks only at files whose path in the folder starts so.
+      start: checks only files whose path in the folder starts with it.
     """
     try:
         content = json.loads((folder / MANIFEST).read_text())
@@ -71,7 +71,7 @@ def damage(folder: epath.Path, step: int, start: str = "") -> str | None:
 
 
 def mark_damaged(folder: epath.Path, reason: str) -> epath.Path:
-    """Puts a damaged checkpoint aside under another name, with the reason in it; nothing is deleted."""
+    """Renames a damaged checkpoint and writes the reason into it; nothing is deleted."""
     number, aside = 1, folder.parent / f"{folder.name}.{DAMAGED}"
     while aside.exists():
         number += 1
