@@ -7,7 +7,6 @@ checkpoints, metrics.jsonl, TensorBoard events and samples. Exit codes: 2 an err
 continue, 75 it was interrupted and saved.
 """
 
-import functools
 import logging
 from typing import Any
 
@@ -16,16 +15,12 @@ import numpy as np
 
 from vdt_jax import cli
 from vdt_jax.checkpoints import Checkpoints, save_config
-from vdt_jax.data.pipeline import batches
-from vdt_jax.distributed.mesh import shard_batch
 from vdt_jax.distributed.processes import Interruption, Watch, start_processes
 from vdt_jax.errors import INTERRUPTED, RunStopped
 from vdt_jax.files import Mirror, open_folder
-from vdt_jax.models.flops import utilisation
 from vdt_jax.options import build
 from vdt_jax.progress import RunLog
 from vdt_jax.training.config import RunOptions, TrainConfig
-from vdt_jax.training.optimizer import count_trained
 from vdt_jax.training.resume import check_init_from, check_same_run, first_state
 from vdt_jax.training.setup import set_up
 from vdt_jax.training.skipped import report_skipped
@@ -71,28 +66,14 @@ def train(config: TrainConfig, path: str, stop_after: int | None, interruption: 
     state = checkpoints.restore(run.state) or first_state(run)
     first_step = int(state.step)
     last_step = min(config.total_steps, stop_after or config.total_steps)
-    train_batches = batches(
-        run.source,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        first_step=first_step,
-        host=jax.process_index(),
-        num_hosts=jax.process_count(),
-        num_threads=config.data_threads,
-        put=functools.partial(shard_batch, mesh=run.mesh),
-    )
+    train_batches = run.batches(first_step)
 
     # ------------------------------------------------------------------ loop
     mirror.fetch("metrics.jsonl")
-    device_kind = run.mesh.devices.flat[0].device_kind
-    mfu = functools.partial(utilisation, run.model, config.batch_size, device_kind, run.mesh.size)
-    with checkpoints, mirror, RunLog(mirror.folder, first_step, config.total_steps, not first_process, mfu) as log:
-        logger.info(
-            f"{count_trained(state.params, config.optimizer.frozen) / 1e6:.2f} M trained parameters, "
-            f"{len(run.source)} clips, {run.mesh.size} {device_kind} device(s) in {jax.process_count()} process(es), "
-            f"step {first_step} to {last_step}"
-        )
-        unread: Metrics | None = None  # of the step before: to read those of a step at once would wait for it
+    log = RunLog(mirror.folder, first_step, config.total_steps, not first_process, run.utilisation)
+    with checkpoints, mirror, log:
+        logger.info(f"{run.summary}, step {first_step} to {last_step}")
+        unread: Metrics | None = None  # metrics are read one step late, to avoid blocking on the device
         for step in range(first_step + 1, last_step + 1):
             with watch.reading():
                 batch = next(train_batches)

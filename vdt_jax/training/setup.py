@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from vdt_jax.data import Source, make_source
+from vdt_jax.data.pipeline import batches
 from vdt_jax.diffusion.gaussian import GaussianDiffusion, make_diffusion
 from vdt_jax.distributed.mesh import (
     batch_sharding,
@@ -20,6 +21,7 @@ from vdt_jax.distributed.mesh import (
     make_mesh,
     put_whole,
     replicated,
+    shard_batch,
     state_shardings,
     with_shardings,
 )
@@ -33,9 +35,10 @@ from vdt_jax.latents.space import (
     source_shape,
     viewable,
 )
+from vdt_jax.models.flops import utilisation
 from vdt_jax.models.vdt import VDT
 from vdt_jax.training.config import TrainConfig
-from vdt_jax.training.optimizer import make_learning_rate, make_optimizer
+from vdt_jax.training.optimizer import count_trained, make_learning_rate, make_optimizer
 from vdt_jax.training.step import Batch, Metrics, TrainState, init_state, make_train_step, shard_train_step
 
 Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
@@ -55,10 +58,10 @@ class Run:
       held_out: the held-out clips, as they are looked at.
       learning_rate: by step.
       state: shapes and shardings of the training state.
-      init_state: makes a fresh state, with its final sharding, of `init_key`.
+      init_state: `init_state(init_key)` makes a fresh state, with its final sharding.
       train_step: `train_step(state, batch, train_key) -> (state, metrics)`; donates the state.
-      encode: what `batch["video"]` passes through before the step, `encode(video, step)`.
-      init_key, train_key: of the random draws.
+      encode: `encode(video, step)`, which `batch["video"]` passes through before the step.
+      init_key, train_key: keys of the random draws.
     """
 
     config: TrainConfig
@@ -80,6 +83,36 @@ class Run:
     def config_json(self) -> dict[str, Any]:
         """What config.json holds: the config, and the hash of the autoencoder whose latents are trained on."""
         return self.config.as_json() | {"autoencoder": autoencoder_hash(self.space, self.source)}
+
+    @property
+    def summary(self) -> str:
+        """Sizes, data and devices, for the log."""
+        trained, kind = count_trained(self.state.params, self.config.optimizer.frozen), self._device_kind
+        return (
+            f"{trained / 1e6:.2f} M trained parameters, {len(self.source)} clips, {self.mesh.size} {kind} device(s) in "
+            f"{jax.process_count()} process(es)"
+        )
+
+    @property
+    def _device_kind(self) -> str:
+        return self.mesh.devices.flat[0].device_kind
+
+    def utilisation(self, steps_per_second: float) -> float | None:
+        """Model FLOPs utilisation, 0 to 1; None where the devices' peak is not known."""
+        return utilisation(self.model, self.config.batch_size, self._device_kind, self.mesh.size, steps_per_second)
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        """The training batches after `first_step` steps, on the mesh; each process reads its share."""
+        return batches(
+            self.source,
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            first_step=first_step,
+            host=jax.process_index(),
+            num_hosts=jax.process_count(),
+            num_threads=self.config.data_threads,
+            put=functools.partial(shard_batch, mesh=self.mesh),
+        )
 
 
 def set_up(config: TrainConfig, folder: Path) -> Run:
