@@ -50,7 +50,7 @@ def train(config: TrainConfig, path: str, stop_after: int | None, interruption: 
     # ------------------------------------------------------------------ model, data, optimizer, step
     workdir = open_folder(path)
     check_same_run(workdir, config.as_json())
-    mirror = Mirror(workdir, copies=first_process, say=logger.info)
+    mirror = Mirror(workdir, copies=first_process)
     run = set_up(config, mirror.folder)
     check_same_run(workdir, run.config_json)
     validation = Validation(run, mirror.folder / "samples", stop=lambda: interruption.asked)

@@ -1,10 +1,12 @@
-"""Runs in a bucket, against a storage emulator; without the extras gcs and emulator only what needs neither."""
+"""Atomic writes, hashes, comparing settings; runs in a bucket, against a storage emulator if it is installed."""
 
+import hashlib
 import importlib.util
 import json
 import os
 import threading
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from etils import epath
@@ -13,7 +15,39 @@ from helpers.scripts import DIGITS, SHRUNK, succeed
 
 from vdt_jax.checkpoints import Checkpoints
 from vdt_jax.errors import UserError
-from vdt_jax.files import Mirror, open_folder
+from vdt_jax.files import UNFINISHED, Mirror, atomic, atomic_write, differing, file_sha256, open_folder
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    atomic_write(path, "old")
+    with pytest.raises(RuntimeError), atomic(path) as unfinished:
+        assert unfinished.parent == tmp_path and unfinished.suffix == ".json" and unfinished.name.startswith(UNFINISHED)
+        unfinished.write_text("ne")
+        assert path.read_text() == "old"
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    atomic_write(path, b"new")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+    assert file_sha256(path) == hashlib.sha256(b"new").hexdigest()
+
+
+def test_threads_that_write_one_file_do_not_mix_their_content(tmp_path):
+    contents = [bytes([number]) * 100_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda content: atomic_write(tmp_path / "a", content), contents * 4))
+    assert (tmp_path / "a").read_bytes() in contents and len(list(tmp_path.iterdir())) == 1
+
+
+def test_settings_that_differ_are_named_with_both_values():
+    theirs = {"seed": 0, "size": [16, 24], "data": {"name": "a", "path": "x"}, "old": 1}
+    assert differing(theirs, {"seed": 0, "size": (16, 24), "data": {"name": "a", "path": "x"}, "old": 1}) == ""
+    ours = {"seed": 1, "size": [16, 24], "data": {"name": "b", "hop": None}, "new": 2}
+    assert differing(theirs, ours) == (
+        "data.name=a (now b), data.path=x (now None), new=None (now 2), old=1 (now None), seed=0 (now 1)"
+    )
+    assert differing(theirs, ours, ignore=("data", "ne", "old")) == "new=None (now 2), seed=0 (now 1)"
+    assert differing({}, dict.fromkeys("abcdefg", 1)).endswith("e=None (now 1), 2 more")
 
 
 @pytest.fixture(scope="module")

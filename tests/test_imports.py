@@ -9,7 +9,8 @@ ROOT = Path(__file__).parent.parent
 # Packages and modules by layer, the lowest first; those of one layer do not import each other.
 LAYERS = [
     {"errors"},
-    {"files", "options", "progress", "video", "distributed"},
+    {"files", "options"},
+    {"progress", "video", "distributed"},
     {"models", "diffusion", "data"},
     {"weights"},
     {"checkpoints", "latents"},

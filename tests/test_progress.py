@@ -5,7 +5,7 @@ import logging
 
 from helpers.event_files import scalars
 
-from vdt_jax.progress import LogLines, RunLog
+from vdt_jax.progress import RunLog, progress, show_log
 
 
 def steps(workdir):
@@ -52,10 +52,23 @@ def test_a_bar_on_a_terminal(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     with RunLog(tmp_path, 0, 10) as run:
         run.metrics(5, {"loss": 0.5, "validation/predict": 0.7})
-        LogLines().emit(logging.makeLogRecord({"msg": "a line", "levelno": logging.WARNING}))
     shown = capsys.readouterr()
-    assert "50%" in shown.err and "loss 0.5" in shown.err and "WARNING: a line" in shown.out
+    assert "50%" in shown.err and "loss 0.5" in shown.err
     assert "validation" not in shown.err and "validation/predict" in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_log_lines_are_printed_beside_a_bar(capsys, monkeypatch):
+    logger = logging.getLogger("vdt_jax")
+    for name in ("handlers", "level", "propagate"):
+        monkeypatch.setattr(logger, name, getattr(logger, name) if name != "handlers" else [])
+    show_log()
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with progress("work", 10) as advance:
+        advance(5)
+        logging.getLogger("vdt_jax.data").warning("%d files", 3)
+        logging.getLogger("vdt_jax.data").info("done")
+    shown = capsys.readouterr()
+    assert shown.out == "WARNING: 3 files\ndone\n" and "50%" in shown.err
 
 
 def test_tensorboard_has_every_number(tmp_path):

@@ -1,7 +1,6 @@
 """What the scripts share: flags and configs in, log lines out, one line for an error, exit codes."""
 
 import dataclasses
-import logging
 import os
 import sys
 import typing
@@ -10,13 +9,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
-from absl import app, flags
-from absl import logging as absl_logging
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_dict, config_flags
 
 from vdt_jax.errors import INTERRUPTED, RunStopped, UserError
 from vdt_jax.options import Options, kind_of
-from vdt_jax.progress import LogLines
+from vdt_jax.progress import show_log
 
 USER_ERROR = 2
 
@@ -29,6 +27,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
     def guarded(argv: Sequence[str]) -> None:
         try:
+            show_log()
             if len(argv) > 1:
                 raise UserError(f"{argv[1]!r} is not a flag: write --name=value")
             main(argv)
@@ -42,14 +41,11 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def quiet_start() -> None:
-    """Shows the package's log on the terminal, silences the libraries', and caches compiled programs between runs.
+    """Silences the logs of libraries and caches compiled programs between runs.
 
     The cache is in a folder of this user alone; JAX_COMPILATION_CACHE_DIR names another one.
     """
-    absl_logging.set_verbosity(absl_logging.FATAL)  # errors in a library are raised, too, and end in one line
-    log = logging.getLogger("vdt_jax")
-    log.setLevel(logging.INFO)
-    log.handlers, log.propagate = [LogLines()], False
+    logging.set_verbosity(logging.FATAL)  # errors in a library are raised, too, and end in one line
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         # A cache is code that will be run: nobody else may write there.
         folder = Path.home() / ".cache" / "vdt_jax" / "xla"
@@ -127,7 +123,7 @@ def values_of_config() -> dict[str, Any]:
         from vdt_jax.data import keys_of  # grain takes a second, and not every script needs it
 
         for key in set(config.data) - keys_of(config.data.name) - {"name"}:
-            if f"data.{key}" not in chosen:
+            if not any(name == f"data.{key}" or name.startswith(f"data.{key}.") for name in chosen):
                 config.data[key] = None
     return config.to_dict()
 

@@ -1,4 +1,4 @@
-"""What long work says of itself: metrics.jsonl, TensorBoard, and the terminal."""
+"""Progress of long work on the terminal, the package's log lines, and the metrics of a run."""
 
 import contextlib
 import json
@@ -11,10 +11,12 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from vdt_jax.files import atomic_write
+
 
 @contextlib.contextmanager
 def progress(what: str, total: int, unit: str = "B") -> Iterator[Callable[[int], object]]:
-    """Shows how far a piece of long work is: a bar on a terminal, a line every tenth elsewhere.
+    """Shows the progress of a piece of work: a bar on a terminal, a line every tenth elsewhere.
 
     Yields:
       A function that takes how much more is done.
@@ -52,22 +54,30 @@ def steps_progress(what: str) -> Iterator[Callable[[int, int], object]]:
         yield report
 
 
-class LogLines(logging.Handler):
-    """Shows log records as lines of stdout that do not tear a bar."""
+def show_log() -> None:
+    """Prints the package's log lines, from INFO up, to stdout; a progress bar stays whole."""
+    logger = logging.getLogger("vdt_jax")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(_Lines())
 
+
+class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes one line."""
-        prefix = "WARNING: " if record.levelno >= logging.WARNING else ""
+        prefix = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
         tqdm.write(prefix + record.getMessage(), file=sys.stdout)
         sys.stdout.flush()
 
 
 class RunLog:
-    """Writes metrics to a working directory, and progress to the terminal: a bar there, plain lines elsewhere.
+    """Writes the metrics of a run to metrics.jsonl and TensorBoard, and shows its progress on the terminal.
 
-    A run that resumes at step s forgets what was logged after s, which it is about to do again. Of several processes
-    all but one are `quiet`, and write and say nothing. `utilisation` makes of steps a second the share of the devices'
-    peak, or None where that is not known.
+    Args:
+      workdir: of the run.
+      first_step: step that the run resumes at; what was logged after it is deleted.
+      total_steps: of the run.
+      quiet: writes and shows nothing, for all processes of a run but one.
+      utilisation: the share of the devices' peak at a number of steps a second, None where the peak is not known.
     """
 
     def __init__(
@@ -82,11 +92,11 @@ class RunLog:
         self._utilisation = utilisation
         if quiet:
             return
-        self._path = Path(workdir) / "metrics.jsonl"
-        if self._path.is_file():
-            kept = [line for line in self._path.read_text().splitlines() if _step(line) <= first_step]
-            self._path.write_text("".join(line + "\n" for line in kept))
-        self._file = self._path.open("a")
+        path = Path(workdir) / "metrics.jsonl"
+        if path.is_file():
+            kept = [line for line in path.read_text().splitlines() if _step(line) <= first_step]
+            atomic_write(path, "".join(line + "\n" for line in kept))
+        self._file = path.open("a")
         self._events = SummaryWriter(str(workdir), purge_step=first_step + 1, write_to_disk=True)
         self._bar = tqdm(total=total_steps, initial=first_step, unit="step") if sys.stderr.isatty() else None
         self._total, self._last, self._time = total_steps, first_step, None
@@ -103,10 +113,9 @@ class RunLog:
         self._file.close()
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Logs the metrics of a step, with steps a second and the time left; the terminal shows those without a slash.
+        """Logs the metrics of a step, with steps a second and `mfu`; the terminal shows those without a slash.
 
-        The rate is that since the last call; the first call, which compilation precedes, has none. `mfu` goes with it
-        where the devices' peak is known.
+        The rate is measured since the last call; the first call, which compilation precedes, has none.
         """
         if self._quiet:
             return
@@ -131,7 +140,7 @@ class RunLog:
 
 
 def _step(line: str) -> float:
-    """The step of a line of metrics; infinity for one that a killed run left half-written."""
+    """The step of a line of metrics; infinity for a truncated line."""
     try:
         return json.loads(line)["step"]
     except ValueError:

@@ -32,7 +32,7 @@ def test_what_does_not_end_is_ended_in_time(outcome):
     """What sleeps, by the clock; what computes, by its own processor time."""
     looks = {os.path.basename(path): look for path, look in outcome.looks.items()}  # noqa: PTH119
     assert 0.9 * LIMIT < looks["hangs.mp4"][0] < LIMIT + 5
-    assert looks["spins.mp4"][1] < 1.5 * LIMIT
+    assert 0.9 * LIMIT < looks["spins.mp4"][1] < 1.5 * LIMIT
 
 
 def test_the_checks_see_what_went_wrong(outcome):
@@ -51,8 +51,8 @@ def test_reasons_are_lines_that_say_why(outcome):
     reasons = outcome.listed
     assert all(reason and "\n" not in reason and len(reason) < 300 for reason in reasons.values())
     for name, why in {
-        "hangs.mp4": "takes more than 3 s",
-        "spins.mp4": "takes more than 3 s",
+        "hangs.mp4": f"takes more than {LIMIT:g} s",
+        "spins.mp4": f"takes more than {LIMIT:g} s",
         "crashes.mp4": "signal 6",
         "takes_all_memory.mp4": "out of memory",
         "sound_only.mp4": "no video stream",

@@ -89,7 +89,7 @@ def test_a_longer_clip_or_damage_moves_no_video_to_the_other_split(tmp_path):
     assert count("held_out") == 5 and count("train") == 3 * 9
     (tmp_path / FIVE[others[0]].name).write_bytes(video(12))
     (tmp_path / FIVE[alone].name).write_bytes(b"")
-    with pytest.raises(UserError, match=r"no video for the held_out split in .* can be read, of 1: mend them"):
+    with pytest.raises(UserError, match=r"no video for the held_out split in .* can be read, of 1: repair them"):
         count("held_out")
     assert count("train") == 4 * 9
 
@@ -124,5 +124,5 @@ def test_cached_latents_stay_in_their_split_too(tmp_path):
 def test_a_list_without_a_split_says_so(tmp_path):
     (tmp_path / "a.mp4").write_bytes(video(8))
     (tmp_path / "list.csv").write_text("path,split\na.mp4,train\n")
-    with pytest.raises(UserError, match=r"no video for the held_out split in .*: it is a list that names none"):
+    with pytest.raises(UserError, match=r"no video for the held_out split in .*: the list assigns no videos to it"):
         open_folder(tmp_path / "list.csv", "held_out")

@@ -1,4 +1,4 @@
-"""The notebook runs, from an empty start, and shows seven pictures."""
+"""The notebook runs, from an empty start, and shows a picture of each task and of a mask."""
 
 from pathlib import Path
 
@@ -17,4 +17,4 @@ def test_the_notebook_shows_seven_tasks(monkeypatch):
     pictures = [
         output for cell in notebook.cells for output in cell.get("outputs", []) if "image/gif" in output.get("data", {})
     ]
-    assert len(pictures) == 7
+    assert len(pictures) == 8

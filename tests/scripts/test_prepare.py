@@ -1,5 +1,6 @@
-"""What prepare.py writes: a cache of latents, and what becomes of it when it is killed, damaged or another's."""
+"""prepare.py: a latent cache, also interrupted, damaged or with other settings, and a dataset of clips."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from vdt_jax.errors import UserError
 from vdt_jax.inference.generation import load_vae, sampled_clips
 from vdt_jax.latents.cache import write_metadata
 from vdt_jax.latents.codec import decode_video, draw_latents, encode_video
+from vdt_jax.latents.prepare import PrepareOptions, prepare
 from vdt_jax.models.fingerprint import fingerprint
 from vdt_jax.models.vdt import VDT
 from vdt_jax.video import read_clip, to_float, to_uint8
@@ -38,15 +40,22 @@ def videos(tmp_path_factory):
     return folder
 
 
-def prepare(videos, output, *more):
-    flags = [f"--input={videos}", f"--output={output}", f"--vae={VAE}", "--size=16,24", "--shard_frames=6"]
-    return "prepare.py", *flags, "--batch_size=4", "--max_bad=0.3", *more
+def options_of(videos, folder, **more):
+    chosen = {"input": str(videos), "output": str(folder), "vae": str(VAE), "size": (16, 24)}
+    return PrepareOptions(**chosen | {"shard_frames": 6, "batch_size": 4, "max_bad": 0.3} | more)
+
+
+def command_of(options):
+    """The same on the command line."""
+    values = {name: value for name, value in dataclasses.asdict(options).items() if value is not None}
+    shown = {name: ",".join(map(str, value)) if isinstance(value, tuple) else value for name, value in values.items()}
+    return "prepare.py", *(f"--{name}={value}" for name, value in shown.items())
 
 
 @pytest.fixture(scope="module")
 def cache(videos, tmp_path_factory):
     output = tmp_path_factory.mktemp("cache") / "latents"
-    assert "0 of 3 shards" in succeed(*prepare(videos, output))
+    prepare(options_of(videos, output))
     return output
 
 
@@ -89,7 +98,7 @@ def test_moments_of_a_position_are_the_same_and_draws_are_theirs(cache):
     np.testing.assert_array_equal(draw_latents(1.0, moments, None), moments[..., :4])
 
 
-def test_a_cache_goes_on_where_it_was_killed_and_mends_what_is_damaged(cache, videos, tmp_path):
+def test_a_cache_is_continued_and_its_damaged_shards_are_written_again(cache, videos, tmp_path, caplog):
     copy = shutil.copytree(cache, tmp_path / "copy")
     before = {file.name: file.read_bytes() for file in sorted(copy.iterdir())}
     (copy / "shard_00001.json").unlink()
@@ -102,13 +111,16 @@ def test_a_cache_goes_on_where_it_was_killed_and_mends_what_is_damaged(cache, vi
     data = bytearray(before["shard_00002.npy"])
     data[-1] ^= 1
     (copy / "shard_00002.npy").write_bytes(data)
-    assert "0 of 3 shards are there and whole" in succeed(*prepare(videos, copy))
+    caplog.set_level("INFO")
+    prepare(options_of(videos, copy))
+    assert "0 of 3 shards are there and whole" in caplog.messages
     assert {file.name: file.read_bytes() for file in sorted(copy.iterdir())} == before
 
 
 @pytest.mark.slow
-def test_two_hosts_share_the_work(cache, videos, tmp_path):
-    name, *flags = prepare(videos, tmp_path / "shared", "--num_processes=2")
+def test_two_hosts_share_the_work(videos, tmp_path):
+    assert "0 of 3 shards" in succeed(*command_of(options_of(videos, tmp_path / "alone")))
+    name, *flags = command_of(options_of(videos, tmp_path / "shared", num_processes=2))
     hosts = [
         subprocess.Popen(
             [sys.executable, str(ROOT / name), *flags, f"--process_id={number}"], stdout=subprocess.PIPE, text=True
@@ -117,23 +129,45 @@ def test_two_hosts_share_the_work(cache, videos, tmp_path):
     ]
     printed = [host.communicate(timeout=300)[0] for host in hosts]
     assert "0 of 2 shards" in printed[0] and "0 of 1 shards" in printed[1]
-    for file in cache.glob("[ms]*"):  # metadata.json, and the shards
+    for file in (tmp_path / "alone").glob("[ms]*"):  # metadata.json, and the shards
         assert (tmp_path / "shared" / file.name).read_bytes() == file.read_bytes()
     assert all("broken.mp4" in (tmp_path / "shared" / f"bad_files_{n}.jsonl").read_text() for n in range(2))
-    assert "it is 0 to 1" in fail(name, *flags, "--process_id=2")
 
 
-def test_videos_that_failed_before_a_kill_are_listed_and_counted_after_it(tmp_path):
+def test_videos_that_failed_before_a_kill_are_listed_and_counted_after_it(tmp_path, caplog):
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos" / "a.mp4").write_bytes(video(20))
     KINDS["bad_middle.mp4"][1](tmp_path / "videos" / "bad_middle.mp4")
-    again = prepare(tmp_path / "videos", tmp_path / "cache", "--max_bad=0.5")
-    succeed(*again)
+    options = options_of(tmp_path / "videos", tmp_path / "cache", max_bad=0.5)
+    prepare(options)
     listed = (tmp_path / "cache" / "bad_files.jsonl").read_text()
     assert "bad_middle.mp4" in listed
-    assert "2 of 2 shards are there and whole" in succeed(*again)
+    caplog.set_level("INFO")
+    prepare(options)
+    assert "2 of 2 shards are there and whole" in caplog.messages
     assert (tmp_path / "cache" / "bad_files.jsonl").read_text() == listed
-    assert "1 of 2 videos cannot be read" in fail(*again, "--max_bad=0.1")
+    with pytest.raises(UserError, match="1 of 2 videos cannot be read"):
+        prepare(dataclasses.replace(options, max_bad=0.1))
+
+
+def test_the_script_continues_a_cache_that_python_wrote(cache, videos):
+    options = options_of(videos, cache)
+    assert "3 of 3 shards are there and whole" in succeed(*command_of(options))
+    assert "was begun with frame_size=[16, 24] (now [16, 16])" in fail(*command_of(options), "--size=16")
+
+
+def test_without_an_autoencoder_a_dataset_of_clips_is_written(videos, tmp_path, caplog):
+    caplog.set_level("INFO")
+    options = options_of(videos, tmp_path / "clips", vae=None, num_frames=4, hop=4, held_out=0.3, labels=True)
+    prepare(options)
+    data = {"name": f"tfds:{tmp_path / 'clips'}", "labels": True}
+    assert caplog.messages[-1].endswith(f"train on it with --config.data.name={data['name']}")
+    sources = [make_source(data, (4, 16, 24, 3), split) for split in ("train", "held_out")]
+    assert sum(map(len, sources)) == 5 + 2 + 1 and all(map(len, sources)) and sources[0].num_classes == 2
+    assert sources[0].clip(0)["video"].shape == (4, 16, 24, 3)
+    assert "broken.mp4" in (tmp_path / "clips" / "bad_files.jsonl").read_text()
+    with pytest.raises(UserError, match="has a dataset already: choose another output"):
+        prepare(options)
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "empty", "gone"])
@@ -158,10 +192,13 @@ def test_mistakes_with_caches(cache, videos, tmp_path):
     ]:
         with pytest.raises(UserError, match=message):
             source_of(path, shape)
-    assert "was begun with frame_size=[16, 24] (now [16, 16])" in fail(*prepare(videos, cache, "--size=16"))
-    line = fail(*prepare(videos, cache, "--vae_dtype=bfloat16"))
-    assert "was begun with vae_dtype=float32 (now bfloat16)" in line
-    assert "--batch_size=0 cannot be: at least 1" in fail(*prepare(videos, cache, "--batch_size=0"))
+    for changed, message in [
+        ({"size": (16,)}, r"was begun with frame_size=\[16, 24\] \(now \[16, 16\]\)"),
+        ({"vae_dtype": "bfloat16"}, r"was begun with vae_dtype=float32 \(now bfloat16\)"),
+        ({"size": (15, 24)}, "size must be multiples of the autoencoder's factor 4, got 15,24"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            prepare(options_of(videos, cache, **changed))
 
 
 def test_a_cache_from_before_dtypes_were_written_goes_on(tmp_path):
@@ -171,19 +208,26 @@ def test_a_cache_from_before_dtypes_were_written_goes_on(tmp_path):
         write_metadata(tmp_path, {"num_shards": 2, "vae_dtype": "bfloat16"})
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flag", "message"),
+    ("changed", "message"),
     [
-        ("--num_frames=0", "--num_frames=0 cannot be: at least 1"),
-        ("--hop=0", "--hop=0 cannot be: at least 1"),
-        ("--shard_frames=-1", "--shard_frames=-1 cannot be: at least 1"),
-        ("--fps=-2", "--fps=-2 with --stride=1 cannot be"),
-        ("--held_out=1.5", "--held_out=1.5 cannot be: a share"),
+        ({"num_frames": 0}, "num_frames must be >= 1, got 0"),
+        ({"hop": 0}, "hop must be >= 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ({"shard_frames": -1}, "shard_frames must be >= 1, got -1"),
+        ({"fps": -2.0}, "fps must be >= 0, got -2"),
+        ({"fps": 2.0, "stride": 2}, "fps and stride exclude each other, got fps=2 and stride=2"),
+        ({"held_out": 1.5}, "held_out must be < 1, got 1.5"),
+        ({"num_processes": 2, "process_id": 2}, "process_id must be from 0 to 1, got 2"),
+        ({"num_processes": 2, "vae": None}, "a dataset is written by one process"),
+        ({"size": (1, 2, 3)}, "size must be one number, or height,width; got 1,2,3"),
+        ({"size": (0,)}, "size must be >= 1, got 0"),
+        ({"output": None}, "input and output are required"),
     ],
 )
-def test_mistakes_with_flags(flag, message, videos, tmp_path):
-    assert message in fail("prepare.py", f"--input={videos}", f"--output={tmp_path / 'out'}", flag)
+def test_mistakes_in_options(changed, message):
+    with pytest.raises(UserError, match=message):
+        options_of("videos", "out", **changed)
 
 
 def test_a_model_is_sampled_on_pixels_of_a_cache(cache):

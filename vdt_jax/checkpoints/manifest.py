@@ -14,6 +14,8 @@ from typing import Any
 
 from etils import epath
 
+from vdt_jax.files import UNFINISHED, atomic_write, file_sha256
+
 MANIFEST = "manifest.json"
 DAMAGED = "DAMAGED"
 _PART = "manifest.part{}.json"
@@ -29,9 +31,9 @@ def write_manifest(folder: epath.Path, step: int, host: int, num_hosts: int) -> 
     files = {}
     for name in sorted(_files(folder)):
         if _writer(name) == host or (host == 0 and _writer(name) >= num_hosts):
-            files[name] = [_size(folder / name), _hash(folder / name)]
+            files[name] = [_size(folder / name), file_sha256(folder / name)]
     if host > 0:
-        _write(folder / _PART.format(host), json.dumps(files))
+        atomic_write(folder / _PART.format(host), json.dumps(files))
         return
     for other in range(1, num_hosts):
         part = folder / _PART.format(other)
@@ -39,7 +41,7 @@ def write_manifest(folder: epath.Path, step: int, host: int, num_hosts: int) -> 
         files |= json.loads(part.read_text())
         part.unlink()
     content: dict[str, Any] = {"step": step, "hosts": num_hosts, "files": files}
-    _write(folder / MANIFEST, json.dumps(content | {"sha256": _own_hash(content)}, indent=1) + "\n")
+    atomic_write(folder / MANIFEST, json.dumps(content | {"sha256": _own_hash(content)}, indent=1) + "\n")
 
 
 def damage(folder: epath.Path, step: int, start: str = "") -> str | None:
@@ -63,7 +65,7 @@ def damage(folder: epath.Path, step: int, start: str = "") -> str | None:
             try:
                 if (found := _size(folder / name)) != size:
                     return f"{name} has {found} bytes in place of {size}"
-                if _hash(folder / name) != sha256:
+                if file_sha256(folder / name) != sha256:
                     return f"{name} was changed"
             except OSError as error:
                 return f"{name} cannot be read: {error.strerror or error}"
@@ -97,7 +99,7 @@ def _files(folder: epath.Path, prefix: str = "") -> Iterator[str]:
     for path in folder.iterdir():
         if path.is_dir():
             yield from _files(path, f"{prefix}{path.name}/")
-        elif prefix or not path.name.startswith("manifest."):
+        elif prefix or not path.name.startswith(("manifest.", UNFINISHED)):
             yield prefix + path.name
 
 
@@ -111,19 +113,8 @@ def _size(path: epath.Path) -> int:
     return path.stat().length
 
 
-def _hash(path: epath.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
-
-
 def _own_hash(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _write(path: epath.Path, text: str) -> None:
-    unfinished = path.parent / f"{path.name}.tmp"
-    unfinished.write_text(text)
-    unfinished.replace(path)
 
 
 def _wait_for(part: epath.Path, host: int) -> None:

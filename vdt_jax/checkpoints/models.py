@@ -14,7 +14,7 @@ from etils import epath
 from vdt_jax.checkpoints.manifest import all_steps, damage, finished_steps
 from vdt_jax.distributed.mesh import path_name, put_whole
 from vdt_jax.errors import UserError
-from vdt_jax.files import open_folder
+from vdt_jax.files import atomic_write, open_folder
 from vdt_jax.models.vdt import VDT
 
 logger = logging.getLogger(__name__)
@@ -50,9 +50,7 @@ def save_config(path: str | os.PathLike, config: Config) -> None:
     """Writes config.json, atomically."""
     folder = epath.Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / "config.json.tmp"
-    unfinished.write_text(json.dumps(config, indent=2) + "\n")
-    unfinished.replace(folder / "config.json")
+    atomic_write(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def save_model(path: str | os.PathLike, config: Config, params: Any) -> None:

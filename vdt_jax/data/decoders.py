@@ -1,12 +1,13 @@
-"""Decoding in processes of its own, with a limit of time and memory for each file.
+"""Decoding in separate processes, with a limit of time and memory for each clip.
 
-FFmpeg and Pillow read what strangers wrote: a file may hang them, crash them or ask for all memory. The processes are
-as many as threads ask at once, are started when they are needed, and end with their parent.
+A damaged or hostile file may hang FFmpeg and Pillow, crash them or make them ask for all memory. There are as many
+processes as threads that decode at once; they start when they are needed, and end with their parent.
 """
 
 import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,18 +25,17 @@ from vdt_jax.data.clips import PassingFailure, SlowClip, UnreadableClip
 from vdt_jax.video import CENTRE, Crop, VideoInfo
 from vdt_jax.video.worker import DONE, REFUSED
 
-_PATIENCE = 11  # times the time limit on the clock, for a process that others keep waiting
-_LOOKS = 40  # at what a process is doing, in its time limit
-_START_SECONDS = 120  # for Python to start on a machine that is busy
+_PATIENCE = 11  # times the time limit on the clock, for a process that gets a small share of a processor
+_START_SECONDS = 120  # for Python to start on a busy machine
 _MODULE = (sys.executable, "-m", "vdt_jax.video.worker")
 
 
 class Decoders:
-    """Decodes in other processes; may be called from many threads.
+    """Decodes in other processes; thread-safe.
 
     Args:
-      time_limit: seconds that a file may take for one clip; those in which others have the processor do not count, up
-        to ten times as many.
+      time_limit: seconds of processor time, of all threads together, that a clip may take. A process that does not
+        compute has as many seconds on the clock, one that others keep from computing eleven times as many.
       memory_limit: megabytes that a process may take.
       command: what runs `vdt_jax.video.worker`.
     """
@@ -46,7 +46,7 @@ class Decoders:
         self._lock = threading.Lock()
 
     def probe(self, path: str | None, content: bytes = b"") -> VideoInfo:
-        """What is known of a video without decoding it.
+        """Length, size and frame times of a video, without decoding it.
 
         Args:
           path: a file or a folder of frames; None for the file in `content`.
@@ -89,7 +89,7 @@ class Decoders:
             worker = self._idle.pop() if self._idle else None
         worker = worker or _Worker(self._command, self._memory_limit, self._time_limit)
         try:
-            reply = worker.ask(request, content, self._time_limit)
+            reply = worker.ask(request, content)
         except UnreadableClip:
             worker.kill()
             raise
@@ -105,13 +105,13 @@ class _Worker:
     """One process and the socket to it."""
 
     def __init__(self, command: Sequence[str], memory_limit: int, time_limit: float):
+        self._time_limit = time_limit
         ours, theirs = socket.socketpair()
         root = str(Path(__file__).parents[2])
         paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         with theirs:
-            # The process ends itself where its parent, which would kill it, is gone.
-            patience = int(_PATIENCE * time_limit) + 5
-            arguments = [str(theirs.fileno()), str(memory_limit), str(patience)]
+            patience = _PATIENCE * time_limit + 5  # for a process whose parent is gone
+            arguments = [str(theirs.fileno()), str(memory_limit), str(time_limit), str(patience)]
             self._process = subprocess.Popen(
                 [*command, *arguments],
                 pass_fds=[theirs.fileno()],
@@ -126,47 +126,42 @@ class _Worker:
             self.kill()
             raise RuntimeError(f"the decoder {' '.join(command)} does not start")
 
-    def ask(self, request: dict[str, Any], content: bytes, time_limit: float) -> bytes:
-        """The answer to a request; raises UnreadableClip where there is none, and the process is of no use then."""
+    def ask(self, request: dict[str, Any], content: bytes) -> bytes:
+        """The answer to a request; after an UnreadableClip the process is of no use."""
         try:
             self._connection.send_bytes(json.dumps(request).encode())
             self._connection.send_bytes(content)
-            answered = self._wait(time_limit)
+            answered = self._wait()
         except OSError:
             answered = True
-        if not answered:
-            raise SlowClip(f"takes more than {time_limit:g} s to decode")
-        reply = self._receive()
-        if not reply:
-            raise PassingFailure(f"the decoder died of it ({self._last_words()})")
-        return reply
+        if answered and (reply := self._receive()):
+            return reply
+        code = self._exit_code() if answered else None
+        if not answered or code == -signal.SIGPROF:
+            raise SlowClip(f"takes more than {self._time_limit:g} s to decode")
+        ending = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        raise PassingFailure(f"the decoder died of it ({ending})")
 
-    def _wait(self, time_limit: float) -> bool:
-        """Whether there is an answer in time: what a process waits for a processor does not count.
+    def _wait(self) -> bool:
+        """Whether the process answers or ends in time.
 
-        A process none of whose threads wants a processor hangs, or waits for a disk: the clock counts. One that wants
-        to compute is charged with the processor time that it gained, shared among the threads that want to: on a
-        machine of its own they would have had it at once.
+        The timer of the worker ends a process that computes for too long. A process that hangs is recognised here:
+        in as many seconds as the time limit it uses next to no processor time.
         """
-        last, used = time.monotonic(), self._cpu_seconds()
-        end, left = last + _PATIENCE * time_limit, time_limit * (1 - 1 / _LOOKS)
-        while left > 0 and last < end:
-            if self._connection.poll(time_limit / _LOOKS):
+        for _ in range(_PATIENCE):
+            used = self._cpu_seconds()
+            if self._connection.poll(self._time_limit):
                 return True
-            now, cpu, running = time.monotonic(), self._cpu_seconds(), self._running_threads()
-            left -= min(now - last, (cpu - used) / running) if running else now - last
-            last, used = now, cpu
+            if self._cpu_seconds() - used < self._time_limit / _PATIENCE:
+                return False
         return False
 
-    def _running_threads(self) -> int:
-        """How many of its threads have a processor or wait for one; 0 where there is no /proc."""
-        states = (_status(path)[:1] for path in Path(f"/proc/{self._process.pid}/task").glob("*/stat"))
-        return sum(state == ["R"] for state in states)
-
     def _cpu_seconds(self) -> float:
-        """Processor time of all its threads; 0 where there is no /proc."""
-        fields = _status(Path(f"/proc/{self._process.pid}/stat"))
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+        """Processor time of all its threads; 0 where the system has no clock of another process."""
+        try:
+            return time.clock_gettime(~self._process.pid << 3 | 2)  # what clock_getcpuclockid(3) computes on Linux
+        except OSError:
+            return 0.0
 
     def _receive(self) -> bytes:
         try:
@@ -174,11 +169,10 @@ class _Worker:
         except (EOFError, OSError):
             return b""
 
-    def _last_words(self) -> str:
+    def _exit_code(self) -> int | None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
-        code = self._process.poll()
-        return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        return self._process.poll()
 
     def kill(self) -> None:
         """Ends the process, without waiting for one that a dead disk holds."""
@@ -186,11 +180,3 @@ class _Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
         self._connection.close()
-
-
-def _status(path: Path) -> list[str]:
-    """The fields of a stat file of /proc from the state on; none where it is gone."""
-    try:
-        return path.read_text().rpartition(")")[2].split()
-    except OSError:
-        return []

@@ -9,7 +9,7 @@ import functools
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vdt_jax.data.clips import Clip
+from vdt_jax.data.clips import MADE, Clip
 from vdt_jax.errors import UserError
 
 _PHASES = 8  # sub-pixel positions along each axis, and the magnification at which glyphs are drawn
@@ -59,6 +59,9 @@ class MovingDigits:
     Raises:
       UserError: more than one channel, or frames too small for a digit.
     """
+
+    generated = True
+    crop = MADE
 
     def __init__(self, shape: tuple[int, int, int, int], split: str, num_digits: int = 2):
         if shape[3] != 1 or min(shape[1:3]) < 16:

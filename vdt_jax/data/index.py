@@ -14,10 +14,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from vdt_jax.data.bad_files import BadFiles
 from vdt_jax.data.clips import PassingFailure, UnreadableClip
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import Found
 from vdt_jax.errors import UserError
+from vdt_jax.files import atomic_write
 from vdt_jax.progress import progress
 from vdt_jax.video import VideoInfo
 
@@ -27,11 +29,17 @@ _MAX_PROCESSES = 32
 Known = VideoInfo | str  # a str is the reason why a video cannot be read
 
 
-def index_videos(root: Path, found: Sequence[Found], decoders: Decoders) -> list[Known]:
-    """What is known of each video, in order; those that the kept index does not know are looked at.
+def index_videos(root: Path, found: Sequence[Found], decoders: Decoders, bad: BadFiles | None = None) -> list[Known]:
+    """What is known of each video, in order: from the kept index, or found out now.
+
+    Args:
+      root: of their names.
+      found: the videos.
+      decoders: read those that the index lacks.
+      bad: collects those that cannot be read.
 
     Raises:
-      UserError: an index that cannot be read or written.
+      UserError: an index that cannot be read or written, or too many bad videos.
     """
     store = _store(root)
     with _named_failures(store):
@@ -63,8 +71,14 @@ def index_videos(root: Path, found: Sequence[Found], decoders: Decoders) -> list
                     file.write(_line(states[number], known))
                 advance(1)
         if len(kept) > 2 * len(found):
-            _rewrite(store, {state: kept[state] for state in states if state in kept})
-    return [video.reason or kept[state] for video, state in zip(found, states, strict=True)]
+            atomic_write(store, "".join(_line(state, kept[state]) for state in states if state in kept))
+    known = [video.reason or kept[state] for video, state in zip(found, states, strict=True)]
+    if bad is not None:
+        for video, info in zip(found, known, strict=True):
+            if isinstance(info, str):
+                bad.add(video.name, info)
+        bad.check()
+    return known
 
 
 State = tuple[str, int, int]
@@ -118,9 +132,3 @@ def _line(state: State, known: Known) -> str:
     path, size, changed = state
     entry = {"format": _FORMAT, "path": path, "size": size, "changed": changed, "reason": reason, "info": info}
     return json.dumps(entry) + "\n"
-
-
-def _rewrite(store: Path, entries: dict[State, Known]) -> None:
-    unfinished = store.with_suffix(f".{os.getpid()}.tmp")
-    unfinished.write_text("".join(_line(state, known) for state, known in entries.items()))
-    unfinished.replace(store)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vdt_jax.data.clips import Clip
+from vdt_jax.data.clips import MADE, Clip
 from vdt_jax.errors import UserError
 
 _DIGIT = 32  # pixels: MNIST's 28, enlarged
@@ -39,6 +39,8 @@ class MovingMnist:
     """
 
     num_classes = 1
+    generated = True
+    crop = MADE
 
     def __init__(self, shape: tuple[int, int, int, int], split: str, path: str = "", num_digits: int = 2):
         if shape[3] != 1 or min(shape[1:3]) <= _DIGIT:

@@ -2,11 +2,14 @@
 
 import numpy as np
 
-from vdt_jax.data.clips import Clip
+from vdt_jax.data.clips import MADE, Clip
 
 
 class Synthetic:
     """2^20 clips of uniform noise, (F, H, W, C) uint8; a few, made once and served again and again."""
+
+    generated = True
+    crop = MADE
 
     def __init__(self, shape: tuple[int, int, int, int], split: str):
         rng = np.random.default_rng([len(split), *shape])

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vdt_jax.data.bad_files import BadFiles
-from vdt_jax.data.clips import Clip, UnreadableClip
+from vdt_jax.data.clips import CENTRED, Clip, UnreadableClip
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.windows import ClipTable, Window
 from vdt_jax.errors import UserError
@@ -45,6 +45,9 @@ class Tfds:
       UserError: no such dataset, not prepared, one that needs TensorFlow, a feature that is no video, too many records
         that cannot be read.
     """
+
+    generated = False
+    crop = CENTRED
 
     def __init__(
         self,

@@ -1,14 +1,15 @@
 """Writes clips as a tensorflow-datasets dataset of ArrayRecord files, without TensorFlow."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from vdt_jax.data.clips import Clip
+from vdt_jax.data.clips import Clip, Source, UnreadableClip
 
 
 class VideoClips(tfds.core.GeneratorBasedBuilder):
@@ -49,10 +50,33 @@ class VideoClips(tfds.core.GeneratorBasedBuilder):
         yield from enumerate(clips)
 
 
+def readable_clips(source: Source, advance: Callable[[int], object]) -> Iterator[Clip]:
+    """The clips of a source in order, without those that cannot be read; decoded in parallel.
+
+    Args:
+      source: of the clips.
+      advance: is called with 1 after each clip.
+    """
+
+    def read(number: int) -> Clip | None:
+        try:
+            return source.clip(number)
+        except UnreadableClip:
+            return None
+
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        for first in range(0, len(source), 4 * threads):
+            for clip in pool.map(read, range(first, min(first + 4 * threads, len(source)))):
+                advance(1)
+                if clip is not None:
+                    yield clip
+
+
 def write_dataset(
     path: str | os.PathLike, splits: Mapping[str, Iterable[Clip]], shape: Sequence[int], classes: Sequence[str]
 ) -> Path:
-    """Writes a dataset below a folder, whole or not at all; returns where it is. Progress is the caller's to show."""
+    """Writes a dataset below a folder, atomically, and returns its folder."""
     tfds.disable_progress_bar()
     builder = VideoClips(splits=splits, shape=shape, classes=classes, data_dir=path, file_format="array_record")
     builder.download_and_prepare()

@@ -5,11 +5,11 @@ import os
 import numpy as np
 
 from vdt_jax.data.bad_files import BadFiles
-from vdt_jax.data.clips import Clip, SlowClip, UnreadableClip
+from vdt_jax.data.clips import CENTRED, Clip, SlowClip, UnreadableClip
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import find_videos
 from vdt_jax.data.index import index_videos
-from vdt_jax.data.windows import ClipTable, Window, nothing_of, of_split, tell_short
+from vdt_jax.data.windows import ClipTable, Window, log_short, nothing_of, of_split
 from vdt_jax.errors import UserError
 from vdt_jax.video import CENTRE, Crop, VideoInfo
 from vdt_jax.video.images import natural_key
@@ -39,6 +39,9 @@ class VideoFolder:
     Raises:
       UserError: no folder, no videos in it, none long enough, too many that cannot be read.
     """
+
+    generated = False
+    crop = CENTRED
 
     def __init__(
         self,
@@ -73,12 +76,8 @@ class VideoFolder:
         classes = list(dict.fromkeys(sorted((video.label for video in found), key=natural_key)))
         if held_out_path and split == "held_out":
             self._root, found = find_videos(held_out_path)
-        known = index_videos(self._root, found, self._decoders)
         self._bad = BadFiles(len(found), max_bad, bad_files)
-        for video, info in zip(found, known, strict=True):
-            if isinstance(info, str):
-                self._bad.add(video.name, info)
-        self._bad.check()
+        known = index_videos(self._root, found, self._decoders, self._bad)
         chosen = range(len(found)) if held_out_path else of_split(found, split, held_out)
         readable = [(found[n], info) for n in chosen if isinstance(info := known[n], VideoInfo)]
         usable = [(video, info) for video, info in readable if self._window.count(info)]
@@ -88,7 +87,7 @@ class VideoFolder:
         self._slow: set[int] = set()  # videos whose clips are not tried any more: each could take as long
         self._clips = ClipTable([self._window.count(info) for _, info in usable])
         if split == "train" or held_out_path:
-            tell_short(self._root, self._window, known)
+            log_short(self._root, self._window, known)
         self.classes = classes if labels else [""]
         self.num_classes = len(self.classes)
         self._labels = {label: number for number, label in enumerate(classes)} if labels else {}

@@ -1,5 +1,6 @@
 """Clips cut out of videos: which frames they take, a number for each clip, and which videos are held out."""
 
+import logging
 import os
 import zlib
 from collections.abc import Iterable, Sequence
@@ -11,17 +12,19 @@ from vdt_jax.data.discover import Found
 from vdt_jax.errors import UserError
 from vdt_jax.video import VideoInfo
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Window:
-    """How clips are cut.
+    """How clips are cut out of videos.
 
     Attributes:
       num_frames: of a clip.
       stride: frames of the video from one frame of a clip to the next.
-      fps: frames a second of a clip, whatever the video's; 0 to go by stride.
+      fps: frame rate of a clip, whatever the video's; 0 to use `stride`.
       hop: frames of the video from the start of one clip to the start of the next.
-      short: what becomes of videos shorter than a clip: `skip`, or `pad` with their last frame.
+      short: what to do with videos shorter than a clip: `skip` them, or `pad` them with their last frame.
     """
 
     num_frames: int
@@ -31,23 +34,22 @@ class Window:
     short: str = "skip"
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be."""
-        if self.stride < 1 or self.hop < 1 or self.fps < 0:
-            raise UserError(
-                f"data.stride={self.stride} and data.hop={self.hop} must be at least 1, data.fps={self.fps} 0"
-            )
+        """Checks the values."""
+        for name, minimum in (("stride", 1), ("hop", 1), ("fps", 0)):
+            if getattr(self, name) < minimum:
+                raise UserError(f"data.{name} must be >= {minimum}, got {getattr(self, name):g}")
         if self.fps and self.stride != 1:
             raise UserError(
-                f"data.fps={self.fps} and data.stride={self.stride} say the same thing twice: set one of them"
+                f"data.fps and data.stride exclude each other, got fps={self.fps:g} and stride={self.stride}"
             )
         if self.short not in ("skip", "pad"):
-            raise UserError(f"data.short={self.short}: skip, or pad with the last frame")
+            raise UserError(f"data.short must be skip, or pad (with the last frame); got {self.short}")
 
     def count(self, info: VideoInfo) -> int:
-        """How many clips a video has."""
+        """The number of clips of a video."""
         if self.fps:
             times = info.times()
-            # The last frame may be met half a frame of the video late.
+            # The last frame of a clip may be half a frame of the video late.
             latest = times[-1] - (self.num_frames - 1) / self.fps + 0.5 / info.fps
             room = int(np.searchsorted(times, latest, side="right"))
         else:
@@ -55,7 +57,7 @@ class Window:
         return -(-room // self.hop) if room > 0 else int(self.short == "pad")
 
     def numbers(self, info: VideoInfo, clip: int) -> list[int]:
-        """The frames of a clip, rising; the last one of the video again and again where a short one is padded."""
+        """The numbers of the frames of a clip, rising; padding repeats the last one."""
         start = clip * self.hop
         if self.fps:
             times = info.times()
@@ -69,18 +71,17 @@ class Window:
         return [min(start + n * self.stride, last) for n in range(self.num_frames)]
 
 
-def tell_short(path: str | os.PathLike, window: Window, known: Iterable[object]) -> None:
-    """Says how many of the videos that are known of, if any, are too short for a clip."""
+def log_short(path: str | os.PathLike, window: Window, known: Iterable[object]) -> None:
+    """Logs how many of the readable videos, if any, are too short for a clip."""
     videos = [info for info in known if isinstance(info, VideoInfo)]
     if short := sum(not window.count(info) for info in videos):
-        print(
-            f"{path}: {short} of {len(videos)} videos are too short for a clip and left out; data.short=pad takes them",
-            flush=True,
+        logger.warning(
+            "%s: skipped %d of %d videos, too short for a clip; data.short=pad takes them", path, short, len(videos)
         )
 
 
 class ClipTable:
-    """A number for each clip of many videos; as large as the number of videos, not of clips."""
+    """Numbers the clips of many videos; its memory grows with the videos, not with the clips."""
 
     def __init__(self, counts: Sequence[int]):
         self._ends = np.cumsum(counts, dtype=np.int64)
@@ -99,13 +100,15 @@ class ClipTable:
 def of_split(videos: Sequence[Found], split: str, share: float) -> list[int]:
     """The places of the videos of a split, `train` or `held_out`.
 
-    A video is in a split as the list says, else by a hash of its name, so that others that come or go do not move it.
-    Where the hash would leave a split empty, the video with the smallest or the largest is in it: among few videos,
-    one more may move another. One video alone is in both, and all are where the share is 0.
+    The list decides, else a hash of the name, so that a video stays in its split when others are added or removed. If
+    the hash would leave a split empty, it gets the video with the smallest or largest hash, so among few videos an
+    added one may move another. A single video is in both splits; so are all videos if the share is 0.
 
     Args:
-      videos: all that there are, those too that are too short or cannot be read: else a longer clip, or damage to one
-        of them, could move another.
+      videos: all of them, also those that are too short or unreadable: otherwise a longer clip, or damage to one video,
+        could move another.
+      split: `train` or `held_out`.
+      share: of the videos, that is held out.
     """
     every = range(len(videos))
     if any(video.split for video in videos):
@@ -118,22 +121,22 @@ def of_split(videos: Sequence[Found], split: str, share: float) -> list[int]:
 
 
 def nothing_of(split: str, where: object, count: int, readable: Sequence[VideoInfo], window: Window) -> str:
-    """Why a split has no clips, in one line.
+    """An error message for a split without clips.
 
     Args:
       split: `train` or `held_out`.
       where: the folder, the list or the cache.
-      count: the videos of the split.
-      readable: what is known of those that can be read.
+      count: videos of the split.
+      readable: those that can be read.
       window: how clips are cut.
     """
     none = f"no video for the {split} split in {where}"
     if not count:
-        return f"{none}: it is a list that names none; change its splits, or leave them out"
+        return f"{none}: the list assigns no videos to it; change its splits, or leave them out"
     if not readable:
-        return f"{none} can be read, of {count}: mend them, or let a list name the splits"
+        return f"{none} can be read, of {count}: repair them, or give the splits in a list"
     longest = max(info.num_frames for info in readable)
     return (
         f"{none} has the {window.num_frames} frames of a clip at stride {window.stride}, fps {window.fps:g} (0 = the "
-        f"video's own): the longest has {longest}; data.short=pad takes short ones too, and a list can name the splits"
+        f"video's own): the longest has {longest}; data.short=pad takes short ones too, and a list can give the splits"
     )

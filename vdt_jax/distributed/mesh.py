@@ -125,6 +125,21 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(batch_sharding(mesh), x), batch)
 
 
+def pad_batch(rows: np.ndarray, size: int) -> np.ndarray:
+    """Repeats the last row until there are `size`, so that a last, smaller batch needs no program of its own."""
+    return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
+
+
+def map_batches(function: Callable[..., Any], size: int, *arrays: np.ndarray) -> np.ndarray:
+    """The results of a function of `size` rows of arrays at a time, concatenated; the last batch is padded."""
+    results = []
+    for first in range(0, len(arrays[0]), size):
+        rows = [array[first : first + size] for array in arrays]
+        result = function(*(pad_batch(row, size) for row in rows))
+        results.append(np.asarray(result)[: len(rows[0])])
+    return np.concatenate(results)
+
+
 def check_batch_size(batch_size: int, mesh: Mesh, grad_accum: int = 1) -> None:
     """Raises UserError where the global batch cannot be split evenly; it is never adjusted."""
     if grad_accum < 1:

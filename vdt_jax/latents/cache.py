@@ -1,18 +1,16 @@
-"""A cache of latents: what an autoencoder makes of each frame of each video, encoded once by prepare.py.
+"""A cache of latents: every frame of every video, encoded once by prepare.py.
 
-    DIR/metadata.json      the autoencoder's hash, scaling factor and dtype, the sizes, how many shards there are
-    DIR/shard_00000.npy    moments (frames, h, w, 2 c) float16: mean and logvar, so that each epoch draws anew
+    DIR/metadata.json      the autoencoder's hash, scaling factor and dtype, the sizes, the number of shards
+    DIR/shard_00000.npy    moments (frames, h, w, 2 c) float16: mean and logvar, so that each epoch draws new latents
     DIR/shard_00000.json   its videos in order, those that could not be decoded, a CRC-32 of each frame, the SHA-256 of
                            the .npy; written last
 
-Clips are served as moments, and the step draws scaling_factor * (mean + exp(logvar / 2) eps) on the device.
+Clips are moments; training draws latents from them on the device.
 """
 
 import functools
-import hashlib
 import json
 import os
-import socket
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,17 +20,18 @@ import numpy as np
 
 from vdt_jax.data.clips import Clip
 from vdt_jax.data.discover import Found
-from vdt_jax.data.windows import ClipTable, Window, nothing_of, of_split, tell_short
+from vdt_jax.data.windows import ClipTable, Window, log_short, nothing_of, of_split
 from vdt_jax.errors import UserError
+from vdt_jax.files import atomic, atomic_write, differing, file_sha256
 from vdt_jax.video import VideoInfo
 from vdt_jax.video.images import natural_key
 
 FORMAT = 1
-_DAMAGE = (OSError, ValueError, EOFError, LookupError, TypeError)  # what reading half a file, or none, may raise
+_DAMAGE = (OSError, ValueError, EOFError, LookupError, TypeError)  # from reading a truncated or missing file
 
 
 class CachedVideo(NamedTuple):
-    """A video of a shard: its name, class and split as `Found` has them, what is known of it, its first frame there."""
+    """A video of a shard: `Found`'s name, label and split, a `VideoInfo` as JSON, and its first frame in the shard."""
 
     name: str
     label: str
@@ -59,44 +58,46 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def write_metadata(path: Path, metadata: dict[str, Any]) -> None:
-    """Writes metadata.json, or compares with the one that is there.
+    """Writes metadata.json, or compares it with the existing one.
 
     Raises:
-      UserError: a cache that was begun with something else.
+      UserError: a cache that was begun with other settings.
     """
     metadata = metadata | {"format": FORMAT}
     if (path / "metadata.json").is_file():
         theirs = read_metadata(path)
-        # What a cache from before says nothing of is left open.
-        if differing := sorted(key for key in theirs if theirs[key] != metadata.get(key)):
-            shown = ", ".join(f"{key}={theirs[key]} (now {metadata.get(key)})" for key in differing)
-            raise UserError(f"{path} was begun with {shown}: choose another --output, or the same values")
+        # Older caches lack some settings.
+        if changed := differing(theirs, metadata, ignore=metadata.keys() - theirs.keys()):
+            raise UserError(f"{path} was begun with {changed}: choose another --output, or the same values")
         return
     path.mkdir(parents=True, exist_ok=True)
-    _write_whole(path / "metadata.json", json.dumps(metadata, indent=2).encode())
+    atomic_write(path / "metadata.json", json.dumps(metadata, indent=2))
 
 
 def shard_is_whole(path: Path, number: int) -> bool:
-    """Whether a shard is there with the bytes that were written."""
+    """Whether a shard exists and its data has the right SHA-256."""
     try:
         description = json.loads(_shard(path, number, ".json").read_text())
-        with _shard(path, number, ".npy").open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == description["sha256"]
+        return file_sha256(_shard(path, number, ".npy")) == description["sha256"]
     except _DAMAGE:
         return False
 
 
 def bad_videos(path: Path, number: int) -> dict[str, str]:
-    """Why those videos of a whole shard that are not in it could not be decoded, by name."""
+    """The videos of a whole shard that could not be decoded: their names and the reasons."""
     return json.loads(_shard(path, number, ".json").read_text()).get("bad", {})
 
 
 def write_shard(
     path: Path, number: int, videos: Sequence[tuple[Found, VideoInfo, np.ndarray]], bad: Mapping[str, str] | None = None
 ) -> None:
-    """Writes the moments (frames, h, w, 2 c) of some videos: the data, then, as a sign that it is whole, what it is.
+    """Writes the moments (frames, h, w, 2 c) of some videos: first the data, then its description.
 
-    `bad` are those videos that could not be decoded, with the reasons.
+    Args:
+      path: the cache.
+      number: of the shard.
+      videos: with their moments.
+      bad: names of the videos that could not be decoded, and the reasons.
     """
     moments = [np.asarray(array, np.float16) for _, _, array in videos]
     firsts = np.cumsum([0, *map(len, moments)])
@@ -105,19 +106,15 @@ def write_shard(
         for (video, info, _), first in zip(videos, firsts, strict=False)
     ]
     checks = [zlib.crc32(frame.tobytes()) for array in moments for frame in array]
-    data = _shard(path, number, ".npy")
-    unfinished = data.with_suffix(".tmp")
-    with unfinished.open("wb") as file:
-        np.save(file, np.concatenate(moments) if moments else np.zeros((0, 1, 1, 2), np.float16))
-    with unfinished.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    unfinished.replace(data)
+    with atomic(_shard(path, number, ".npy")) as unfinished:
+        np.save(unfinished, np.concatenate(moments) if moments else np.zeros((0, 1, 1, 2), np.float16))
+        digest = file_sha256(unfinished)
     description = {"videos": described, "bad": dict(bad or {}), "crc32": checks, "sha256": digest}
-    _write_whole(_shard(path, number, ".json"), json.dumps(description).encode())
+    atomic_write(_shard(path, number, ".json"), json.dumps(description))
 
 
 class Latents:
-    """Clips of a latent cache, as moments (F, h, w, 2 C) float16: mean and logvar, not scaled.
+    """Clips of a latent cache, as moments (F, h, w, 2 C) float16: mean and logvar, unscaled.
 
     Args:
       shape: (F, h, w, C) of the latents.
@@ -126,12 +123,15 @@ class Latents:
       held_out, stride, fps, hop, short, labels: as for `VideoFolder`.
 
     Attributes:
-      autoencoder: the hash of the autoencoder that made it.
-      scaling_factor: of the autoencoder; latents are its product with what is drawn.
+      autoencoder: the hash of the autoencoder that encoded the videos.
+      scaling_factor: of the autoencoder: latents are scaling_factor * (mean + exp(logvar / 2) eps).
 
     Raises:
       UserError: no cache, one that is not finished or of another size, no video long enough.
     """
+
+    generated = False
+    crop = "that of the latent cache; the truth is what its modes decode to"
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class Latents:
         self._videos = usable
         self._clips = ClipTable([self._window.count(video[1]) for video in usable])
         if split == "train":
-            tell_short(path, self._window, [video[1] for video in videos])
+            log_short(path, self._window, [video[1] for video in videos])
         classes = list(dict.fromkeys(sorted((video[0].label for video in videos), key=natural_key)))
         self.num_classes = len(classes) if labels else 1
         self._labels = {label: number if labels else 0 for number, label in enumerate(classes)}
@@ -186,7 +186,7 @@ class Latents:
                 yield Found(video.name, video.label, video.split), info, shard, video.first
 
     def check_autoencoder(self, other: str) -> None:
-        """Raises UserError where the autoencoder of another hash is to decode these latents."""
+        """Raises UserError if the autoencoder of the hash `other` did not encode these latents."""
         if other != self.autoencoder:
             raise UserError(
                 f"{self._path} was made by the autoencoder {self.autoencoder[:12]}, the one named is {other[:12]}: "
@@ -197,10 +197,10 @@ class Latents:
         return len(self._clips)
 
     def clip(self, number: int, rng: np.random.Generator | None = None) -> Clip:
-        """See `Source`; nothing in moments is random.
+        """See `Source`; `rng` is not used.
 
         Raises:
-          UserError: the cache is not what was written.
+          UserError: a damaged cache.
         """
         number, which = self._clips[number]
         video, info, shard, first = self._videos[number]
@@ -225,10 +225,3 @@ def _shard(path: Path, number: int, suffix: str) -> Path:
 
 def _damaged(path: Path, shard: int, suffix: str) -> UserError:
     return UserError(f"{_shard(path, shard, suffix)} is damaged: run prepare.py again, which mends it")
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Several hosts may write the same file at once, with the same content."""
-    unfinished = path.with_suffix(f".{socket.gethostname()}.{os.getpid()}.tmp")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vdt_jax.distributed.mesh import map_batches
 from vdt_jax.errors import UserError
 from vdt_jax.models.autoencoder import AutoencoderKL
 
@@ -43,7 +44,7 @@ def encode_video(
     if height % model.factor or width % model.factor:
         raise UserError(f"frames of {height}x{width} have no latents: both sides must be multiples of {model.factor}")
     encode = functools.partial(_encode, model, params)
-    moments = _by_chunks(functools.partial(_by_tiles, encode, tile, 1 / model.factor), video, chunk)
+    moments = map_batches(functools.partial(_by_tiles, encode, tile, 1 / model.factor), min(chunk, len(video)), video)
     mean, logvar = np.split(moments, 2, axis=-1)
     return model.scaling_factor * sample_posterior(jnp.asarray(mean), jnp.asarray(logvar), key)
 
@@ -76,7 +77,7 @@ def decode_video(
     """One video (F, H, W, 3) in [-1, 1] from its scaled latents (F, h, w, 4); the rest as in `encode_video`."""
     decode = functools.partial(_decode, model, params)
     by_tiles = functools.partial(_by_tiles, decode, tile // model.factor, model.factor)
-    return np.clip(_by_chunks(by_tiles, np.asarray(latents) / model.scaling_factor, chunk), -1, 1)
+    return np.clip(map_batches(by_tiles, min(chunk, len(latents)), np.asarray(latents) / model.scaling_factor), -1, 1)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -88,17 +89,6 @@ def _encode(model: AutoencoderKL, params: Any, frames: jax.Array) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=0)
 def _decode(model: AutoencoderKL, params: Any, latents: jax.Array) -> Any:
     return model.apply({"params": params}, latents, method="decode")
-
-
-def _by_chunks(function: Callable[[np.ndarray], np.ndarray], frames: np.ndarray, chunk: int) -> np.ndarray:
-    """`function` on `chunk` frames at a time; the last chunk is filled up, so that one shape is compiled."""
-    chunk = min(chunk, len(frames))
-    parts = []
-    for first in range(0, len(frames), chunk):
-        part = frames[first : first + chunk]
-        padded = np.concatenate([part, np.repeat(part[-1:], chunk - len(part), axis=0)])
-        parts.append(function(padded)[: len(part)])
-    return np.concatenate(parts)
 
 
 def _by_tiles(function: Callable[[np.ndarray], Any], tile: int, scale: float, frames: np.ndarray) -> np.ndarray:

@@ -60,6 +60,20 @@ class VaeSpace:
     model: AutoencoderKL
     params: Any
 
+    @classmethod
+    def load(
+        cls, vae: str | os.PathLike, dtype: str = "float32", config: Mapping[str, Any] | None = None
+    ) -> "VaeSpace":
+        """Loads an autoencoder from a folder, a file or the Hugging Face hub; see `load_space`."""
+        space = cls(*load_autoencoder(vae, dtype))
+        trained_with = (config or {}).get("autoencoder")
+        if trained_with not in (None, space.hash):
+            raise UserError(
+                f"the model was trained with the autoencoder {trained_with[:12]}, --vae={vae} is {space.hash[:12]}: "
+                "name the autoencoder that it was trained with"
+            )
+        return space
+
     @functools.cached_property
     def hash(self) -> str:
         """SHA-256 of the autoencoder's sizes and parameters."""
@@ -150,16 +164,7 @@ def load_space(vae: str | os.PathLike | None, dtype: str = "float32", config: Ma
       UserError: no autoencoder there, or another than the one that the checkpoint was trained with, where the config
         says which.
     """
-    if vae is None:
-        return PixelSpace()
-    space = VaeSpace(*load_autoencoder(vae, dtype))
-    trained_with = (config or {}).get("autoencoder")
-    if trained_with not in (None, space.hash):
-        raise UserError(
-            f"the model was trained with the autoencoder {trained_with[:12]}, --vae={vae} is {space.hash[:12]}: name "
-            "the autoencoder that it was trained with"
-        )
-    return space
+    return PixelSpace() if vae is None else VaeSpace.load(vae, dtype, config)
 
 
 def source_shape(
@@ -200,6 +205,7 @@ class CachedClips:
         if isinstance(space, VaeSpace):
             cache.check_autoencoder(space.hash)
         self._cache, self._space, self.num_classes = cache, space, cache.num_classes
+        self.generated, self.crop = cache.generated, cache.crop
 
     def __len__(self) -> int:
         return len(self._cache)

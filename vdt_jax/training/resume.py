@@ -11,6 +11,7 @@ from etils import epath
 
 from vdt_jax.checkpoints import fresh_paths, load_config, start_from
 from vdt_jax.errors import UserError
+from vdt_jax.files import differing
 from vdt_jax.training.setup import Run
 from vdt_jax.training.step import TrainState
 
@@ -40,23 +41,11 @@ def check_same_run(workdir: epath.Path, config: Mapping[str, Any]) -> None:
     """Raises UserError where the working directory belongs to a run with another config."""
     if not (workdir / "config.json").is_file():
         return
-    theirs, ours = _flatten(load_config(workdir)), _flatten(config)
-    unknown = {"autoencoder"} - (theirs.keys() & ours.keys())  # old runs do not have it; a run has it once it is set up
-    differing = sorted(
-        key
-        for key in (theirs.keys() | ours.keys()) - unknown
-        if theirs.get(key) != ours.get(key) and not f"{key}.".startswith(tuple(f"{free}." for free in FREE_KEYS))
-    )
-    if differing:
-        shown = ", ".join(f"{key}={theirs.get(key)} (now {ours.get(key)})" for key in differing[:5])
+    theirs, ignore = load_config(workdir), FREE_KEYS
+    if not ("autoencoder" in theirs and "autoencoder" in config):  # unknown in old runs, and before the data is opened
+        ignore = (*FREE_KEYS, "autoencoder")
+    if shown := differing(theirs, config, ignore):
         raise UserError(f"{workdir} belongs to a run with {shown}: choose another --workdir, or the same values")
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    leaves = {}
-    for key, value in tree.items():
-        leaves |= _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return leaves
 
 
 def check_init_from(run: Run) -> None:

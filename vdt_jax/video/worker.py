@@ -1,8 +1,9 @@
-"""A process that decodes for another one, and may be killed: `python -m vdt_jax.video.worker FD MEGABYTES SECONDS`.
+"""A process that decodes for another one: `python -m vdt_jax.video.worker FD MEGABYTES CPU_SECONDS SECONDS`.
 
-It reads requests from the socket FD and answers each: `probe` with what is known of a video, `clip` with its frames.
-Messages are JSON and raw bytes, so that a decoder which a hostile file has taken over cannot make its parent run
-anything. It may take MEGABYTES of memory, and ends itself where one request takes longer than SECONDS.
+It reads requests from the socket FD and answers each: `probe` with the VideoInfo of a video, `clip` with its frames.
+Messages are JSON and raw bytes, so that a decoder that a hostile file has taken over cannot make its parent run
+anything. The operating system limits its memory to MEGABYTES, and ends it where a request takes more than CPU_SECONDS
+of processor time (SIGPROF) or SECONDS on the clock (SIGALRM).
 """
 
 import contextlib
@@ -22,14 +23,14 @@ import numpy as np
 from vdt_jax.errors import UserError
 from vdt_jax.video import Crop, fit_frame, probe, read_numbers
 
-READY, DONE, REFUSED, FAILED = b"+", b"=", b"-", b"?"  # REFUSED for what the file holds, FAILED for what befell here
+READY, DONE, REFUSED, FAILED = b"+", b"=", b"-", b"?"  # REFUSED: the file's content; FAILED: memory, disk, permission
 
 
 def answer(request: dict[str, Any], content: bytes) -> bytes:
-    """What a request asks for; `content` is the file itself where the request has no path.
+    """The answer to a request; `content` is the file itself where the request has no path.
 
     Raises:
-      UserError: the reason why it cannot be had.
+      UserError: why there is none.
     """
     with _file(request["path"], content) as path:
         if request["what"] == "probe":
@@ -61,8 +62,8 @@ def _file(path: str | None, content: bytes) -> Iterator[str]:
             raise UserError(str(error).replace(file.name, "its video")) from None
 
 
-def serve(connection: Connection, seconds: int) -> None:
-    """Answers until the other side is gone."""
+def serve(connection: Connection, cpu_seconds: float, seconds: float) -> None:
+    """Answers requests until the other side is gone."""
     connection.send_bytes(READY)
     while True:
         try:
@@ -70,32 +71,36 @@ def serve(connection: Connection, seconds: int) -> None:
             content = connection.recv_bytes()
         except EOFError:
             return
-        signal.alarm(seconds)  # its default action needs no help from a decoder that hangs
+        # The default action of both signals ends the process, also while a decoder holds the interpreter's lock.
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
             reply = DONE + answer(request, content)
         except (UserError, MemoryError) as error:
             code = FAILED if _is_passing(error) else REFUSED
             reply = code + (str(error) or "out of memory").encode(errors="replace")
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         connection.send_bytes(reply)
 
 
 def _is_passing(error: Exception) -> bool:
-    """Whether memory, permissions or a disk failed, and not the file's content."""
+    """Whether memory, permissions or a disk failed, rather than the file's content."""
     cause: Any = (error.__context__ or error) if isinstance(error, UserError) else error
-    number = getattr(cause, "errno", None)  # FFmpeg's own are no errors of the system, but for EINVAL
+    number = getattr(cause, "errno", None)  # FFmpeg's own codes are not the system's, except for EINVAL
     return isinstance(cause, MemoryError) or (number in errno.errorcode and number != errno.EINVAL)
 
 
 def main() -> None:
     """Sets the limits and serves."""
-    descriptor, megabytes, seconds = map(int, sys.argv[1:])
+    descriptor, megabytes = map(int, sys.argv[1:3])
+    cpu_seconds, seconds = map(float, sys.argv[3:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the socket
     resource.setrlimit(resource.RLIMIT_AS, (megabytes << 20, megabytes << 20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(1)
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-        serve(Connection(descriptor), seconds)
+        serve(Connection(descriptor), cpu_seconds, seconds)
 
 
 if __name__ == "__main__":

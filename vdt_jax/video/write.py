@@ -1,5 +1,6 @@
 """Write video in the format of a file's suffix."""
 
+import contextlib
 import os
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from vdt_jax.errors import UserError
+from vdt_jax.files import atomic
 from vdt_jax.video.frames import as_rgb, frame_grid
 
 OUTPUT_SUFFIXES = (".mp4", ".gif", ".png", ".npz")
@@ -42,12 +44,12 @@ def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float = 8) -> 
 class VideoWriter:
     """Writes a video frame by frame, in the format of its suffix; a context manager.
 
-    An mp4 goes to the disk as it comes, under another name until it is whole; other formats are kept in memory.
+    An mp4 is encoded frame by frame and written atomically; frames of other formats are kept in memory until the end.
     """
 
     def __init__(self, path: str | os.PathLike, fps: float):
         self._path, self._fps = Path(path), fps
-        self._unfinished = self._path.with_name(f".unfinished.{self._path.name}")
+        self._stack = contextlib.ExitStack()
         self._container: Any = None
         self._stream: Any = None
         self._kept: list[np.ndarray] = []
@@ -64,20 +66,18 @@ class VideoWriter:
         even = np.pad(as_rgb(frame), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # yuv420p halves both
         if self._container is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = av.open(os.fspath(self._unfinished), "w")
+            unfinished = self._stack.enter_context(atomic(self._path))
+            self._container = av.open(os.fspath(unfinished), "w")
             rate = Fraction(self._fps).limit_denominator(1001)
             self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "16"})
             self._stream.width, self._stream.height, self._stream.pix_fmt = even.shape[1], even.shape[0], "yuv420p"
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
 
-    def __exit__(self, error_type: type | None, *_: object) -> None:
+    def __exit__(self, error_type: type[BaseException] | None, *error: Any) -> None:
         if self._container is not None:
             if error_type is None:
                 self._container.mux(self._stream.encode())
             self._container.close()
-            if error_type is None:
-                self._unfinished.replace(self._path)
-            else:
-                self._unfinished.unlink()
+            self._stack.__exit__(error_type, *error)
         elif self._kept and error_type is None:
             write_video(self._path, np.stack(self._kept), self._fps)
