@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
 
 
 def data_set(variant: str, **model: Any) -> ConfigDict:
-    """What the recipes of the papers' data sets share: a VDT of VDT_VARIANTS in bfloat16, on a folder of videos."""
+    """The base of the recipes of the papers' data sets: a VDT of VDT_VARIANTS in bfloat16, on a folder of videos."""
     config: Any = get_config()
     config.batch_size = 256
     config.total_steps = 400_000
@@ -49,7 +49,7 @@ def data_set(variant: str, **model: Any) -> ConfigDict:
 
 
 def pixels(**model: Any) -> ConfigDict:
-    """`data_set` for small frames, without an autoencoder: VDT-S."""
+    """`data_set` for small frames in pixels: VDT-S."""
     config: Any = data_set("VDT-S/2", learn_sigma=False, **({"in_channels": 3} | model))
     config.batch_size = 128
     config.total_steps = 300_000

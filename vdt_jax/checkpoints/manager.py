@@ -26,7 +26,7 @@ from vdt_jax.files import open_folder
 logger = logging.getLogger(__name__)
 MAX_FAILED_SAVES = 5  # in a row; then the run stops
 State = TypeVar("State", bound=Any)  # a flax dataclass: step, params, ema_params, opt_state, skipped
-TRIES = 10  # a failed save is tried again after each tenth of the way to the next checkpoint
+TRIES = 10  # a failed save is retried after each tenth of the interval between checkpoints
 
 
 class Checkpoints:
@@ -52,7 +52,7 @@ class Checkpoints:
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._saving: Future | None = None
         self._failed, self._failures = False, 0  # whether the last save failed; how many in a row before it
-        self.seconds_blocked = 0.0  # how long `save` kept the training thread
+        self.seconds_blocked = 0.0  # how long `save` blocked the training thread
         if jax.process_index() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
@@ -78,7 +78,7 @@ class Checkpoints:
           RunStopped: too many saves in a row have failed, or something in the state is not finite; it is not
             written.
         """
-        step = int(state.step)  # waits for the step that is being computed, which is no time of the save's
+        step = int(state.step)  # waits for the step that is being computed; not counted as time of the save
         start = time.monotonic()
         self.wait()
         self._failures = self._failures + 1 if any_process(self._failed) else 0
@@ -132,7 +132,7 @@ class Checkpoints:
         return like.replace(ema_params=restored["ema_params"], **restored["training"])
 
     def newest(self) -> str:
-        """The newest finished checkpoint, for people."""
+        """The newest finished checkpoint, for messages."""
         steps = finished_steps(self.folder)
         return str(self.folder / str(steps[-1])) if steps else "none"
 
@@ -152,13 +152,13 @@ class Checkpoints:
         return self._saving is not None and not self._saving.done()
 
     def _finish(self, step: int) -> None:
-        """In the other thread: waits for Orbax, then hashes, commits, and removes old steps."""
+        """In the other thread: waits for Orbax, then writes the manifest and removes old steps."""
         try:
             self._orbax.wait_until_finished()
             write_manifest(self.folder / str(step), step, jax.process_index(), jax.process_count())
             if jax.process_index() == 0:
                 self._remove_old()
-        except Exception as error:  # whatever it is, training goes on, and the older checkpoints are whole
+        except Exception as error:  # of any kind: training continues, and older checkpoints are whole
             self._fail(step, error)
 
     def _fail(self, step: int, error: Exception) -> None:
@@ -180,12 +180,12 @@ class Checkpoints:
             kept |= {step for step in finished if step % self._keep_every == 0}
         for step in all_steps(self.folder):
             if step not in kept and step < finished[-1]:
-                # The manifest first: what is left, should it end here, is not finished, and not damaged.
+                # The manifest first: after a kill here the rest is unfinished, not damaged.
                 (self.folder / str(step) / MANIFEST).unlink(missing_ok=True)
                 (self.folder / str(step)).rmtree()
 
     def _remove_leftovers(self) -> None:
-        """What Orbax had begun to write when the process ended."""
+        """Removes what Orbax had begun to write when a process ended."""
         for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
             path.rmtree(missing_ok=True)
 

@@ -17,10 +17,13 @@ OPTIMIZERS = ("adamw", "muon")
 
 
 def make_learning_rate(peak: float, warmup_steps: int, total_steps: int, decay: str) -> optax.Schedule:
-    """Linear warm-up from 0 to `peak`, then as `decay` says.
+    """Linear warm-up from 0 to `peak`, then one of three decays.
 
-    `constant` stays; `cosine` falls to 0 at `total_steps`; `tail` stays, then falls in a line over the last fifth, so
-    that a run can be made longer until it is worth ending (Hu et al. 2024, arXiv 2404.06395, sec. 4).
+    `constant` does not decay. `cosine` falls to 0 at `total_steps`. `tail` is constant, then falls linearly to 0 over
+    the last fifth, so that a run can be extended without a new schedule (Hu et al. 2024, arXiv 2404.06395, sec. 4).
+
+    Raises:
+      UserError: an unknown decay.
     """
     if decay not in DECAYS:
         raise UserError(f"no learning-rate decay '{decay}': choose from {', '.join(DECAYS)}")
@@ -46,7 +49,7 @@ def make_optimizer(
     """AdamW or Muon, after clipping by the global norm.
 
     The sinusoidal tables and the parameters whose path matches the regex `frozen` (`blocks/attn|blocks/mlp`) are not
-    updated, have no optimizer state, and are left out of the norm.
+    updated, have no optimizer state, and do not count in the norm.
 
     Args:
       learning_rate: of all parameters.
@@ -86,23 +89,23 @@ def make_optimizer(
 
 
 def muon_params(paths: Iterable[str]) -> list[str]:
-    """Those of the parameter paths that Muon updates: the kernels of the blocks, adaLN's excepted."""
+    """The parameter paths that Muon updates: the kernels of the blocks, without adaLN's."""
     return [path for path in paths if re.fullmatch(r"blocks/(?!adaLN_modulation).*kernel", path)]
 
 
 def _muon_dimensions(params: Any) -> Any:
-    """Which axes of each leaf are one matrix for Muon: of (depth, in, out) the last two; None leaves it to AdamW."""
-    # Muon's default rule takes 2-D leaves alone, which are none of the stacked kernels.
+    """The axes of each leaf that are a matrix for Muon, the last two of (depth, in, out); None leaves it to AdamW."""
+    # Muon's default rule takes only 2-D leaves; the stacked kernels are 3-D.
     return jax.tree_util.tree_map_with_path(
         lambda path, _: MuonDimensionNumbers(1, 2) if muon_params([path_name(path)]) else None, params
     )
 
 
 def trained_params(params: Any, frozen: str = "") -> dict[str, Any]:
-    """{path: leaf} of a tree like the parameters, without what training does not touch.
+    """{path: leaf} of the trained leaves of a tree like the parameters.
 
     Raises:
-      UserError: `frozen` is no regex, fits no path, or leaves nothing to train.
+      UserError: `frozen` is not a regex, matches no path, or leaves nothing to train.
     """
     try:
         pattern = re.compile(frozen) if frozen else None
@@ -119,5 +122,5 @@ def trained_params(params: Any, frozen: str = "") -> dict[str, Any]:
 
 
 def count_trained(params: Any, frozen: str = "") -> int:
-    """Parameters that the optimizer changes."""
+    """The number of trained parameters."""
     return sum(leaf.size for leaf in trained_params(params, frozen).values())
