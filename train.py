@@ -22,7 +22,7 @@ from vdt_jax.options import build
 from vdt_jax.progress import RunLog
 from vdt_jax.training.config import RunOptions, TrainConfig
 from vdt_jax.training.resume import check_init_from, check_same_run, first_state
-from vdt_jax.training.setup import set_up
+from vdt_jax.training.setup import Run
 from vdt_jax.training.skipped import report_skipped
 from vdt_jax.training.step import Metrics
 from vdt_jax.training.validation import Validation
@@ -51,7 +51,7 @@ def train(config: TrainConfig, path: str, stop_after: int | None, interruption: 
     workdir = open_folder(path)
     check_same_run(workdir, config.as_json())
     mirror = Mirror(workdir, copies=first_process)
-    run = set_up(config, mirror.folder)
+    run = Run(config, mirror.folder)
     check_same_run(workdir, run.config_json)
     validation = Validation(run, mirror.folder / "samples", stop=lambda: interruption.asked)
 

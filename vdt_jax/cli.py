@@ -17,6 +17,7 @@ from vdt_jax.options import Options, kind_of
 from vdt_jax.progress import show_log
 
 USER_ERROR = 2
+flags.disclaim_key_flags()  # --help of a script lists the flags that this module defines for it
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:

@@ -242,7 +242,9 @@ def mistakes(tmp_path_factory):
     """For each of MISTAKES, what train.py did, and the working directory that it was given."""
     workdirs = [tmp_path_factory.mktemp("mistakes") / "run" for _ in MISTAKES]
     runs = [[f"--workdir={workdir}", *arguments] for workdir, (arguments, _) in zip(workdirs, MISTAKES, strict=True)]
-    return list(zip(scripts("train.py", *runs), workdirs, strict=True))
+    *done, help = scripts("train.py", *runs, ["--help"])
+    assert "--stop_after: Save and stop after this step" in help.stdout
+    return list(zip(done, workdirs, strict=True))
 
 
 @pytest.mark.parametrize("number", range(len(MISTAKES)), ids=lambda number: MISTAKES[number][1])
@@ -269,9 +271,9 @@ def test_a_run_without_a_finite_loss_is_stopped(tmp_path):
     assert done.returncode == 3 and "Traceback" not in done.stderr
     assert re.search(r"error: 5 steps in a row, the last 7, .* checkpoint is .*/checkpoints/\d$", last), last
     left_out = [line for line in done.stdout.splitlines() if line.startswith("WARNING")]
-    assert [re.search(r"step (\d) is left out", line)[1] for line in left_out] == list("34567")
+    assert [re.search(r"step (\d) is skipped", line)[1] for line in left_out] == list("34567")
     clips = clip_numbers(1 << 20, 0, range(4, 6))
-    assert left_out[0].endswith(f"1 left out in all, 1 in a row; clips {clips[0]}, {clips[1]}")
+    assert left_out[0].endswith(f"1 skipped in all, 1 in a row; clips {clips[0]}, {clips[1]}")
 
 
 def test_a_mistake_in_sampling(workdir):

@@ -53,6 +53,10 @@ def test_config_json_has_the_keys_of_the_recipe():
         ({"diffusion__min_snr_gamma": 0}, "diffusion.min_snr_gamma must be > 0, got 0.0"),
         ({"diffusion__num_diffusion_timesteps": 0}, "diffusion.num_diffusion_timesteps must be >= 1, got 0"),
         ({"diffusion__num_diffusion_timesteps": 9.5}, "diffusion.num_diffusion_timesteps must be an integer, got 9.5"),
+        (
+            {"diffusion__num_diffusion_timesteps": 20, "diffusion__noise_schedule": "linear"},
+            "diffusion.num_diffusion_timesteps must be > 20 with the linear schedule, got 20",
+        ),
         ({"model__unroll": 0}, "model.unroll must be >= 1, got 0"),
         ({"model__mlp_ratio": float("nan")}, "model.mlp_ratio must be a finite number, got nan"),
         ({"model__input_size": (32,)}, "model.input_size must be (height, width), got (32,)"),

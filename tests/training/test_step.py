@@ -14,6 +14,7 @@ from vdt_jax.checkpoints import Checkpoints
 from vdt_jax.distributed.mesh import (
     check_batch_size,
     make_mesh,
+    on_one_device,
     path_name,
     shard_batch,
     state_shardings,
@@ -150,6 +151,9 @@ def test_fsdp_splits_what_it_should():
         assert tree.sharding.spec == PartitionSpec(None, None, "fsdp")
         assert tree.addressable_shards[0].data.shape == (2, 32, 32)
     assert state.params["blocks"]["mlp"]["fc1"]["bias"].sharding.is_fully_replicated
+    whole = on_one_device(state.params, compiled("fsdp")[0])
+    assert_equal(whole, state.params)
+    assert {leaf.sharding.device_set for leaf in jax.tree.leaves(whole)} == {frozenset(jax.devices()[:1])}
 
 
 def test_an_axis_that_does_not_divide_stays_whole():

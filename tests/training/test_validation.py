@@ -1,5 +1,6 @@
 """Validation during training: a number for each task and quartile, the same each time, and lower for a better model."""
 
+import copy
 import dataclasses
 
 import jax
@@ -15,7 +16,7 @@ from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.models.vdt import VDT
 from vdt_jax.options import build
 from vdt_jax.training.config import TrainConfig
-from vdt_jax.training.setup import set_up
+from vdt_jax.training.setup import Run
 from vdt_jax.training.validation import Validation
 
 SIZES = dict(input_size=(16, 16), num_frames=4, in_channels=1, patch_size=8, hidden_size=16, depth=1, num_heads=2)
@@ -34,7 +35,7 @@ CONFIG = build(
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return set_up(CONFIG, tmp_path_factory.mktemp("run"))
+    return Run(CONFIG, tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_quartile_1_has_the_least_noise(params, monkeypatch, tmp_path):
         model=dataclasses.replace(CONFIG.model, unroll=2),
         validation=dataclasses.replace(CONFIG.validation, num_clips=3, num_steps=1),
     )
-    values = Validation(set_up(other, tmp_path), tmp_path)(params, 1)
+    values = Validation(Run(other, tmp_path), tmp_path)(params, 1)
     quartiles = [values[f"validation/quartile {i}"] for i in (1, 2, 3, 4)]
     assert quartiles == sorted(quartiles) and quartiles[3] > 3 * quartiles[0]
 
@@ -99,8 +100,9 @@ def test_when_metrics_and_pictures_are_due(run, tmp_path):
     validation = Validation(run, tmp_path)
     assert [step for step in range(1, 14) if validation.metrics_due(step)] == [4, 8, 12]
     assert [step for step in range(1, 14) if validation.pictures_due(step, 13)] == [6, 12, 13]
-    never = dataclasses.replace(CONFIG, preview=dataclasses.replace(CONFIG.preview, every=0))
-    assert not Validation(dataclasses.replace(run, config=never), tmp_path).pictures_due(13, 13)
+    never = copy.copy(run)
+    never.config = dataclasses.replace(CONFIG, preview=dataclasses.replace(CONFIG.preview, every=0))
+    assert not Validation(never, tmp_path).pictures_due(13, 13)
 
 
 def test_metrics_and_pictures_share_their_samples(run, params, sampled, tmp_path):

@@ -13,11 +13,10 @@ from vdt_jax.diffusion.gaussian import LOSSES, PREDICTIONS
 from vdt_jax.diffusion.masks import MIXTURES
 from vdt_jax.diffusion.schedules import NOISE_SCHEDULES
 from vdt_jax.errors import UserError
+from vdt_jax.inference.options import MAX_SEED
 from vdt_jax.models.vdt import REMAT, VDT
 from vdt_jax.options import option, validate
 from vdt_jax.training.optimizer import DECAYS, OPTIMIZERS
-
-MAX_SEED = 2**63 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,6 +162,8 @@ class TrainConfig:
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"data.{name} must be a finite number, got {value}")
         limit = self.diffusion.num_diffusion_timesteps
+        if self.diffusion.noise_schedule == "linear" and limit <= 20:  # its last beta, 20 / limit, must be below 1
+            raise UserError(f"diffusion.num_diffusion_timesteps must be > 20 with the linear schedule, got {limit}")
         for name, section in (("preview", self.preview), ("validation", self.validation)):
             if section.every and section.num_steps > limit:
                 raise UserError(

@@ -23,8 +23,8 @@ def report_skipped(run: Run, step: int, metrics: Metrics, checkpoints: Checkpoin
         return
     clips = clip_numbers(len(run.source), run.config.seed, range((step - 1) * size, step * size))
     logger.warning(
-        f"step {step} is left out: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}; "
-        f"{int(metrics['skipped'])} left out in all, {in_a_row} in a row; clips {', '.join(map(str, clips))}"
+        f"step {step} is skipped: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}; "
+        f"{int(metrics['skipped'])} skipped in all, {in_a_row} in a row; clips {', '.join(map(str, clips))}"
     )
     if in_a_row >= MAX_SKIPPED:
         raise RunStopped(
