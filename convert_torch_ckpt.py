@@ -27,7 +27,7 @@ from vdt_jax.checkpoints import load_model, save_model
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT
 from vdt_jax.progress import progress
-from vdt_jax.training.step import count_trained
+from vdt_jax.training.optimizer import count_trained
 from vdt_jax.weights import autoencoder, read_sizes, to_torch
 from vdt_jax.weights.dit import is_image_model, with_temporal_layers
 from vdt_jax.weights.positions import resize_pos_embed, resize_time_embed

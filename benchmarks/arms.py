@@ -20,7 +20,8 @@ from vdt_jax.evaluation.metrics.motion import motion
 from vdt_jax.inference.functional import generate_clips, respaced, sample_keys, task_masks
 from vdt_jax.models.flops import training_flops
 from vdt_jax.models.vdt import VDT
-from vdt_jax.training.step import draw_examples, loss_fn, make_learning_rate, make_optimizer
+from vdt_jax.training.optimizer import make_learning_rate, make_optimizer
+from vdt_jax.training.step import draw_examples, loss_fn
 from vdt_jax.video import to_uint8
 
 MODEL = dict(num_frames=16, in_channels=1, hidden_size=64, depth=4, num_heads=4, learn_sigma=False, unroll=4)

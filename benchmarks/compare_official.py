@@ -36,7 +36,8 @@ from vdt_jax.latents.codec import sample_posterior
 from vdt_jax.latents.space import LoadedAutoencoder
 from vdt_jax.models.autoencoder import AutoencoderKL
 from vdt_jax.models.vdt import REMAT, VDT, VDT_VARIANTS
-from vdt_jax.training.step import TrainState, make_learning_rate, make_optimizer, make_train_step
+from vdt_jax.training.optimizer import make_learning_rate, make_optimizer
+from vdt_jax.training.step import TrainState, make_train_step
 from vdt_jax.weights.autoencoder import from_torch, param_shapes
 from vdt_jax.weights.tables import read_table
 from vdt_jax.weights.vdt import vdt_table

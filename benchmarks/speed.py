@@ -22,7 +22,8 @@ from vdt_jax.errors import UserError
 from vdt_jax.inference.functional import generate_on_devices, sample_keys, task_masks
 from vdt_jax.models.flops import forward_flops, training_flops, utilisation
 from vdt_jax.models.vdt import REMAT, VDT, VDT_VARIANTS
-from vdt_jax.training.step import init_state, make_learning_rate, make_optimizer, make_train_step
+from vdt_jax.training.optimizer import make_learning_rate, make_optimizer
+from vdt_jax.training.step import init_state, make_train_step
 
 _MODELS = flags.DEFINE_list("models", ["VDT-S/2"], f"Of {', '.join(VDT_VARIANTS)}.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Samples a step.")

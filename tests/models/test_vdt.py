@@ -20,7 +20,7 @@ from vdt_jax.models.vdt import (
     timestep_embedding,
     unpatchify,
 )
-from vdt_jax.training.step import count_trained
+from vdt_jax.training.optimizer import count_trained
 
 TINY = dict(input_size=(4, 6), num_frames=3, in_channels=2, patch_size=2, hidden_size=16, depth=4, num_heads=2)
 

@@ -16,7 +16,7 @@ from helpers.torch_files import Call, save_torch
 
 from vdt_jax.checkpoints import load_model
 from vdt_jax.models.vdt import VDT, VDT_VARIANTS
-from vdt_jax.training.step import count_trained
+from vdt_jax.training.optimizer import count_trained
 from vdt_jax.weights import from_torch, read_sizes, to_torch
 from vdt_jax.weights.positions import resize_pos_embed
 from vdt_jax.weights.safe_pickle import load_safetensors, load_torch, save_safetensors
