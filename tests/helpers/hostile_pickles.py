@@ -123,6 +123,7 @@ def opcodes() -> Iterator[Case]:
         "a name without an end": b"\x80\x02c" + b"a" * 70000,
         "a memo that is not there": b"\x80\x02h\x07.",
         "a memo far away": b"\x80\x02]r\xff\xff\xff\xffj\xff\xff\xff\xfe.",
+        "a memo far away that nothing gets": b"\x80\x02]r\xff\xff\xff\x07.",
         "too many opcodes": b"\x80\x02" + b"]0" * 300_000 + b".",
         "too many marks": b"\x80\x02" + b"(" * 500_000 + b".",
         "too many lists": b"\x80\x02(" + b"]" * 450_000 + b"t.",
@@ -135,6 +136,7 @@ def opcodes() -> Iterator[Case]:
     }
     for name, data in streams.items():
         yield name, archived(data), ""
+    yield "as many lists as bytes", lambda: archived(b"\x80\x02(" + b"]" * ((8 << 20) - 5) + b"t."), "opcodes"
 
 
 def tensors() -> Iterator[Case]:

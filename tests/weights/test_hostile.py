@@ -12,11 +12,10 @@ from helpers import audit, hostile_files
 
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT
-from vdt_jax.weights import read_sizes
 from vdt_jax.weights.sources import read_source
 from vdt_jax.weights.tables import read_table
 from vdt_jax.weights.torch_files import load_torch
-from vdt_jax.weights.vdt import vdt_table
+from vdt_jax.weights.vdt import read_sizes, vdt_table
 
 OFFICIAL = {
     name: np.array(array) for name, array in load_torch(Path(__file__).parents[1] / "goldens" / "vdt_tiny.pt").items()

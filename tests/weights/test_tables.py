@@ -9,8 +9,8 @@ import pytest
 
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT
-from vdt_jax.weights import from_torch, read_sizes, to_torch
 from vdt_jax.weights.torch_files import load_torch
+from vdt_jax.weights.vdt import from_torch, read_sizes, to_torch
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 

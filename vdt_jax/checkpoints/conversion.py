@@ -21,13 +21,13 @@ from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import FROZEN_PARAMS, VDT
 from vdt_jax.options import option, validate
 from vdt_jax.progress import progress
-from vdt_jax.weights import autoencoder, read_sizes, to_torch
+from vdt_jax.weights import autoencoder
 from vdt_jax.weights.dit import is_image_model, with_temporal_layers
 from vdt_jax.weights.positions import resize_pos_embed, resize_time_embed
 from vdt_jax.weights.safetensors_files import save_safetensors
 from vdt_jax.weights.sources import WEIGHTS, Source, read_source
 from vdt_jax.weights.tables import StateDict, read_table
-from vdt_jax.weights.vdt import vdt_table
+from vdt_jax.weights.vdt import read_sizes, to_torch, vdt_table
 
 
 @dataclasses.dataclass(frozen=True)

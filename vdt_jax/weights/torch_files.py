@@ -65,7 +65,7 @@ def load_torch(path: str | os.PathLike) -> Any:
 
 
 class _Limited(io.FileIO):
-    """zipfile reads a directory whole and makes some ten times its size of it, whatever that is."""
+    """Refuses a large directory: zipfile reads it whole and makes some ten times its size of it."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > _MAX_DIRECTORY_BYTES:
@@ -105,9 +105,7 @@ class _Archive:
                 raise
             raise UnsafeFileError(f"not a zip archive that can be read ({shown(error)})") from None
         if comment or disk or first_disk or here != entries or entries != min(len(infos), 0xFFFF):
-            raise UnsafeFileError(
-                "an archive with a comment, in parts, or with a directory of another number of entries"
-            )
+            raise UnsafeFileError("an archive with a comment or in parts, or a directory of another number of entries")
         if offset not in (self._stop, _WIDE) or (infos and min(info.header_offset for info in infos)):
             raise UnsafeFileError("the directory or the first entry of the archive is not where the file says")
         if len({info.filename for info in infos}) != len(infos):
@@ -126,9 +124,8 @@ class _Archive:
             raise UnsafeFileError(f"{name} does not start where the archive says")
         _, _, own_flags, method, _, _, crc, packed, own_size, length, extra = _HEADER.unpack(header)
         start = info.header_offset + _HEADER.size + length
-        own_name = (
-            self._data[start - length : start].tobytes().decode("utf-8" if flags & _UTF_8 else "cp437", "replace")
-        )
+        encoding = "utf-8" if flags & _UTF_8 else "cp437"
+        own_name = self._data[start - length : start].tobytes().decode(encoding, "replace")
         known = {(info.CRC, size, size) if size < _WIDE else (info.CRC, _WIDE, _WIDE)}
         if flags & _SIZES_FOLLOW:
             known.add((0, 0, 0))
