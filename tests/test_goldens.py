@@ -11,8 +11,8 @@ from einops import rearrange
 from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.diffusion.samplers import ddpm
 from vdt_jax.models.vdt import VDT
-from vdt_jax.weights import from_torch, read_sizes, to_torch
-from vdt_jax.weights.safe_pickle import load_torch
+from vdt_jax.weights.torch_files import load_torch
+from vdt_jax.weights.vdt import from_torch, read_sizes, to_torch
 
 GOLDENS = Path(__file__).parent / "goldens"
 

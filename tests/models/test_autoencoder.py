@@ -22,7 +22,7 @@ from vdt_jax.weights.autoencoder import (
     read_config,
     to_torch,
 )
-from vdt_jax.weights.safe_pickle import load_safetensors, save_safetensors
+from vdt_jax.weights.safetensors_files import load_safetensors, save_safetensors
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 FOLDER = GOLDENS / "vae_tiny"
