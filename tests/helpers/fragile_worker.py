@@ -27,7 +27,7 @@ def answer(request, content):
         time.sleep(3600)
     if name == "computes_in_a_thread.mp4" and request["what"] == "clip":
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        thread = threading.Thread(target=compute, args=[0.25])
+        thread = threading.Thread(target=compute, args=[0.5])
         thread.start()
         thread.join()
     if name == "crashes.mp4":
