@@ -63,10 +63,7 @@ def generate(
     *,
     sampler: str = "ddpm",
     labels: Int[AnyArray, " b"] | None = None,
-    guidance: Scale = None,
-    mask_guidance: Scale = None,
-    eta: Scale = None,
-    resamples: jax.Array | int | None = None,
+    **options: Scale,
 ) -> Float[Array, "b f h w c"]:
     """Samples the positions that the mask selects: a pure function, for use within `jax.jit`, `jax.vmap`, `jax.grad`.
 
@@ -79,10 +76,8 @@ def generate(
       keys: (B,) one random key for each sample.
       sampler: one of SAMPLERS.
       labels: (B,) classes in 0..num_classes; the last, the default, means "no label". Ignored by a model of one class.
-      guidance: scale of classifier-free guidance on labels, see `guide`; None is without.
-      mask_guidance: scale of guidance on given positions, see `guide`; None is without.
-      eta: for `ddim`, 0 to 1 (default 0).
-      resamples: for `repaint`, at least 1 (default 1). An array or a number within jit has no reverse-mode gradient.
+      options: `guidance` and `mask_guidance`, scales of `guide`; `eta` of `ddim`, 0 to 1; `resamples` of `repaint`, at
+        least 1, which has no reverse-mode gradient. None is the same as leaving an option out.
 
     Returns:
       The samples (B, F, h, w, C), equal to `clean` where mask = 0.
@@ -91,21 +86,8 @@ def generate(
       UserError: an unknown sampler, an option of another sampler or out of range, or unknown labels. Values that are
         traced are not checked.
     """
-    request = _request(
-        model,
-        params,
-        diffusion,
-        clean,
-        mask,
-        keys,
-        sampler=sampler,
-        labels=labels,
-        guidance=guidance,
-        mask_guidance=mask_guidance,
-        eta=eta,
-        resamples=resamples,
-    )
-    return _generate(request)
+    inputs = (model, params, diffusion, clean, mask, keys)
+    return _generate(_request(*inputs, sampler=sampler, labels=labels, **options))
 
 
 def generate_on_devices(
@@ -220,15 +202,15 @@ def _request(
     model: VDT,
     params: PyTree,
     diffusion: GaussianDiffusion,
-    clean: Float[AnyArray, "b f h w c"],
-    mask: Float[AnyArray, "b f h w 1"],
-    keys: Key[Array, " b"],
+    clean: AnyArray,
+    mask: AnyArray,
+    keys: jax.Array,
     *,
     sampler: str = "ddpm",
     labels: Int[AnyArray, " b"] | None = None,
     guidance: Scale = None,
     mask_guidance: Scale = None,
-    **sampler_options: Any,
+    **sampler_options: Scale,
 ) -> _Request:
     """Checks the arguments of `generate` and fills in its defaults."""
     sampler_options = {name: value for name, value in sampler_options.items() if value is not None}
@@ -243,9 +225,8 @@ def _request(
         labels = np.full(len(keys), model.null_label, np.int32)
     elif _known(labels) and not bool(((labels >= 0) & (labels <= model.num_classes)).all()):
         raise UserError(f"labels must be 0 to {model.num_classes} (the last is 'no label'), got {labels.tolist()}")
-    return _Request(
-        model, diffusion, sampler, params, clean, mask, keys, labels, guidance, mask_guidance, sampler_options
-    )
+    static, arrays = (model, diffusion, sampler), (params, clean, mask, keys, labels)
+    return _Request(*static, *arrays, guidance, mask_guidance, sampler_options)
 
 
 def _check_sampler(sampler: str, options: dict[str, Any]) -> None:
