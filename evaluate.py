@@ -34,7 +34,7 @@ from vdt_jax.evaluation.metrics import optical_flow
 from vdt_jax.evaluation.metrics.lpips import NETWORKS
 from vdt_jax.evaluation.metrics.weights import describe
 from vdt_jax.evaluation.protocol import FVD_FRAMES, METRICS, POSITIONS, PRESETS, Protocol, chosen_clips, find_preset
-from vdt_jax.inference.generation import LoadedAutoencoder, LoadedModel, clip_shape, load, load_vae, sampled_clips
+from vdt_jax.inference.functional import LoadedAutoencoder, LoadedModel, clip_shape, load, load_vae, sampled_clips
 from vdt_jax.inference.outputs import Example, Section, table_text, write_comparison, write_page
 from vdt_jax.models.fingerprint import fingerprint
 from vdt_jax.progress import progress

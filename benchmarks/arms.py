@@ -13,11 +13,11 @@ import optax
 from vdt_jax.data import make_source, take
 from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.diffusion.masks import TASKS, draw_masks, varied_mask
-from vdt_jax.diffusion.samplers.loop import sample_noise
+from vdt_jax.diffusion.samplers import sample_noise
 from vdt_jax.evaluation.metrics.baselines import BASELINES
 from vdt_jax.evaluation.metrics.frames import psnr, ssim
 from vdt_jax.evaluation.metrics.motion import motion
-from vdt_jax.inference.generation import generate_clips, respaced, sample_keys, task_masks
+from vdt_jax.inference.functional import generate_clips, respaced, sample_keys, task_masks
 from vdt_jax.models.flops import training_flops
 from vdt_jax.models.vdt import VDT
 from vdt_jax.training.optimizer import make_learning_rate, make_optimizer

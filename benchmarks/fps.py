@@ -18,7 +18,7 @@ from vdt_jax.checkpoints import DEMO
 from vdt_jax.data import make_source, take
 from vdt_jax.evaluation.metrics.baselines import BASELINES
 from vdt_jax.evaluation.metrics.frames import psnr, ssim
-from vdt_jax.inference.generation import load, sample_keys, window_filler
+from vdt_jax.inference.functional import load, sample_keys, window_filler
 from vdt_jax.inference.long_video import raise_frame_rate
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "As for sample.py, a model of pixels.")

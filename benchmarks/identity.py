@@ -15,7 +15,7 @@ from measure import report
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
 from vdt_jax.data import make_source, take
-from vdt_jax.inference.generation import generate, load, sample_keys, task_masks
+from vdt_jax.inference.functional import generate_on_devices, load, sample_keys, task_masks
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "As for sample.py.")
 _TASKS = flags.DEFINE_list("tasks", ["unconditional", "single_frame", "predict", "interpolation"], "As evaluate.py's.")
@@ -34,7 +34,7 @@ def main(_) -> None:
     for task in _TASKS.value:
         mask = task_masks(0, numbers, task, loaded.model)
         for told in (False, True)[: 1 + (loaded.model.num_classes > 1)]:
-            samples = generate(
+            samples = generate_on_devices(
                 *loaded[:2],
                 loaded.diffusion(_RESPACING.value),
                 clips["video"],

@@ -21,7 +21,7 @@ from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO, newest_step, save_model
 from vdt_jax.data import make_source, take
 from vdt_jax.errors import UserError
-from vdt_jax.inference.generation import generate, load, sample_keys, task_masks
+from vdt_jax.inference.functional import generate_on_devices, load, sample_keys, task_masks
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A working directory of train.py.")
 _REPORT = flags.DEFINE_string("report", None, "What evaluate.py wrote about it.")
@@ -56,7 +56,9 @@ def main(_) -> None:
     shipped, number = load(DEMO), range(1, 2)
     source = make_source(shipped.config["data"], shipped.model.video_shape, "held_out")
     clean, mask = take(source, number)["video"], task_masks(0, number, "unconditional", shipped.model)
-    video = generate(shipped.model, shipped.params, shipped.diffusion(25), clean, mask, sample_keys(0, number))
+    video = generate_on_devices(
+        shipped.model, shipped.params, shipped.diffusion(25), clean, mask, sample_keys(0, number)
+    )
     np.savez_compressed("tests/goldens/demo_sample.npz", video=np.asarray(video)[0])
 
 

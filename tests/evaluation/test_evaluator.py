@@ -15,7 +15,7 @@ from vdt_jax.evaluation.evaluator import MODEL, Evaluation, available_metrics, b
 from vdt_jax.evaluation.metrics.frames import psnr
 from vdt_jax.evaluation.metrics.frechet import frechet_distance
 from vdt_jax.evaluation.protocol import PRESETS, Protocol, chosen_clips, find_preset
-from vdt_jax.inference.generation import LoadedModel
+from vdt_jax.inference.functional import LoadedModel
 from vdt_jax.models.vdt import VDT
 
 NETWORK = VDT(

@@ -186,7 +186,7 @@ def test_evaluate_writes_a_report_and_a_page(workdir, tmp_path):
         (["--metrics=fvd", "--metric_weights=/nowhere"], "no i3d-kinetics-400.ckpt in folder /nowhere"),
         (["--num_clips=0"], "--num_clips=0"),
         (["--first_clip=99999999"], "--first_clip=99999999 is past the end"),
-        (["--num_given=16"], "16 given frames of 16"),
+        (["--num_given=16"], "num_given must be 1 to 15 for 16 frames, got 16"),
         (["--guidance=2"], "--guidance=2.0 pushes towards a class: say in which tasks"),
     ],
 )

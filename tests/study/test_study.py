@@ -13,7 +13,7 @@ import arms
 import intervals
 import reports
 
-from vdt_jax.inference.generation import generate_clips, respaced
+from vdt_jax.inference.functional import generate_clips, respaced
 from vdt_jax.models.flops import training_flops
 from vdt_jax.models.vdt import VDT
 

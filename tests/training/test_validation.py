@@ -11,7 +11,7 @@ from PIL import Image
 
 from vdt_jax.data import take
 from vdt_jax.diffusion.masks import TASKS
-from vdt_jax.inference.generation import task_masks
+from vdt_jax.inference.functional import task_masks
 from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.models.vdt import VDT
 from vdt_jax.options import build

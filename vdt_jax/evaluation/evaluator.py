@@ -25,7 +25,7 @@ from vdt_jax.evaluation.metrics.motion import motion, motion_error
 from vdt_jax.evaluation.metrics.perceptual import MIN_PIXELS, make_frame_features, make_lpips, make_video_features
 from vdt_jax.evaluation.metrics.weights import find
 from vdt_jax.evaluation.protocol import METRICS, Protocol
-from vdt_jax.inference.generation import LoadedAutoencoder, LoadedModel, generate_clips, sample_keys, task_masks
+from vdt_jax.inference.functional import LoadedAutoencoder, LoadedModel, generate_clips, sample_keys, task_masks
 from vdt_jax.video import to_uint8
 
 MODEL = "model"

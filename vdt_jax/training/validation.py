@@ -20,7 +20,7 @@ from vdt_jax.diffusion.gaussian import GaussianDiffusion
 from vdt_jax.diffusion.masks import TASKS
 from vdt_jax.distributed.mesh import on_one_device
 from vdt_jax.evaluation.metrics.frames import psnr, ssim
-from vdt_jax.inference.generation import sample_keys
+from vdt_jax.inference.functional import sample_keys
 from vdt_jax.inference.outputs import write_comparison
 from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.latents.space import batch_encoder
