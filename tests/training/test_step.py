@@ -153,7 +153,7 @@ def test_fsdp_splits_what_it_should():
     assert state.params["blocks"]["mlp"]["fc1"]["bias"].sharding.is_fully_replicated
     whole = on_one_device(state.params, compiled("fsdp")[0])
     assert_equal(whole, state.params)
-    assert {leaf.sharding.device_set for leaf in jax.tree.leaves(whole)} == {frozenset(jax.devices()[:1])}
+    assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(whole))
 
 
 def test_an_axis_that_does_not_divide_stays_whole():
