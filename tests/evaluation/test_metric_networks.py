@@ -117,7 +117,7 @@ def test_a_package_whose_file_was_changed(tmp_path, monkeypatch):
     (folder.parent / "__init__.py").write_text("")
     (folder / SOURCES["i3d"].file).write_bytes(b"other")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(UserError, match="not the file that is known"):
+    with pytest.raises(UserError, match="is not the known file"):
         load_i3d()
 
 

@@ -11,9 +11,7 @@ from helpers.event_files import scalars
 from helpers.scripts import DIGITS, ROOT, SHRUNK, fail, line_of, script, scripts, succeed
 from helpers.videos import moving_square
 
-from vdt_jax.checkpoints import load_model
 from vdt_jax.data.pipeline import clip_numbers
-from vdt_jax.models.fingerprint import fingerprint
 from vdt_jax.video import read_frames, write_video
 
 RECIPES = ["default", "moving_digits", "video_folder_tiny"]  # test_recipes.py has the others
@@ -152,46 +150,6 @@ def test_a_model_with_classes(tmp_path):
     sample = [f"--checkpoint={tmp_path}/run", "--task=unconditional", "--steps=2"]
     succeed("sample.py", *sample, "--labels=3", f"--output={tmp_path}/three.npz")
     assert "labels [11]" in fail("sample.py", *sample, "--labels=11")
-
-
-def test_evaluate_writes_a_report_and_a_page(workdir, tmp_path):
-    arguments = ["--num_clips=3", "--batch_size=2", "--steps=2", "--shown=1", "--metrics=psnr,ssim"]
-    command = ["evaluate.py", f"--checkpoint={workdir}", f"--output={tmp_path}", *arguments]
-    printed = succeed(*command, "--tasks=predict,unconditional")
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert report["protocol"]["clips"] == 3 and report["protocol"]["stride"] == 1
-    assert report["protocol"]["model_sha256"] == fingerprint(*load_model(workdir))
-    assert len(report["protocol"]["clips_sha256"]) == 64 and "clips: 3" in printed
-    assert set(report["tasks"]) == {"predict", "unconditional"}
-    assert f"{report['tasks']['predict']['model']['PSNR']:.4g}" in printed
-    assert report["tasks"]["predict"]["copy nearest"]["PSNR"] > 5
-    page = (tmp_path / "index.html").read_text()
-    assert "worst: clip" in page and "best: clip" in page and len(list(tmp_path.glob("predict_*.gif"))) == 2
-
-    (tmp_path / "report.json").unlink()
-    for kept in sorted((tmp_path / "parts").iterdir())[:2]:  # as if it had been killed
-        kept.unlink()
-    succeed(*command, "--tasks=predict,unconditional")
-    assert json.loads((tmp_path / "report.json").read_text()) == report
-    line = fail(*command, "--tasks=predict", "--seed=1")
-    assert "seed=0, now 1" in line and "another --output" in line
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--tasks=predicts"], "no task 'predicts'"),
-        (["--preset=latte-sky"], "this model makes 16 of 32x32"),
-        (["--metrics=fvd", "--metric_weights=/nowhere"], "no i3d-kinetics-400.ckpt in folder /nowhere"),
-        (["--num_clips=0"], "--num_clips=0"),
-        (["--first_clip=99999999"], "--first_clip=99999999 is past the end"),
-        (["--num_given=16"], "num_given must be 1 to 15 for 16 frames, got 16"),
-        (["--guidance=2"], "--guidance=2.0 pushes towards a class: say in which tasks"),
-    ],
-)
-def test_evaluate_mistakes(arguments, message, tmp_path):
-    assert message in fail("evaluate.py", f"--output={tmp_path}/out", *arguments)
 
 
 def test_convert_and_load(tmp_path):

@@ -1,1 +1,1 @@
-"""Evaluation: protocol, metrics, report."""
+"""Evaluation of a model, task by task: options, protocol, metrics, report."""

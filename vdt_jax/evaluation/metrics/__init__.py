@@ -1,1 +1,1 @@
-"""How near samples are to the truth, and what simple baselines reach."""
+"""Metrics of video samples against the truth, and baselines without a model."""

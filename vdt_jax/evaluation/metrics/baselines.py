@@ -1,13 +1,13 @@
-"""What can be done without a model: position by position, from the given frames.
+"""Baselines without a model: each position is copied or blended from the frames in which it is given.
 
-Videos are (B, F, H, W, C), masks (B, F, H, W, 1) with 1 = generate. Positions given in no frame become 0, grey.
+Videos are (B, F, H, W, C), masks (B, F, H, W, 1) with 1 = generate. Positions given in no frame become 0 (grey).
 """
 
 import numpy as np
 
 
 def _neighbours(video: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, ...]:
-    """For each position the last given value at or before it and the next at or after it, with their distances."""
+    """For each position the last given value before or at it, the next one after or at it, and their distances."""
     given = np.asarray(mask) < 0.5
     video = np.asarray(video, np.float32)
 
@@ -24,13 +24,13 @@ def _neighbours(video: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def copy_nearest(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Each position takes the value of the nearest frame in which it is given, the earlier of two."""
+    """Copies each position from the nearest frame in which it is given; of two, from the earlier one."""
     before, distance_before, after, distance_after = _neighbours(video, mask)
     return np.where(distance_before <= distance_after, before, after)
 
 
 def linear_blend(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Each position blends the given values before and after it by distance; beyond the ends it copies the nearest."""
+    """Interpolates each position linearly between its given values; before the first and after the last it copies."""
     before, distance_before, after, distance_after = _neighbours(video, mask)
     between = np.isfinite(distance_before) & np.isfinite(distance_after)
     total = np.where(between, distance_before + distance_after, 1)

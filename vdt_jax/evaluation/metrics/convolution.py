@@ -1,7 +1,8 @@
-"""Convolution and pooling of video, as sums and maxima over frames of what is done to pictures.
+"""Convolution and pooling of video, built from two-dimensional convolutions and shifted maxima.
 
-XLA's CPU backend takes ten times as long for a three-dimensional convolution as for a two-dimensional one of the same
-size, and for a window's maximum as for shifted maxima. Padding is TensorFlow's SAME throughout: the odd one comes last.
+On XLA's CPU backend a three-dimensional convolution takes ten times as long as a two-dimensional one of the same size,
+and a windowed maximum ten times as long as shifted maxima. Padding is TensorFlow's SAME: where it is odd, the end gets
+one more.
 """
 
 from typing import Any
@@ -13,13 +14,13 @@ from jax import lax
 
 
 def same_padding(size: int, window: int, stride: int) -> tuple[int, int]:
-    """What SAME adds before and after an axis, so that it comes out ceil(size / stride) long."""
+    """The padding before and after an axis that makes the result ceil(size / stride) long."""
     total = max((-(-size // stride) - 1) * stride + window - size, 0)
     return total // 2, total - total // 2
 
 
 def _shifts(x: jax.Array, axis: int, window: int, stride: int, fill: float) -> list[jax.Array]:
-    """The strided views of x that a window along an axis sees, one for each of its places."""
+    """The strided views of x for each offset of a window along an axis."""
     size = x.shape[axis]
     padding = [(0, 0)] * x.ndim
     padding[axis] = same_padding(size, window, stride)
@@ -29,7 +30,7 @@ def _shifts(x: jax.Array, axis: int, window: int, stride: int, fill: float) -> l
 
 
 def max_pool(x: jax.Array, window: tuple[int, int, int], strides: tuple[int, int, int]) -> jax.Array:
-    """The largest value of each window of video (B, F, H, W, C), axis after axis."""
+    """The maximum of each window (frames, rows, columns) of video (B, F, H, W, C), one axis at a time."""
     for axis, (size, stride) in enumerate(zip(window, strides, strict=True), 1):
         if size > 1:
             x = jnp.stack(_shifts(x, axis, size, stride, -jnp.inf)).max(0)
@@ -39,7 +40,7 @@ def max_pool(x: jax.Array, window: tuple[int, int, int], strides: tuple[int, int
 class Conv3D(nn.Module):
     """A convolution (B, F, H, W, C) -> (B, F', H', W', features) with a bias; kernel (frames, rows, columns, C, out).
 
-    The frames of a window are stacked on the channels of a picture's convolution; one of 1x1x1 is a matrix.
+    The frames of a window become channels of a two-dimensional convolution; a window of 1x1x1 is a matrix product.
     """
 
     features: int

@@ -8,22 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def _mean_of_generated(x: jax.Array, mask: jax.Array) -> jax.Array:
+def mean_where(x: jax.Array, mask: jax.Array) -> jax.Array:
+    """The mean (B,) of x (B, F, H, W, C) where mask (B, F, H, W, 1) is 1; 0 where it is 1 nowhere."""
     return (x * mask).sum((1, 2, 3, 4)) / jnp.maximum(mask.sum((1, 2, 3, 4)) * x.shape[-1], 1)
 
 
 @jax.jit
 def psnr(sample: jax.Array, truth: jax.Array, mask: jax.Array) -> jax.Array:
-    """Peak signal-to-noise ratio in dB, of each video's mean squared error, at most 100."""
+    """Peak signal-to-noise ratio in dB of each video's mean squared error, at most 100."""
     square = ((sample - truth) / 2) ** 2
-    return -10 * jnp.log10(jnp.maximum(_mean_of_generated(square, mask), 1e-10))
+    return -10 * jnp.log10(jnp.maximum(mean_where(square, mask), 1e-10))
 
 
 @jax.jit
 def ssim(sample: jax.Array, truth: jax.Array, mask: jax.Array) -> jax.Array:
     """Structural similarity (Wang et al. 2004): 11x11 Gaussian window of sigma 1.5, per channel, borders reflected.
 
-    The map covers the whole frame, and its mean is taken over the generated positions.
+    The map covers the whole frame; its mean is taken over the generated positions.
     """
     offsets = np.arange(-5, 6)
     window = np.exp(-(offsets**2) / (2 * 1.5**2))
@@ -42,4 +43,4 @@ def ssim(sample: jax.Array, truth: jax.Array, mask: jax.Array) -> jax.Array:
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
-    return _mean_of_generated(luminance * structure, mask)
+    return mean_where(luminance * structure, mask)

@@ -1,8 +1,7 @@
-"""I3D, the network whose view of a video FVD compares (Carreira and Zisserman 2017, arXiv 1705.07750, figure 3).
+"""I3D, the network of FVD (Carreira and Zisserman 2017, arXiv 1705.07750, figure 3).
 
-An Inception v1 whose windows are blown up in time. This is the Kinetics-400 network in RGB, without its batch
-normalisation, which in a trained network scales and shifts each channel: `load_i3d` (weights.py) puts it into the
-kernels.
+An Inception v1 with windows inflated in time: the Kinetics-400 network in RGB. Its batch normalisation, a scale and a
+shift of each channel after training, is folded into the kernels by `load_i3d` (weights.py).
 """
 
 import jax
@@ -12,7 +11,7 @@ from flax import linen as nn
 from vdt_jax.evaluation.metrics.convolution import Conv3D, max_pool
 
 SIZE = 224  # pixels, height and width
-MIN_FRAMES = 9  # fewer leave one frame to the last pooling, which wants two
+MIN_FRAMES = 9  # with fewer, one frame is left for the last pooling, which needs two
 
 # Channels of the four branches of each block: 1x1x1; 1x1x1 then 3x3x3; 1x1x1 then 3x3x3; pooling then 1x1x1.
 BLOCKS = {
@@ -29,7 +28,7 @@ BLOCKS = {
 
 
 class Inception(nn.Module):
-    """Four branches, side by side on the channels: (B, F, H, W, C) -> (B, F, H, W, sum of their last widths)."""
+    """Four branches, concatenated on the channels: (B, F, H, W, C) -> (B, F, H, W, sum of their last widths)."""
 
     widths: tuple[int, int, int, int, int, int]
 
@@ -66,7 +65,7 @@ class I3D(nn.Module):
             if name == "Mixed_5b":
                 x = max_pool(x, (2, 2, 2), (2, 2, 2))  # (B, F/8, 7, 7, 832)
             x = Inception(widths, name=name)(x)
-        # The mean of each two frames' 7x7 places, then of all pairs; the classifier between them is linear.
+        # The mean over 7x7 places and pairs of frames, then over all pairs; the classifier is linear, so it comes last.
         x = x.mean((2, 3))
         x = (x[:, :-1] + x[:, 1:]).mean(1) / 2  # (B, 1024)
         return Conv3D(400, name="Logits_Conv3d_0c_1x1")(x[:, None, None, None])[:, 0, 0, 0]

@@ -2,8 +2,8 @@
 
     d(x, y) = sum over layers l of  mean over positions of  w_l . (f_l(x) - f_l(y))^2
 
-with f_l a layer's features after ReLU, each position's channels scaled to length 1, and w_l the weights that people's
-judgements taught.
+with f_l the features of a layer after ReLU, normalised to length 1 at each position, and w_l weights fitted to human
+judgements.
 """
 
 import jax
@@ -13,7 +13,7 @@ from flax import linen as nn
 
 NETWORKS = ("vgg16", "alexnet")
 
-# ImageNet's mean and deviation, for [-1, 1].
+# ImageNet's mean and standard deviation, for pictures in [-1, 1].
 _SHIFT = np.array([-0.030, -0.088, -0.188], np.float32).reshape(1, 1, 1, 3)
 _SCALE = np.array([0.458, 0.448, 0.450], np.float32).reshape(1, 1, 1, 3)
 _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # pooled between the groups
@@ -52,7 +52,7 @@ class AlexNet(nn.Module):
 
 
 class LPIPS(nn.Module):
-    """Pictures (B, H, W, 3) in [-1, 1], twice, to distances (B,); the same weights see both."""
+    """The distances (B,) of two batches of pictures (B, H, W, 3) in [-1, 1]."""
 
     network: str = "vgg16"
 

@@ -1,4 +1,4 @@
-"""Blending along the optical flow: the classical way to make frames between two given ones. Needs OpenCV."""
+"""Blending along the optical flow, the classical frame interpolation. Needs OpenCV."""
 
 import importlib.util
 import itertools
@@ -15,7 +15,7 @@ def is_available() -> bool:
 
 
 def version() -> str:
-    """OpenCV's, whose flow changes with it."""
+    """The version of OpenCV, on which the flow depends."""
     if not is_available():
         return "not installed"
     import cv2  # pyright: ignore[reportMissingImports]
@@ -24,14 +24,14 @@ def version() -> str:
 
 
 def flow_blend(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Warps the wholly given frames before and after each frame to its time, and blends them by distance.
+    """Warps the fully given frames before and after each frame to its time, and blends them by distance.
 
     With a at time 0, b at time 1 and Farneback's flows F_ab and F_ba,
 
         frame(t, x) = (1 - t) a(x - t F_ab(x)) + t b(x - (1 - t) F_ba(x))
 
-    which takes the flow at x for that of the point that comes to x. Elsewhere (beyond the ends, and for given places in
-    frames that are partly given) it is linear blending.
+    which takes the flow at x as that of the point that moves to x. Frames before the first fully given one and after
+    the last, and given regions of partly given frames, are as in `linear_blend`.
 
     Args:
       video: (B, F, H, W, C) in [-1, 1], C = 1 or 3.
@@ -52,7 +52,7 @@ def flow_blend(video: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _flow(frame: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(H, W, 2): how far, in pixels (x, y), each point of a frame goes until the other."""
+    """The displacement (H, W, 2), in pixels (x, y), of each point of a frame in the other."""
     import cv2  # pyright: ignore[reportMissingImports]
 
     grey, other_grey = (to_uint8(x.mean(-1)) for x in (frame, other))
@@ -62,7 +62,7 @@ def _flow(frame: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _warp(frame: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """frame(x - flow(x)), bilinear, the border repeated."""
+    """frame(x - flow(x)): bilinear, with the border repeated."""
     import cv2  # pyright: ignore[reportMissingImports]
 
     rows, columns = np.indices(frame.shape[:2], np.float32)

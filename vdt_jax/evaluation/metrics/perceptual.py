@@ -1,6 +1,6 @@
-"""What trained networks see in videos: LPIPS, the features of FVD, and those of single frames.
+"""Metrics by trained networks: LPIPS, the features of FVD, and features of single frames.
 
-Videos are float (B, F, H, W, C) in [-1, 1], C = 3, or 1 which is repeated.
+Videos are float (B, F, H, W, C) in [-1, 1], C = 3, or C = 1, which is repeated.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from vdt_jax.evaluation.metrics.batches import over_batches
 from vdt_jax.evaluation.metrics.lpips import LPIPS
 from vdt_jax.evaluation.metrics.weights import load_i3d, load_lpips
 
-MIN_PIXELS = {"vgg16": 16, "alexnet": 31}  # fewer leave nothing to the last layer
+MIN_PIXELS = {"vgg16": 16, "alexnet": 31}  # with fewer, nothing is left for the last layer
 _FRAMES_AT_ONCE = 64
 
 
@@ -35,11 +35,11 @@ def make_video_features(
 
     Args:
       mesh: the devices.
-      batch_size: videos at once.
-      folder: of the weights; None for the package's.
+      batch_size: videos at once, of at least `i3d.MIN_FRAMES` frames.
+      folder: of the weights; None for the installed package.
 
     Raises:
-      UserError: no weights. Of fewer than 9 frames I3D leaves nothing.
+      UserError: missing weights.
     """
 
     def features(params, video) -> Any:
@@ -56,13 +56,13 @@ def make_lpips(
 ) -> Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
     """LPIPS of videos: (sample, truth, mask (B, F, H, W, 1)) to (B,).
 
-    The distance of whole frames at their own size, averaged over the frames in which anything is generated.
+    The distance of whole frames at their own size, averaged over the frames with a generated position.
 
     Raises:
-      UserError: no weights, an unknown network; from the result: frames too small for the network.
+      UserError: missing weights or an unknown network; when called, frames too small for the network.
     """
     if network not in MIN_PIXELS:
-        raise UserError(f"no network '{network}' for LPIPS: choose from {', '.join(MIN_PIXELS)}")
+        raise UserError(f"lpips must be one of {', '.join(MIN_PIXELS)}, got {network!r}")
 
     def distance(params, x, y) -> Any:
         return LPIPS(network).apply({"params": params}, x, y)
@@ -80,12 +80,12 @@ def make_lpips(
 
 
 def make_frame_features(mesh: Mesh, folder: str | Path | None = None) -> Callable[[np.ndarray], np.ndarray]:
-    """Features of each frame for a Frechet distance of pictures: videos to (B * F, 512).
+    """Features of each frame for a Frechet distance of single frames: videos to (B * F, 512).
 
-    The last layer of VGG16, averaged over the picture. Not FID, which looks through another network, Inception v3.
+    The last layer of VGG16, averaged over the frame. This is not FID, whose network is Inception v3.
 
     Raises:
-      UserError: no weights; from the result: frames too small.
+      UserError: missing weights; when called, frames too small for the network.
     """
 
     def features(params, x):
@@ -103,4 +103,4 @@ def make_frame_features(mesh: Mesh, folder: str | Path | None = None) -> Callabl
 
 def _check_size(network: str, video: np.ndarray) -> None:
     if min(video.shape[2:4]) < MIN_PIXELS[network]:
-        raise UserError(f"{network} needs pictures of at least {MIN_PIXELS[network]} pixels, not {video.shape[2:4]}")
+        raise UserError(f"{network} needs frames of at least {MIN_PIXELS[network]} pixels, got {video.shape[2:4]}")

