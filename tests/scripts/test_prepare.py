@@ -16,10 +16,10 @@ from helpers.scripts import SHRUNK, fail, succeed
 from vdt_jax.data import make_source
 from vdt_jax.data.pipeline import batches
 from vdt_jax.errors import UserError
-from vdt_jax.inference.functional import load_vae, sampled_clips
 from vdt_jax.latents.cache import write_metadata
 from vdt_jax.latents.codec import decode_video, draw_latents, encode_video
 from vdt_jax.latents.prepare import PrepareOptions, prepare
+from vdt_jax.latents.space import VaeSpace, sampled_clips
 from vdt_jax.models.fingerprint import fingerprint
 from vdt_jax.models.vdt import VDT
 from vdt_jax.video import read_clip, to_float, to_uint8
@@ -64,7 +64,7 @@ def source_of(path, shape=SHAPE, **options):
 
 
 def test_the_cache_holds_what_the_autoencoder_makes_of_each_frame(cache, videos):
-    vae = load_vae(VAE)
+    vae = VaeSpace.load(VAE)
     source = source_of(cache, hop=1, labels=True)
     assert len(source) == 17 + 6 + 3 and source.num_classes == 2
     clips = [source.clip(number) for number in range(len(source))]
@@ -231,7 +231,7 @@ def test_mistakes_in_options(changed, message):
 
 
 def test_a_model_is_sampled_on_pixels_of_a_cache(cache):
-    vae, data = load_vae(VAE), {"name": "latents", "path": str(cache), "held_out": 0.0, "hop": 1, "labels": True}
+    vae, data = VaeSpace.load(VAE), {"name": "latents", "path": str(cache), "held_out": 0.0, "hop": 1, "labels": True}
     model = VDT(input_size=SHAPE[1:3], num_frames=SHAPE[0])
     source, moments = (
         sampled_clips(data, model, vae, "held_out", num_frames=3),
@@ -292,14 +292,14 @@ def test_training_on_a_cache(cache, tmp_path):
 
 
 def test_a_fingerprint_tells_autoencoders_apart():
-    vae = load_vae(VAE)
+    vae = VaeSpace.load(VAE)
     changed = jax.tree.map(np.array, vae.params)
     next(iter(jax.tree.leaves(changed))).flat[0] += 1e-3
-    assert fingerprint(*vae) == fingerprint(*load_vae(VAE, "bfloat16")) != fingerprint(vae.model, changed)
-    load_vae(VAE, config={})
-    load_vae(VAE, config={"autoencoder": fingerprint(*vae)})
+    assert fingerprint(*vae) == fingerprint(*VaeSpace.load(VAE, "bfloat16")) != fingerprint(vae.model, changed)
+    VaeSpace.load(VAE, config={})
+    VaeSpace.load(VAE, config={"autoencoder": fingerprint(*vae)})
     with pytest.raises(UserError, match=f"trained with the autoencoder {fingerprint(vae.model, changed)[:12]}"):
-        load_vae(VAE, config={"autoencoder": fingerprint(vae.model, changed)})
+        VaeSpace.load(VAE, config={"autoencoder": fingerprint(vae.model, changed)})
 
 
 @pytest.mark.slow
