@@ -19,7 +19,7 @@ from vdt_jax.errors import UserError
 from vdt_jax.latents.cache import write_metadata
 from vdt_jax.latents.codec import decode_video, draw_latents, encode_video
 from vdt_jax.latents.prepare import PrepareOptions, prepare
-from vdt_jax.latents.space import VaeSpace, sampled_clips
+from vdt_jax.latents.space import PixelSpace, VaeSpace, pixel_source
 from vdt_jax.models.fingerprint import fingerprint
 from vdt_jax.models.vdt import VDT
 from vdt_jax.video import read_clip, to_float, to_uint8
@@ -72,7 +72,7 @@ def test_the_cache_holds_what_the_autoencoder_makes_of_each_frame(cache, videos)
     mode = encode_video(vae.model, vae.params, expected, key=None)
     errors = [np.abs(draw_latents(source.scaling_factor, clip["video"], None) - mode).max() for clip in clips]
     assert min(errors) < 2e-3 and clips[int(np.argmin(errors))]["label"] == 1
-    assert source.autoencoder == fingerprint(*vae)
+    assert source.autoencoder == vae.hash
     assert "broken.mp4" in (cache / "bad_files.jsonl").read_text()
 
 
@@ -231,22 +231,20 @@ def test_mistakes_in_options(changed, message):
 
 
 def test_a_model_is_sampled_on_pixels_of_a_cache(cache):
-    vae, data = VaeSpace.load(VAE), {"name": "latents", "path": str(cache), "held_out": 0.0, "hop": 1, "labels": True}
-    model = VDT(input_size=SHAPE[1:3], num_frames=SHAPE[0])
-    source, moments = (
-        sampled_clips(data, model, vae, "held_out", num_frames=3),
-        source_of(cache, (3, *SHAPE[1:]), hop=1),
-    )
+    space, model = VaeSpace.load(VAE), VDT(input_size=SHAPE[1:3], num_frames=SHAPE[0])
+    data = {"name": "latents", "path": str(cache), "held_out": 0.0, "hop": 1, "labels": True}
+    source = pixel_source(data, model, space, "held_out", num_frames=3)
+    moments = source_of(cache, (3, *SHAPE[1:]), hop=1)
     assert len(source) == len(moments) and source.num_classes == 2
     mode = draw_latents(moments.scaling_factor, moments.clip(5)["video"], None)
     clip = source.clip(5)["video"]
     assert clip.shape == (3, 16, 24, 3) and clip.dtype == np.uint8
-    np.testing.assert_array_equal(clip, to_uint8(decode_video(*vae, np.asarray(mode))))
-    other = vae._replace(params=jax.tree.map(lambda leaf: leaf + 1, vae.params))
+    np.testing.assert_array_equal(clip, to_uint8(decode_video(space.model, space.params, np.asarray(mode))))
+    without = pixel_source(data, model, PixelSpace(), "held_out", num_frames=3)
+    np.testing.assert_array_equal(without.clip(5)["video"], mode)
+    other = VaeSpace(space.model, jax.tree.map(lambda leaf: leaf + 1, space.params))
     with pytest.raises(UserError, match="was made by the autoencoder"):
-        sampled_clips(data, model, other, "held_out")
-    with pytest.raises(UserError, match="add --vae"):
-        sampled_clips(data, model, None, "held_out")
+        pixel_source(data, model, other, "held_out")
 
 
 @pytest.mark.slow
@@ -295,9 +293,9 @@ def test_a_fingerprint_tells_autoencoders_apart():
     vae = VaeSpace.load(VAE)
     changed = jax.tree.map(np.array, vae.params)
     next(iter(jax.tree.leaves(changed))).flat[0] += 1e-3
-    assert fingerprint(*vae) == fingerprint(*VaeSpace.load(VAE, "bfloat16")) != fingerprint(vae.model, changed)
+    assert vae.hash == VaeSpace.load(VAE, "bfloat16").hash != fingerprint(vae.model, changed)
     VaeSpace.load(VAE, config={})
-    VaeSpace.load(VAE, config={"autoencoder": fingerprint(*vae)})
+    VaeSpace.load(VAE, config={"autoencoder": vae.hash})
     with pytest.raises(UserError, match=f"trained with the autoencoder {fingerprint(vae.model, changed)[:12]}"):
         VaeSpace.load(VAE, config={"autoencoder": fingerprint(vae.model, changed)})
 
