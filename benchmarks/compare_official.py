@@ -31,12 +31,13 @@ from official import Official, load_official, to_torch, wait
 from vdt_jax import cli
 from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.errors import UserError
-from vdt_jax.inference.generation import generate, sample_keys
+from vdt_jax.inference.functional import generate_on_devices, sample_keys
 from vdt_jax.latents.codec import sample_posterior
 from vdt_jax.latents.space import VaeSpace
 from vdt_jax.models.autoencoder import AutoencoderKL
 from vdt_jax.models.vdt import REMAT, VDT, VDT_VARIANTS
-from vdt_jax.training.step import TrainState, make_learning_rate, make_optimizer, make_train_step
+from vdt_jax.training.optimizer import make_learning_rate, make_optimizer
+from vdt_jax.training.step import TrainState, make_train_step
 from vdt_jax.weights.autoencoder import from_torch, param_shapes
 from vdt_jax.weights.tables import read_table
 from vdt_jax.weights.vdt import vdt_table
@@ -193,7 +194,7 @@ def sampling_pair(
 
     diffusion, keys = make_diffusion(timestep_respacing=str(num_steps)), sample_keys(0, range(len(x)))
     clean, mask = jax.device_put(x), jax.device_put(mask)
-    return theirs, lambda: jax.block_until_ready(generate(ours, params, diffusion, clean, mask, keys))
+    return theirs, lambda: jax.block_until_ready(generate_on_devices(ours, params, diffusion, clean, mask, keys))
 
 
 def autoencoder_pair(official: Official, mode: str) -> tuple[Any, VaeSpace]:
@@ -255,7 +256,7 @@ def video_pair(
     decode = jax.jit(lambda latents: decode_all(vae, latents))
 
     def mine() -> None:
-        samples = generate(ours, params, diffusion, encode(clean), mask, keys)
+        samples = generate_on_devices(ours, params, diffusion, encode(clean), mask, keys)
         jax.block_until_ready(decode(samples))
 
     return theirs, mine

@@ -15,7 +15,7 @@ from measure import report
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
 from vdt_jax.data import take
-from vdt_jax.inference.generation import sample_keys
+from vdt_jax.inference.functional import sample_keys
 from vdt_jax.inference.pipeline import Pipeline
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "As for sample.py.")

@@ -35,7 +35,8 @@ from vdt_jax.distributed.mesh import (
     with_shardings,
 )
 from vdt_jax.models.vdt import VDT, VDT_VARIANTS
-from vdt_jax.training.step import init_state, make_optimizer, make_train_step, shard_train_step
+from vdt_jax.training.optimizer import make_optimizer
+from vdt_jax.training.step import init_state, make_train_step, shard_train_step
 
 _ROWS = flags.DEFINE_list("rows", None, "Which of the table, as topology/fsdp; all if not given.")
 _MODEL = flags.DEFINE_enum("model", "VDT-L/2", [*VDT_VARIANTS, "tiny"], "Which sizes.")

@@ -21,7 +21,7 @@ from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO, newest_step, save_model
 from vdt_jax.data import take
 from vdt_jax.errors import UserError
-from vdt_jax.inference.generation import sample_keys
+from vdt_jax.inference.functional import sample_keys
 from vdt_jax.inference.pipeline import Pipeline
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A working directory of train.py.")

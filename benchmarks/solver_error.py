@@ -20,7 +20,7 @@ from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
 from vdt_jax.data import take
 from vdt_jax.diffusion.samplers import ddim, ddpm, dpm_solver_pp, unipc
-from vdt_jax.inference.generation import sample_keys
+from vdt_jax.inference.functional import sample_keys
 from vdt_jax.inference.pipeline import Pipeline
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "As for sample.py.")
@@ -51,12 +51,13 @@ def main(_) -> None:
     # Only the network is compiled: a program for each sampler and number of steps would take hours.
     network = jax.jit(lambda x_t, timesteps: model.apply({"params": pipe.params}, x_t, timesteps))
 
+    def python_loop(lower: int, upper: int, step: Any, state: Any) -> Any:
+        for i in range(lower, upper):
+            state = step(i, state)
+        return state
+
     def solve(sampler: Any, respacing: str) -> np.ndarray:
-        sampling = sampler(pipe.diffusion(respacing), network, keys, clean, mask)
-        state = sampling.state
-        for i in range(sampling.num_steps):
-            state = sampling.step(i, state)
-        return np.asarray(state[0])
+        return np.asarray(sampler(pipe.diffusion(respacing), network, keys, clean, mask, loop=python_loop))
 
     solution, generated = solve(ddim, str(_REFERENCE.value)), np.broadcast_to(np.asarray(mask) > 0.5, clean.shape)
     cells = [(name, spacing) for name in _SAMPLERS for spacing in _SPACINGS] + [("ddpm", "even")]

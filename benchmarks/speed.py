@@ -19,10 +19,11 @@ from measure import counted_memory, report, timed
 from vdt_jax import cli
 from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.errors import UserError
-from vdt_jax.inference.generation import generate, sample_keys, task_masks
+from vdt_jax.inference.functional import generate_on_devices, sample_keys, task_masks
 from vdt_jax.models.flops import forward_flops, training_flops, utilisation
 from vdt_jax.models.vdt import REMAT, VDT, VDT_VARIANTS
-from vdt_jax.training.step import init_state, make_learning_rate, make_optimizer, make_train_step
+from vdt_jax.training.optimizer import make_learning_rate, make_optimizer
+from vdt_jax.training.step import init_state, make_train_step
 
 _MODELS = flags.DEFINE_list("models", ["VDT-S/2"], f"Of {', '.join(VDT_VARIANTS)}.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Samples a step.")
@@ -96,7 +97,7 @@ def sampling_row(model: VDT, num_steps: int) -> dict[str, Any]:
     mask, keys = task_masks(0, numbers, "interpolation", model), sample_keys(0, numbers)
 
     def one() -> None:
-        jax.block_until_ready(generate(model, params, diffusion, clean, mask, keys, sampler=_SAMPLER.value))
+        jax.block_until_ready(generate_on_devices(model, params, diffusion, clean, mask, keys, sampler=_SAMPLER.value))
 
     start = time.perf_counter()
     one()

@@ -22,7 +22,8 @@ from measure import report
 from vdt_jax import cli
 from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.models.vdt import VDT
-from vdt_jax.training.step import init_state, make_learning_rate, make_optimizer, make_train_step
+from vdt_jax.training.optimizer import make_learning_rate, make_optimizer
+from vdt_jax.training.step import init_state, make_train_step
 
 _DEPTHS = flags.DEFINE_multi_integer("depth", [4, 28, 112], "Depths to compile a training step at.")
 _WIDTH = flags.DEFINE_integer("hidden_size", 384, "Width of the networks compiled, of 16 x 32x32 latents.")

@@ -1,67 +1,17 @@
-"""Every key that a recipe has, with what it means. Recipes start from here and change what they must."""
+"""What every recipe starts from: `TrainConfig`, which explains each key, with the keys of all data sources."""
 
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from vdt_jax import cli
 from vdt_jax.models.vdt import VDT_VARIANTS
+from vdt_jax.training.config import TrainConfig
 
 
 def get_config() -> ConfigDict:
-    config: Any = ConfigDict()
-    config.seed = 0
-    config.batch_size = 32  # of all devices and hosts together
-    config.total_steps = 100_000
-    config.log_every = 100
-    config.checkpoint_every = 2_000
-    config.keep_checkpoints = 3  # the newest so many, ...
-    config.keep_every = config_dict.placeholder(int)  # ... and steps that this divides, for good
-
-    config.mesh = dict(fsdp=1)  # over how many devices parameters, EMA and optimizer are split; docs/scaling.md
-    config.grad_accum = 1  # parts that a batch is taken in, one after the other: less memory, the same update
-
-    config.init_from = config_dict.placeholder(str)  # a converted folder or a working directory to start from
-    config.init_fresh = config_dict.placeholder(str)  # what stays fresh then, e.g. "y_embedder,time_embed"
-
-    # Keyword arguments of vdt_jax.models.vdt.VDT; VDT_VARIANTS there has the paper's sizes.
-    config.model = dict(
-        input_size=(32, 32),
-        num_frames=16,
-        in_channels=4,
-        patch_size=2,
-        hidden_size=384,
-        depth=12,
-        num_heads=6,
-        mlp_ratio=4.0,
-        num_classes=1,
-        learn_sigma=True,
-        dtype="float32",
-        unroll=1,
-        remat="matmuls",  # what of a block is kept for its gradient: or none (all of it), full (nothing)
-        temporal=True,  # False for a model of images, the first stage of training in two
-    )
-    # For a model of latents on videos: the autoencoder, as --vae of sample.py. It encodes batches and is not trained.
-    config.vae = config_dict.placeholder(str)
-
-    # Keyword arguments of vdt_jax.diffusion.gaussian.make_diffusion.
-    config.diffusion = dict(
-        noise_schedule="linear",  # or cosine
-        num_diffusion_timesteps=1000,
-        prediction="eps",  # or v, x_start
-        loss_on=config_dict.placeholder(str),  # the squared error's space; None = that of prediction
-        min_snr_gamma=config_dict.placeholder(float),  # caps the weight of a noise level, e.g. 5.0
-        clip_denoised=False,  # True for pixels
-    )
-    # Keyword arguments of vdt_jax.training.step.loss_fn and draw_examples.
-    config.loss = dict(loss="normalised", mask_mixture="varied", label_dropout=0.1, noise_shift=1.0)
-
-    # name: adamw or muon (the kernels of the blocks; AdamW for the rest).
-    # frozen: a regex; parameters in whose path it is found are not trained, e.g. "blocks/(attn|mlp)".
-    config.optimizer = dict(name="adamw", weight_decay=0.0, clip_norm=1.0, b2=0.999, frozen="")
-    config.learning_rate = dict(peak=1e-4, warmup_steps=1_000, decay="constant")  # or cosine, tail
-    config.ema_decay = 0.9999
-
-    # What stays None is as the source has it; docs/data.md says more, and which source takes which.
+    config: Any = cli.config_of_options(TrainConfig())
+    # None is the default of the source; docs/data.md says more, and which source takes which.
     config.data = dict(
         name="synthetic",  # moving_digits, moving_mnist, video_folder, latents, tfds:..., or package.module:Class
         options=dict(),  # keyword arguments of your own class, beside the keys below that it takes
@@ -81,17 +31,11 @@ def get_config() -> ConfigDict:
         feature=config_dict.placeholder(str),  # of a tfds dataset: video
         num_digits=config_dict.placeholder(int),  # of moving digits and moving MNIST: 2
     )
-    config.data_threads = 2
-
-    # Samples of the EMA weights for every task on held-out clips, into WORKDIR/samples; every=0 for none.
-    config.preview = dict(every=2_000, num_steps=50, num_clips=2)
-    # Losses by task and noise level, PSNR and SSIM of samples: EMA weights, held-out clips; every=0 for none.
-    config.validation = dict(every=2_000, num_steps=25, num_clips=8)
     return config
 
 
 def data_set(variant: str, **model: Any) -> ConfigDict:
-    """What the recipes of the papers' data sets share: a VDT of VDT_VARIANTS in bfloat16, on a folder of videos."""
+    """The base of the recipes of the papers' data sets: a VDT of VDT_VARIANTS in bfloat16, on a folder of videos."""
     config: Any = get_config()
     config.batch_size = 256
     config.total_steps = 400_000
@@ -105,7 +49,7 @@ def data_set(variant: str, **model: Any) -> ConfigDict:
 
 
 def pixels(**model: Any) -> ConfigDict:
-    """`data_set` for small frames, without an autoencoder: VDT-S."""
+    """`data_set` for small frames in pixels: VDT-S."""
     config: Any = data_set("VDT-S/2", learn_sigma=False, **({"in_channels": 3} | model))
     config.batch_size = 128
     config.total_steps = 300_000

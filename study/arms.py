@@ -13,15 +13,16 @@ import optax
 from vdt_jax.data import make_source, take
 from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.diffusion.masks import TASKS, draw_masks, varied_mask
-from vdt_jax.diffusion.samplers.loop import sample_noise
+from vdt_jax.diffusion.samplers import sample_noise
 from vdt_jax.evaluation.metrics.baselines import BASELINES
 from vdt_jax.evaluation.metrics.frames import psnr, ssim
 from vdt_jax.evaluation.metrics.motion import motion
-from vdt_jax.inference.generation import sample_keys, task_masks
+from vdt_jax.inference.functional import sample_keys, task_masks
 from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.models.flops import training_flops
 from vdt_jax.models.vdt import VDT
-from vdt_jax.training.step import draw_examples, loss_fn, make_learning_rate, make_optimizer
+from vdt_jax.training.optimizer import make_learning_rate, make_optimizer
+from vdt_jax.training.step import draw_examples, loss_fn
 from vdt_jax.video import to_uint8
 
 MODEL = dict(num_frames=16, in_channels=1, hidden_size=64, depth=4, num_heads=4, learn_sigma=False, unroll=4)
@@ -169,7 +170,7 @@ def train_arm(arm: Arm, sizes: dict[str, Any], steps: int, clips: jax.Array, see
 
 
 def start_on_clips(fresh: Any, learned: Any) -> Any:
-    """Parameters learned on single frames, with fresh temporal layers whose last kernel is 0: they add nothing at first."""
+    """Parameters of single frames, with fresh temporal layers whose last kernel is 0, so that they add nothing at first."""
     blocks = fresh["blocks"] | learned["blocks"]
     blocks["temporal_fc"] = jax.tree.map(jnp.zeros_like, fresh["blocks"]["temporal_fc"])
     return fresh | learned | {"blocks": blocks}

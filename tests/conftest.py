@@ -1,4 +1,4 @@
-"""Eight fake CPU devices, exact float32, no silent broadcasting between ranks, and a compilation cache that stays."""
+"""Eight fake CPU devices, exact float32, no broadcasting between ranks, checked shapes, a compilation cache."""
 
 import atexit
 import os
@@ -8,6 +8,10 @@ import tempfile
 from pathlib import Path
 
 import jax
+from jaxtyping import install_import_hook
+
+# Before anything imports vdt_jax: every call of these modules checks the shapes and types of its annotations.
+install_import_hook(["vdt_jax.diffusion", "vdt_jax.models", "vdt_jax.inference.functional"], "beartype.beartype")
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from etils import epath
-from helpers.checkpoint_damage import assert_same, save_steps, small_state
+from helpers.checkpoint_damage import assert_same, logged, save_steps, small_state
 from helpers.scripts import DIGITS, SHRUNK, succeed
 
 from vdt_jax.checkpoints import Checkpoints
@@ -94,8 +94,7 @@ def test_damage_in_a_bucket(bucket):
     changed = next(path for path in (checkpoints / "3" / "training" / "d").iterdir())
     changed.write_bytes(changed.read_bytes()[::-1])
     (checkpoints / "2" / "manifest.json").unlink()
-    said = []
-    with Checkpoints(f"{bucket}/small", say=said.append) as manager:
+    with logged() as said, Checkpoints(f"{bucket}/small") as manager:
         assert_same(manager.restore(small_state(0)), small_state(1))
     assert "was changed" in said[0] and "2 has no manifest.json" in said[1]
     assert sorted(path.name for path in checkpoints.iterdir()) == ["1", "2", "3.DAMAGED"]

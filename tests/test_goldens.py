@@ -9,10 +9,10 @@ import pytest
 from einops import rearrange
 
 from vdt_jax.diffusion.gaussian import make_diffusion
-from vdt_jax.diffusion.samplers import ddpm, run
+from vdt_jax.diffusion.samplers import ddpm
 from vdt_jax.models.vdt import VDT
-from vdt_jax.weights import from_torch, read_sizes, to_torch
-from vdt_jax.weights.safe_pickle import load_torch
+from vdt_jax.weights.torch_files import load_torch
+from vdt_jax.weights.vdt import from_torch, read_sizes, to_torch
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -134,16 +134,14 @@ def test_sampling(tiny, name, clip, masked, bound):
     mask = jnp.asarray(mask, jnp.float32)[..., None]
     clean = video(golden["raw_x"])
     ours = jax.jit(
-        lambda params: run(
-            ddpm(
-                diffusion,
-                lambda x_t, timesteps: model.apply({"params": params}, x_t, timesteps),
-                jax.random.split(jax.random.key(0), clean.shape[0]),
-                clean,
-                mask,
-                start=state(golden["z"]),
-                noises=state(golden["noises"]),
-            )
+        lambda params: ddpm(
+            diffusion,
+            lambda x_t, timesteps: model.apply({"params": params}, x_t, timesteps),
+            jax.random.split(jax.random.key(0), clean.shape[0]),
+            clean,
+            mask,
+            start=state(golden["z"]),
+            noises=state(golden["noises"]),
         )
     )(params)
     generated = np.broadcast_to(np.asarray(mask) > 0.5, ours.shape)

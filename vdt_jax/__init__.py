@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vdt_jax.diffusion.gaussian import make_diffusion
     from vdt_jax.errors import UserError
     from vdt_jax.inference.clip import Clip
-    from vdt_jax.inference.generation import generate, sample_keys, task_masks
+    from vdt_jax.inference.functional import generate, sample_keys, task_masks
     from vdt_jax.inference.pipeline import Pipeline
     from vdt_jax.models.vdt import VDT
 
@@ -24,11 +24,11 @@ _HOMES = {
     "Pipeline": "vdt_jax.inference.pipeline",
     "UserError": "vdt_jax.errors",
     "VDT": "vdt_jax.models.vdt",
-    "generate": "vdt_jax.inference.generation",
+    "generate": "vdt_jax.inference.functional",
     "load_model": "vdt_jax.checkpoints",
     "make_diffusion": "vdt_jax.diffusion.gaussian",
-    "sample_keys": "vdt_jax.inference.generation",
-    "task_masks": "vdt_jax.inference.generation",
+    "sample_keys": "vdt_jax.inference.functional",
+    "task_masks": "vdt_jax.inference.functional",
 }
 __all__ = [
     "VDT",

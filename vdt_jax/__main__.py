@@ -1,4 +1,4 @@
-"""`python -m vdt_jax`: the devices that JAX sees, versions, and what is missing."""
+"""`python -m vdt_jax`: prints devices, versions of packages, and what is missing."""
 
 import importlib.metadata
 import platform
@@ -12,7 +12,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "einops", "nu
 
 
 def report(has_nvidia: bool, has_tpu: bool) -> str:
-    """What there is, and the command that installs what an accelerator of this machine lacks."""
+    """Versions and devices, and the command that installs what an accelerator of this machine needs."""
     lines = [f"python {platform.python_version()} on {platform.machine()}"]
     for package in _PACKAGES:
         try:
@@ -22,9 +22,9 @@ def report(has_nvidia: bool, has_tpu: bool) -> str:
     devices = jax.devices()
     lines.append(f"{len(devices)} device(s): {devices[0].device_kind} ({devices[0].platform})")
     if devices[0].platform == "cpu" and has_nvidia:
-        lines.append("an NVIDIA GPU is here but JAX does not see it: pip install -e '.[gpu]' -c constraints.txt")
+        lines.append("JAX does not use the NVIDIA GPU of this machine: pip install -e '.[gpu]' -c constraints.txt")
     elif devices[0].platform == "cpu" and has_tpu:
-        lines.append("a TPU is here but JAX does not see it: pip install -e '.[tpu]' -c constraints.txt")
+        lines.append("JAX does not use the TPU of this machine: pip install -e '.[tpu]' -c constraints.txt")
     elif devices[0].platform == "cpu":
         lines.append("no accelerator: small models train, VDT-L/2 does not")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What the scripts share: flags in, one clear line out, exit codes."""
+"""What the scripts share: flags and configs in, log lines out, one line for an error, exit codes."""
 
 import dataclasses
 import os
@@ -10,19 +10,20 @@ from typing import Any, NoReturn
 
 import jax
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict, config_dict, config_flags
 
 from vdt_jax.errors import INTERRUPTED, RunStopped, UserError
 from vdt_jax.options import Options, kind_of
 from vdt_jax.progress import show_log
 
 USER_ERROR = 2
+flags.disclaim_key_flags()  # --help of a script lists the flags that this module defines for it
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """app.run, but a mistake of the user's ends in one line on stderr and exit code 2, without a traceback.
+    """app.run, but an error that the user can correct ends in one line on stderr and exit code 2, without a traceback.
 
-    So does a run that stops before its end, with the code of `RunStopped`.
+    A run that stops before its end exits with the code of `RunStopped`.
     """
 
     def guarded(argv: Sequence[str]) -> None:
@@ -41,11 +42,11 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def quiet_start() -> None:
-    """Fewer start-up messages, and compiled programs kept between runs in a folder of this user's alone.
+    """Silences the logs of libraries and caches compiled programs between runs.
 
-    JAX_COMPILATION_CACHE_DIR, where set, names another folder.
+    The cache is in a folder of this user alone; JAX_COMPILATION_CACHE_DIR names another one.
     """
-    logging.set_verbosity(logging.FATAL)  # what goes wrong in a library is raised too, and told in one line
+    logging.set_verbosity(logging.FATAL)  # errors in a library are raised, too, and end in one line
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         # A cache is code that will be run: nobody else may write there.
         folder = Path.home() / ".cache" / "vdt_jax" / "xla"
@@ -99,15 +100,23 @@ def _parsed(name: str, kind: type, text: str) -> Any:
         raise UserError(f"{name} must be a list of {'integers' if kind is int else 'numbers'}, got {text!r}") from None
 
 
-def load_config_flag(config: Any) -> ConfigDict:
-    """The value of a --config flag, or one line where there is none.
+def define_config() -> None:
+    """Defines --config, a recipe of configs/, and the flags --config.KEY=VALUE that change it."""
+    config_flags.DEFINE_config_file("config", None, "A recipe of configs/.")
 
-    Where the user names another data source, what the recipe says to its own alone is left out.
+
+def values_of_config() -> dict[str, Any]:
+    """The values of --config.
+
+    Where the user names another data source, keys that the recipe sets for its own source alone are dropped.
+
+    Raises:
+      UserError: no --config, or one that cannot be loaded.
     """
-    if config is None:
+    if flags.FLAGS.config is None:
         raise UserError("no recipe was named: add --config=configs/moving_digits.py, or another of configs/")
     try:
-        config = ConfigDict(config)
+        config: Any = ConfigDict(flags.FLAGS.config)
     except (OSError, ImportError, TypeError) as error:  # ml_collections keeps a failed file's error until it is used
         raise UserError(f"--config cannot be loaded: {error}") from None
     chosen = config_flags.get_override_values(flags.FLAGS["config"])
@@ -117,6 +126,23 @@ def load_config_flag(config: Any) -> ConfigDict:
         for key in set(config.data) - keys_of(config.data.name) - {"name"}:
             if not any(name == f"data.{key}" or name.startswith(f"data.{key}.") for name in chosen):
                 config.data[key] = None
+    return config.to_dict()
+
+
+def recipe_name() -> str:
+    """The name of the recipe of --config: sky_24gb for configs/sky.py:24gb."""
+    file, _, variant = config_flags.get_config_filename(flags.FLAGS["config"]).partition(":")
+    return "_".join(filter(None, [Path(file).stem, variant]))
+
+
+def config_of_options(options: Any) -> ConfigDict:
+    """The fields of a dataclass of options, nested ones too, as a config that a recipe changes."""
+    config = ConfigDict()
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            value = config_of_options(value)
+        config[field.name] = config_dict.placeholder(kind_of(options, field.name)[0]) if value is None else value
     return config
 
 
@@ -127,7 +153,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         _fail(str(error).rpartition("UserError: ")[2])
     except (AttributeError, KeyError) as error:  # ml_collections: a key that the config does not have
         lines = str(error).strip("'\"").replace("\\n", "\n").replace("\\'", "'").splitlines()
-        _fail(f"the config has no {lines[0]}. {' '.join(lines[1:]) or 'The keys are in configs/default.py.'}")
+        _fail(f"the config has no {lines[0]}. {' '.join(lines[1:]) or 'The keys are in vdt_jax/training/config.py.'}")
     except (TypeError, ValueError) as error:
         _fail(f"a config value does not fit: {error}")
 

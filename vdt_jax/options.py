@@ -13,6 +13,7 @@
 import dataclasses
 import difflib
 import math
+import operator
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,8 @@ from typing import Any, TypeVar
 from vdt_jax.errors import UserError
 
 Options = TypeVar("Options")
-_KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+_SATISFIES = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+_KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text", dict: "a mapping"}
 
 
 def option(
@@ -32,6 +34,8 @@ def option(
     choices: Sequence[str] | None = None,
     minimum: float | None = None,
     maximum: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
 ) -> Any:
     """A dataclass field with the help text of its flag, and the limits that `validate` checks.
 
@@ -40,35 +44,42 @@ def option(
       help: one sentence.
       choices: the allowed values, or the allowed items of a tuple.
       minimum, maximum: inclusive limits of a number, or of the items of a tuple.
+      above, below: exclusive limits.
     """
-    metadata = {"help": help, "choices": choices, "minimum": minimum, "maximum": maximum}
-    return dataclasses.field(default=default, metadata=metadata)
+    limits = {">=": minimum, "<=": maximum, ">": above, "<": below}
+    limits = {sign: limit for sign, limit in limits.items() if limit is not None}
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices, "limits": limits})
 
 
-def validate(options: Any) -> None:
-    """Checks type, range and finiteness of every field of a dataclass of options.
+def validate(options: Any, prefix: str = "") -> None:
+    """Checks type, range and finiteness of every field of a dataclass of options, and of those nested in it.
 
-    Lists become tuples, integers become floats where a float is expected.
+    Lists become tuples, integers become floats where a float is expected, mappings become nested dataclasses.
+
+    Args:
+      prefix: of the names in messages, `model.` for the options nested in the field `model`.
 
     Raises:
       UserError: the first field that does not fit: its name, the limit, the value.
     """
     for field in dataclasses.fields(options):
-        value = getattr(options, field.name)
+        name, value = prefix + field.name, getattr(options, field.name)
         kind, is_tuple, optional = kind_of(options, field.name)
         if value is None and optional:
             continue
-        if is_tuple:
+        if dataclasses.is_dataclass(kind):
+            value = _nested(name, kind, value)
+        elif is_tuple:
             if isinstance(value, str) or not isinstance(value, Sequence):
-                raise UserError(f"{field.name} must be a list, got {value!r}")
-            value = tuple(_checked(field, kind, item) for item in value)
+                raise UserError(f"{name} must be a list, got {value!r}")
+            value = tuple(_checked(name, field, kind, item) for item in value)
         else:
-            value = _checked(field, kind, value)
+            value = _checked(name, field, kind, value)
         object.__setattr__(options, field.name, value)  # the dataclass is frozen for everybody else
 
 
-def build(cls: type[Options], values: Mapping[str, Any]) -> Options:
-    """A dataclass of options from keyword arguments.
+def build(cls: type[Options], values: Mapping[str, Any], prefix: str = "") -> Options:
+    """A dataclass of options from keyword arguments; `prefix` as in `validate`.
 
     Raises:
       UserError: an unknown name, with the nearest known one, or what `validate` finds.
@@ -77,8 +88,8 @@ def build(cls: type[Options], values: Mapping[str, Any]) -> Options:
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean '{near[0]}'?" if near else f"the options are {', '.join(known)}"
-            raise UserError(f"unknown option '{name}': {hint}")
+            hint = f"did you mean '{prefix}{near[0]}'?" if near else f"the options are {', '.join(known)}"
+            raise UserError(f"unknown option '{prefix}{name}': {hint}")
     return cls(**values)
 
 
@@ -94,24 +105,33 @@ def kind_of(options: Any, name: str) -> tuple[Any, bool, bool]:
         optional = True
     if typing.get_origin(annotation) is tuple:
         return typing.get_args(annotation)[0], True, optional
-    return annotation, False, optional
+    return typing.get_origin(annotation) or annotation, False, optional
 
 
-def _checked(field: dataclasses.Field, kind: Any, value: Any) -> Any:
+def _nested(name: str, kind: Any, value: Any) -> Any:
+    """The options nested in a field, checked."""
+    if isinstance(value, Mapping):
+        value = build(kind, value, f"{name}.")
+    if not isinstance(value, kind):
+        raise UserError(f"{name} must be a {kind.__name__}, got {value!r}")
+    validate(value, f"{name}.")
+    return value
+
+
+def _checked(name: str, field: dataclasses.Field, kind: Any, value: Any) -> Any:
     """One value of a field as its type."""
     if kind is Any:
         return value
-    accepted = {bool: bool, int: Integral, float: Real, str: str}[kind]
+    accepted = {bool: bool, int: Integral, float: Real, str: str, dict: Mapping}[kind]
     if not isinstance(value, accepted) or (kind is not bool and isinstance(value, bool)):
-        raise UserError(f"{field.name} must be {_KINDS[kind]}, got {value!r}")
+        raise UserError(f"{name} must be {_KINDS[kind]}, got {value!r}")
     value = kind(value)
-    choices, minimum, maximum = (field.metadata.get(name) for name in ("choices", "minimum", "maximum"))
+    choices, limits = (field.metadata.get(key) for key in ("choices", "limits"))
     if choices is not None and value not in choices:
-        raise UserError(f"{field.name} must be one of {', '.join(choices)}, got {value!r}")
+        raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     if kind is float and not math.isfinite(value):
-        raise UserError(f"{field.name} must be a finite number, got {value}")
-    if minimum is not None and value < minimum:
-        raise UserError(f"{field.name} must be >= {minimum:g}, got {value}")
-    if maximum is not None and value > maximum:
-        raise UserError(f"{field.name} must be <= {maximum:g}, got {value}")
+        raise UserError(f"{name} must be a finite number, got {value}")
+    for sign, limit in (limits or {}).items():
+        if not _SATISFIES[sign](value, limit):
+            raise UserError(f"{name} must be {sign} {limit}, got {value}")
     return value

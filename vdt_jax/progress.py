@@ -112,12 +112,6 @@ class RunLog:
         self._events.close()
         self._file.close()
 
-    def say(self, message: str) -> None:
-        """Prints a line; the bar stays whole."""
-        if not self._quiet:
-            tqdm.write(message)
-            sys.stdout.flush()
-
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Logs the metrics of a step, with steps a second and `mfu`; the terminal shows those without a slash.
 

@@ -1,5 +1,7 @@
 """Checkpoints: kept, found whole, passed over, put aside; and models in folders."""
 
+import functools
+import re
 import threading
 
 import jax
@@ -8,14 +10,15 @@ import numpy as np
 import optax
 import pytest
 from etils import epath
-from helpers.checkpoint_damage import assert_same, damaged_corpus, files_of, save_steps, small_state
+from helpers.checkpoint_damage import assert_same, damaged_corpus, files_of, logged, save_steps, small_state
 
 from vdt_jax.checkpoints import Checkpoints, load_config, load_model, newest_step, save_config, save_model
 from vdt_jax.checkpoints import manager as manager_module
 from vdt_jax.checkpoints.manifest import MANIFEST, damage, finished_steps, write_manifest
 from vdt_jax.errors import RunStopped, UserError
 from vdt_jax.models.vdt import VDT
-from vdt_jax.training.step import init_state, make_optimizer
+from vdt_jax.training.optimizer import make_optimizer
+from vdt_jax.training.step import init_state
 
 SIZES = dict(input_size=(4, 4), num_frames=2, in_channels=1, patch_size=2, hidden_size=8, depth=2, num_heads=2)
 OPTIMIZER = make_optimizer(optax.constant_schedule(1e-3))
@@ -23,7 +26,7 @@ OPTIMIZER = make_optimizer(optax.constant_schedule(1e-3))
 
 @pytest.fixture(scope="module")
 def state():
-    state = init_state(VDT(**SIZES), OPTIMIZER, jax.random.key(0))
+    state = jax.jit(functools.partial(init_state, VDT(**SIZES), OPTIMIZER))(jax.random.key(0))
     return state.replace(ema_params=jax.tree.map(lambda x: x + 1, state.params))
 
 
@@ -38,8 +41,8 @@ def names(workdir):
     return sorted(path.name for path in (workdir / "checkpoints").iterdir())
 
 
-def restored(workdir, said=None):
-    with Checkpoints(workdir, say=(said if said is not None else []).append) as checkpoints:
+def restored(workdir):
+    with Checkpoints(workdir) as checkpoints:
         return checkpoints.restore(small_state(0))
 
 
@@ -55,11 +58,12 @@ def test_load_model_gives_the_newest_ema(state, tmp_path):
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 100), params, state.params)
     _, older = load_model(tmp_path / "checkpoints" / "10")
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b + 10), older, state.params)
-    with pytest.warns(UserWarning, match="100 is damaged .*manifest.ocdbt was changed"):
+    with logged() as said:
         (tmp_path / "checkpoints" / "100" / "training" / "manifest.ocdbt").write_bytes(b"")  # sampling does not read it
         changed = tmp_path / "checkpoints" / "100" / "ema_params" / "manifest.ocdbt"
         changed.write_bytes(changed.read_bytes()[::-1])
         assert newest_step(tmp_path) == 10
+    assert len(said) == 1 and re.search("100 is damaged .*manifest.ocdbt was changed", said[0])
 
 
 def test_saving_a_step_twice_keeps_the_first(tmp_path):
@@ -82,8 +86,8 @@ def test_nothing_to_restore(tmp_path):
 
 def test_what_was_not_finished_is_passed_over_and_written_anew(run):
     (run / "checkpoints" / "2" / MANIFEST).unlink()
-    said = []
-    assert_same(restored(run, said), small_state(1))
+    with logged() as said:
+        assert_same(restored(run), small_state(1))
     assert len(said) == 1 and "2 has no manifest.json: it is not finished" in said[0]
     assert names(run) == ["1", "2"]
     save_steps(run, (2,))
@@ -95,8 +99,8 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_one_before_is_used(run):
         data = next(path for path in files_of(run / "checkpoints" / "2") if "/d/" in str(path))
         size = data.stat().st_size
         data.write_bytes(data.read_bytes()[:-1])
-        said = []
-        assert_same(restored(run, said), small_state(1))
+        with logged() as said:
+            assert_same(restored(run), small_state(1))
         assert len(said) == 1 and f"has {size - 1} bytes in place of {size}" in said[0] and copy in said[0]
         assert data.name in (run / "checkpoints" / copy / "DAMAGED").read_text()
         save_steps(run, (2,))
@@ -131,8 +135,7 @@ def test_hosts_hash_what_they_wrote(tmp_path):
 
 
 def test_a_failed_save_is_told_and_tried_again(run, monkeypatch):
-    said = []
-    with Checkpoints(run, every=100, say=said.append) as checkpoints:
+    with logged() as said, Checkpoints(run, every=100) as checkpoints:
         with monkeypatch.context() as broken:
             broken.setattr(manager_module, "write_manifest", _no_space)
             checkpoints.save(small_state(100))
@@ -146,12 +149,22 @@ def test_a_failed_save_is_told_and_tried_again(run, monkeypatch):
     assert_same(restored(run), small_state(110))
 
 
+def test_a_failed_save_does_not_cost_the_last_good_checkpoint(tmp_path, monkeypatch):
+    with logged() as said, Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save_and_wait(small_state(1))
+        monkeypatch.setattr(manager_module, "write_manifest", _no_space)
+        checkpoints.save(small_state(2))
+    assert len(said) == 1 and names(tmp_path) == ["1"]
+
+
 def test_too_many_failed_saves_end_the_run(run, monkeypatch):
     monkeypatch.setattr(manager_module, "write_manifest", _no_space)
     monkeypatch.setattr(manager_module.time, "sleep", lambda _: None)
-    said = []
-    with pytest.raises(RunStopped, match=r"5 saves in a row failed.* checkpoint is .*/2$") as stop:
-        Checkpoints(run, say=said.append).save_and_wait(small_state(3))
+    with (
+        logged() as said,
+        pytest.raises(RunStopped, match=r"5 saves in a row failed.* checkpoint is .*/2$") as stop,
+    ):
+        Checkpoints(run).save_and_wait(small_state(3))
     assert stop.value.code == 3 and len(said) == 5 and names(run) == ["1", "2"]
 
 

@@ -72,5 +72,5 @@ def test_a_cache_folder_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "videos" / "a.mp4").write_bytes(video(3))
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(UserError, match=r"the index .* cannot be kept .*: set XDG_CACHE_HOME to a folder"):
+    with pytest.raises(UserError, match=r"the index .* cannot be written .*: set XDG_CACHE_HOME to a writable folder"):
         index(tmp_path / "videos", Decoders())

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from absl import flags
 from helpers.scripts import DIGITS, SHRUNK, fail, succeed
+from ml_collections import config_flags
 
+from vdt_jax import cli
 from vdt_jax.data import UnreadableClip, keys_of, make_source, take
 from vdt_jax.data.pipeline import batches
 from vdt_jax.errors import UserError
@@ -85,7 +88,7 @@ def test_mistakes_in_names_and_options(own, section, message):
     assert "\n" not in str(raised.value)
 
 
-def source_of(monkeypatch, **members):
+def source_of(monkeypatch, options=None, **members):
     """A source of a class with some members changed; None leaves one out."""
     given = {
         "__init__": lambda self, shape, split: None,
@@ -97,7 +100,17 @@ def source_of(monkeypatch, **members):
     module = types.ModuleType("temporary_clips")
     module.__dict__["Clips"] = type("Clips", (), changed)
     monkeypatch.setitem(sys.modules, "temporary_clips", module)
-    return make_source({"name": "temporary_clips:Clips"}, SHAPE, "train")
+    return make_source({"name": "temporary_clips:Clips", "options": options}, SHAPE, "train")
+
+
+def test_any_parameter_but_the_fixed_ones_can_be_an_option(monkeypatch):
+    def init(self, shape, split, dataset, bad_files=None, **rest):
+        self.given = dataset, bad_files, rest
+
+    source_of(monkeypatch, __init__=init, options={"dataset": "x"})
+    section = {"name": "temporary_clips:Clips", "stride": 2, "options": {"dataset": "x", "other": [1]}}
+    source = make_source(section, SHAPE, "train", "bad.jsonl")
+    assert source._source.given == ("x", "bad.jsonl", {"stride": 2, "other": [1]})
 
 
 def test_attributes_are_those_of_the_class(monkeypatch):
@@ -146,6 +159,35 @@ def test_a_wrong_clip_gets_one_line(monkeypatch, clip, message):
         with pytest.raises(UserError, match=f"data source temporary_clips:Clips: clip . {message}") as raised:
             read()
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "data"),
+    [
+        ([], {"name": "my_clips:NpyClips", "hop": 3, "options": {"every": 5}}),
+        (["options.every=4"], {"name": "my_clips:NpyClips", "hop": 3, "options": {"every": 4}}),
+        (["options={'path': 'x'}"], {"name": "my_clips:NpyClips", "hop": 3, "options": {"path": "x"}}),
+        (["name=video_folder"], {"name": "video_folder", "hop": 3}),
+        (["name=synthetic", "path=x"], {"name": "synthetic", "path": "x"}),
+        (["name=my_clips:NpyClips", "options={'every': 2}"], {"name": "my_clips:NpyClips", "options": {"every": 2}}),
+    ],
+)
+def test_options_in_a_recipe_and_on_the_command_line(own, tmp_path, monkeypatch, arguments, data):
+    """Where another source is named, the recipe's options for its own are dropped."""
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "from configs import default\n\ndef get_config():\n    config = default.get_config()\n"
+        "    config.data.update(name='my_clips:NpyClips', hop=3)\n    config.data.options = dict(every=5)\n"
+        "    return config\n"
+    )
+    argv = ["train.py", f"--config={recipe}", *(f"--config.data.{argument}" for argument in arguments)]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, flag_values=values)
+    monkeypatch.setattr("sys.argv", argv)
+    values(argv)
+    monkeypatch.setattr(flags, "FLAGS", values)
+    config = cli.load_config_flag(values["config"].value)
+    assert {key: value for key, value in json.loads(config.data.to_json()).items() if value is not None} == data
 
 
 @pytest.fixture

@@ -134,10 +134,10 @@ def test_tensors_that_are_videos_and_those_that_are_not(tmp_path, shape, dtype, 
         ({"feature": "film"}, "data.feature can be"),
         ({"stride": 3}, "have 6 frames, too few"),
         ({"feature": "label"}, r"data.feature=label of .* is int64 of shape \(\): a video is"),
-        ({"name": "tfds:"}, "no dataset was named"),
-        ({"name": "tfds"}, "no dataset was named"),
+        ({"name": "tfds:"}, "data.name has no dataset"),
+        ({"name": "tfds"}, "data.name has no dataset"),
         ({"name": "tfds:/no/where"}, "/no/where is neither a folder that tfds wrote nor a dataset"),
-        ({"held_out": 1.5}, "data.held_out=1.5 is a share"),
+        ({"held_out": 1.5}, "data.held_out must be from 0 to less than 1, got 1.5"),
     ],
 )
 def test_mistakes_with_datasets(dataset, options, message):
@@ -147,5 +147,5 @@ def test_mistakes_with_datasets(dataset, options, message):
 
 
 def test_a_dataset_has_no_four_channels(dataset):
-    with pytest.raises(UserError, match="not in_channels=4"):
+    with pytest.raises(UserError, match="in_channels must be 3, or 1 for grey, for a dataset of videos; got 4"):
         make_source({"name": f"tfds:{dataset}"}, (4, 8, 12, 4), "train")

@@ -123,7 +123,7 @@ def test_decoder_likelihood_is_exact_in_float32():
     x[:50], x[50:100] = -1, 1
     mean, scale = x + 0.05 * rng.standard_normal(4000), np.exp(rng.uniform(-5, 0, 4000))
     x, mean, scale = np.float32(x), np.float32(mean), np.float32(scale)
-    ours = discretized_gaussian_log_likelihood(x, mean, np.log(scale))
+    ours = discretized_gaussian_log_likelihood(*(jnp.asarray(array) for array in (x, mean, np.log(scale))))
     truth = likelihood64(*np.float64([x, mean, np.exp(np.float64(np.log(scale)))]))
     trusted = truth > -15  # below, the definition itself loses digits in float64
     np.testing.assert_allclose(np.asarray(ours)[trusted], truth[trusted], rtol=2e-5, atol=2e-6)

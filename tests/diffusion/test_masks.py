@@ -41,8 +41,8 @@ def test_task_masks_written_out(task, num_frames, expected):
 
 
 def test_single_frame_gives_one_frame_and_any():
-    masks = [frames(task_mask(jax.random.key(i), "single_frame", (4, 2, 2))) for i in range(40)]
-    assert set(masks) == {"0111", "1011", "1101", "1110"}
+    draw = jax.jit(jax.vmap(lambda seed: task_mask(jax.random.key(seed), "single_frame", (4, 2, 2))))
+    assert {frames(mask) for mask in draw(jnp.arange(40))} == {"0111", "1011", "1101", "1110"}
 
 
 def test_num_given_is_obeyed():
@@ -53,9 +53,9 @@ def test_num_given_is_obeyed():
 @pytest.mark.parametrize(
     ("task", "num_given", "message"),
     [
-        ("predict", 6, "6 given frames of 6"),
-        ("predict", 0, "0 given"),
-        ("unconditional", 2, "takes no"),
+        ("predict", 6, "num_given must be 1 to 5 for 6 frames, got 6"),
+        ("predict", 0, "got 0"),
+        ("unconditional", 2, "num_given is for predict and backward"),
         ("x", None, "'x'"),
     ],
 )
@@ -111,16 +111,18 @@ def test_varied_masks_always_generate_something(num_frames):
 
 
 def test_varied_predict_gives_every_number_of_frames():
-    masks = jax.vmap(lambda key: varied_mask(key, jnp.array(0), (6, 2, 2)))(jax.random.split(jax.random.key(0), 200))
+    draw = jax.jit(jax.vmap(lambda key: varied_mask(key, jnp.array(0), (6, 2, 2))))
+    masks = draw(jax.random.split(jax.random.key(0), 200))
     assert {frames(mask) for mask in masks} == {"011111", "001111", "000111", "000011", "000001"}
 
 
 @pytest.mark.parametrize("draw", [official_mask, varied_mask])
 def test_masks_drawn_together_are_those_drawn_one_by_one(draw):
     keys, shape = jax.random.split(jax.random.key(3), 7), (16, 8, 8)
-    together = jax.vmap(lambda key, task: draw(key, task, shape))(keys, jnp.arange(7))
+    one = jax.jit(lambda key, task: draw(key, task, shape))
+    together = jax.jit(jax.vmap(one))(keys, jnp.arange(7))
     for task in range(len(TASKS)):
-        np.testing.assert_array_equal(together[task], draw(keys[task], jnp.array(task), shape))
+        np.testing.assert_array_equal(together[task], one(keys[task], jnp.array(task)))
 
 
 def test_apply_mask_lets_nothing_through():

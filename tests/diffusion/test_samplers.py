@@ -1,18 +1,19 @@
-"""The samplers beyond the goldens: the right distribution, the right order, given positions, guidance.
+"""Samplers: distribution, order of convergence, given positions, guidance.
 
-The data are Gaussian, N(0.3, 0.2^2) at each position, so that the best network and the exact solution of the
-probability-flow ODE are formulas: along it (x_t - alpha mean) / sqrt(alpha^2 std^2 + sigma^2) does not change.
+The data are Gaussian, N(0.3, 0.2^2) at each position, so that the optimal network and the exact solution of the
+probability-flow ODE have closed forms: (x_t - alpha mean) / sqrt(alpha^2 std^2 + sigma^2) is constant along it.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import TypeCheckError
 
-from vdt_jax.diffusion import samplers as sampling
 from vdt_jax.diffusion.gaussian import GaussianDiffusion, make_diffusion
+from vdt_jax.diffusion.guidance import guide
 from vdt_jax.diffusion.masks import apply_mask
-from vdt_jax.diffusion.samplers import SAMPLERS, advance, ddim, ddpm, dpm_solver_pp, guide, repaint, sample_noise, unipc
+from vdt_jax.diffusion.samplers import SAMPLERS, ddim, ddpm, dpm_solver_pp, repaint, sample_noise, unipc
 from vdt_jax.diffusion.samplers.multistep import polynomial_weights
 from vdt_jax.diffusion.schedules import NoiseSchedule
 
@@ -22,8 +23,8 @@ KEYS = jax.random.split(jax.random.key(0), 4)
 
 
 def run(sampler, diffusion, denoise_fn, keys, clean, mask, **options):
-    """The samples, in one compiled program: step by step every operation would be compiled for itself."""
-    return jax.jit(lambda: sampling.run(sampler(diffusion, denoise_fn, keys, clean, mask, **options)))()
+    """The samples, from one compiled program: outside jit every operation would be compiled on its own."""
+    return jax.jit(lambda: sampler(diffusion, denoise_fn, keys, clean, mask, **options))()
 
 
 def exact_denoiser(diffusion, mean=MEAN, std=STD):
@@ -146,17 +147,39 @@ def test_the_network_sees_given_positions_clean(sampler):
 def test_a_sample_depends_neither_on_its_batch_nor_on_pauses(sampler):
     diffusion = make_diffusion(timestep_respacing="8", learn_sigma=False)
     denoise_fn, clean, mask = exact_denoiser(diffusion), jnp.zeros(SHAPE), jnp.ones(SHAPE)
-    together = run(sampler, diffusion, denoise_fn, KEYS, clean, mask)
-    alone = run(sampler, diffusion, denoise_fn, KEYS[2:3], clean[2:3], mask[2:3])
-    np.testing.assert_allclose(together[2:3], alone, atol=1e-6)
-    assert np.abs(together[0] - together[1]).max() > 0.01
+
+    def with_pause(lower, upper, step, state):
+        return jax.lax.fori_loop(3, upper, step, jax.lax.fori_loop(lower, 3, step, state))
 
     @jax.jit
-    def paused():
-        steps = sampler(diffusion, denoise_fn, KEYS, clean, mask)
-        return advance(steps, advance(steps, steps.state, 0, 3), 3, 8)[0]
+    def samples():
+        together = sampler(diffusion, denoise_fn, KEYS, clean, mask)
+        alone = sampler(diffusion, denoise_fn, KEYS[2:3], clean[2:3], mask[2:3])
+        return together, alone, sampler(diffusion, denoise_fn, KEYS, clean, mask, loop=with_pause)
 
-    np.testing.assert_allclose(paused(), together, atol=1e-6)
+    together, alone, paused = samples()
+    np.testing.assert_allclose(together[2:3], alone, atol=1e-6)
+    assert np.abs(together[0] - together[1]).max() > 0.01
+    np.testing.assert_allclose(paused, together, atol=1e-6)
+
+
+def test_start_and_noises_may_be_numpy_arrays_within_jit():
+    diffusion = make_diffusion(timestep_respacing="3", learn_sigma=False)
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal(SHAPE).astype(np.float32)
+    noises = rng.standard_normal((3, *SHAPE)).astype(np.float32)
+    as_numpy = solve(ddpm, diffusion, start, noises=noises)
+    np.testing.assert_array_equal(as_numpy, solve(ddpm, diffusion, jnp.asarray(start), noises=jnp.asarray(noises)))
+    assert np.abs(as_numpy - solve(ddpm, diffusion, start, noises=noises[::-1].copy())).max() > 0.01
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    """By the type checker that conftest.py installs; a mask of one frame would broadcast silently."""
+    diffusion = make_diffusion(timestep_respacing="3", learn_sigma=False)
+    clean, mask = jnp.zeros(SHAPE), jnp.ones(SHAPE)
+    for wrong in (mask[:, :1], mask[..., 0], mask.repeat(2, axis=-1), mask.astype(bool)):
+        with pytest.raises(TypeCheckError, match="mask"):
+            run(ddim, diffusion, exact_denoiser(diffusion), KEYS, clean, wrong)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS.values())
@@ -184,7 +207,7 @@ def test_repaint_comes_nearer_to_what_is_given_with_every_time_that_steps_are_ta
 
     @jax.jit
     def mean(resamples):
-        return sampling.run(repaint(diffusion, denoise_fn, keys, clean, mask, resamples=resamples))[:, 1].mean()
+        return repaint(diffusion, denoise_fn, keys, clean, mask, resamples=resamples)[:, 1].mean()
 
     means = [float(mean(times)) for times in (1, 4, 16)]
     print(f"mean of the second frame: {means}")

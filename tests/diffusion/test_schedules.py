@@ -20,23 +20,23 @@ from vdt_jax.errors import UserError
     ],
 )
 def test_kept_timesteps(respacing, expected):
-    np.testing.assert_array_equal(respace_timesteps(make_schedule().alphas_cumprod, respacing), expected)
+    np.testing.assert_array_equal(respace_timesteps(make_schedule(), respacing), expected)
 
 
 @pytest.mark.parametrize("name", ["linear", "cosine"])
 @pytest.mark.parametrize("count", [1, 2, 16, 300, 999, 1000])
 def test_log_snr_spacing_keeps_as_many_as_asked_for(name, count):
-    alphas_cumprod = make_schedule(name).alphas_cumprod
-    kept = respace_timesteps(alphas_cumprod, f"logsnr{count}")
+    schedule = make_schedule(name)
+    kept = respace_timesteps(schedule, f"logsnr{count}")
     assert len(kept) == count and (np.diff(kept) > 0).all() and kept[0] >= 0 and kept[-1] == 999
     if (name, count) == ("linear", 16):  # where timesteps are many enough
-        log_snr = np.log(alphas_cumprod / (1 - alphas_cumprod))
+        log_snr = np.log(schedule.alphas_cumprod / (1 - schedule.alphas_cumprod))
         steps = -np.diff(log_snr[kept])
         assert kept[0] == 0 and steps.max() < 1.5 * steps.min()
 
 
 def test_uneven_sections_start_where_the_last_ended():
-    kept = respace_timesteps(make_schedule(num_diffusion_timesteps=100).alphas_cumprod, "3,3,3")
+    kept = respace_timesteps(make_schedule(num_diffusion_timesteps=100), "3,3,3")
     assert kept.tolist() == [0, 16, 33, 34, 50, 66, 67, 83, 99]
 
 
@@ -88,7 +88,7 @@ def test_shifted_steps_have_as_many_times_the_noise(name):
 )
 def test_impossible_respacing_is_refused(respacing):
     with pytest.raises(UserError):
-        respace_timesteps(make_schedule().alphas_cumprod, respacing)
+        respace_timesteps(make_schedule(), respacing)
 
 
 def test_unknown_schedule_is_refused():

@@ -85,8 +85,8 @@ def test_who_finds_the_others_without_being_told():
     ("arguments", "message"),
     [
         (("host:1", None, None), "num_processes and process_id"),
-        (("host:1", 2, 2), "process_id=2 cannot be"),
-        (("host", 2, 0), "names no port"),
+        (("host:1", 2, 2), "process_id must be 0 to 1 with num_processes=2, got 2"),
+        (("host", 2, 0), "coordinator must be host:port, as in host:8476, got host"),
         ((None, None, 1), "coordinator and num_processes"),
     ],
 )
@@ -98,7 +98,7 @@ def test_half_told_places_are_refused(arguments, message):
 def test_the_environment_can_tell(monkeypatch):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "host:1")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
-    with pytest.raises(UserError, match="JAX_NUM_PROCESSES=two is not a number"):
+    with pytest.raises(UserError, match="JAX_NUM_PROCESSES must be an integer, got two"):
         start_processes(None, None, None)
 
 
@@ -115,7 +115,7 @@ def test_sigterm(when):
         assert process.returncode == 0 and out == "asked True\n"
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_runs_end_in_the_bits_of_the_uninterrupted_one(kills):
     command = [sys.executable, str(ROOT / "tests" / "torture" / "kills.py"), str(kills), "0"]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=1500, check=False)

@@ -1,5 +1,6 @@
 """Watches what Python does while a file is read: anything but opening files to read is remembered."""
 
+import codecs
 import contextlib
 import os
 import sys
@@ -22,6 +23,8 @@ _ALLOWED = {
     "marshal.loads",
     "time.sleep",
 }
+for _codec in ("raw-unicode-escape", "cp437"):  # pickletools and zipfile import them late: now they are there
+    codecs.lookup(_codec)
 _seen: list[str] = []
 _watching = False
 

@@ -4,18 +4,21 @@ python tests/helpers/checkpoint_damage.py damage 2000
 python tests/helpers/checkpoint_damage.py full 100          # needs the right to mount a small file system
 """
 
+import contextlib
+import logging
 import random
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
+from absl import logging as absl_logging
 from etils import epath
 
 from vdt_jax.checkpoints import Checkpoints
@@ -35,6 +38,18 @@ def small_state(step: int) -> TrainState:
 
 def assert_same(a: TrainState, b: TrainState) -> None:
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(a), jax.device_get(b))
+
+
+@contextlib.contextmanager
+def logged() -> Iterator[list[str]]:
+    """The messages that vdt_jax.checkpoints logs meanwhile."""
+    said, logger, handler = [], logging.getLogger("vdt_jax.checkpoints"), logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logger.addHandler(handler)
+    try:
+        yield said
+    finally:
+        logger.removeHandler(handler)
 
 
 def save_steps(workdir: Path, steps: tuple[int, ...]) -> Path:
@@ -111,8 +126,8 @@ def full_disk(places: int) -> Counter:
 
 def _save_with_room(disk: Path, pages: int) -> str:
     """One save where so many pages of 4 KiB are free, and another when there is room again."""
-    workdir, filler, said = disk / "run", disk / "filler", []
-    with Checkpoints(workdir, every=1, say=said.append) as checkpoints:
+    workdir, filler = disk / "run", disk / "filler"
+    with logged() as said, Checkpoints(workdir, every=1) as checkpoints:
         checkpoints.save_and_wait(small_state(1))
         free = shutil.disk_usage(disk).free
         filler.write_bytes(bytes(free - pages * 4096))
@@ -131,7 +146,7 @@ def _save_with_room(disk: Path, pages: int) -> str:
 
 if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")
-    logging.set_verbosity(logging.FATAL)
+    absl_logging.set_verbosity(absl_logging.FATAL)
     what, count = sys.argv[1], int(sys.argv[2])
     counted = damaged_corpus(count, 0) if what == "damage" else full_disk(count)
     shown = ", ".join(f"{name} {number}" for name, number in sorted(counted.items()))

@@ -21,8 +21,8 @@ from vdt_jax.data.index import index_videos
 
 FRAGILE = (sys.executable, str(Path(__file__).parent / "fragile_worker.py"))
 SHAPE = (16, 16, 16, 3)
-LIMIT = 1.0
-# A process that others keep from computing is ended at 11 times the limit on the clock, any other at the limit.
+LIMIT = 2.0
+# A look ends after 11 times the limit on the clock in any case.
 CLOCK_BOUND = 12 * LIMIT + 5
 PROCESSOR_BOUND = 1.5 * LIMIT
 

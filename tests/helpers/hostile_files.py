@@ -1,8 +1,10 @@
 """Files that must not be loaded: every way of attack that we know of, and every way to break a good file.
 
-`cases()` yields (name, bytes, what the error must name). They are made here, small, and never from anybody's file.
+`cases()` yields (name, bytes or a function that makes them, what the error must name). They are made here, small, and
+never from anybody's file.
 """
 
+import functools
 import io
 import json
 import pickle
@@ -33,6 +35,11 @@ def patched(data: bytes, position: int, layout: str, *values: int) -> bytes:
     data = bytearray(data)
     struct.pack_into(layout, data, position, *values)
     return bytes(data)
+
+
+def _end(count: int, size: int) -> bytes:
+    """An end record of an archive that is all directory."""
+    return struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, min(count, 0xFFFF), min(count, 0xFFFF), size, 0, 0)
 
 
 def archives() -> Iterator[Case]:
@@ -107,6 +114,8 @@ def archives() -> Iterator[Case]:
         ("of another length", patched(wide, 4, "<Q", 2**60), locator),
     ):
         yield f"a zip64 end record {name}", good[:end] + record + where + good[end:], ""
+    entries = b"PK\1\2" + bytes(42)
+    yield "a directory of 400,000 entries", lambda: entries * 400_000 + _end(400_000, 46 * 400_000), "directory"
     for length in range(0, len(good), 23):
         yield f"cut after {length} bytes", good[:length], ""
 
@@ -132,8 +141,9 @@ def broken_weights(official: dict[str, np.ndarray]) -> Iterator[Case]:
         if twins:
             changes["on another's bytes"] = rest | {name: official[twins[0]]}
         for change, state_dict in changes.items():
-            yield f"{name} {change}", saved(state_dict), name
-        yield f"an extra beside {name}", saved(official | {f"{name}.extra": array}), f"{name}.extra"
+            yield f"{name} {change}", functools.partial(saved, state_dict), name
+        extra = official | {f"{name}.extra": array}
+        yield f"an extra beside {name}", functools.partial(saved, extra), f"{name}.extra"
 
 
 def safetensors(header: Any, body: bytes = b"") -> bytes:
@@ -165,24 +175,36 @@ def safetensors_files() -> Iterator[Case]:
         "a key more": {"code": "import os"},
         "offsets huge": {"data_offsets": [0, 2**200]},
     }
+    named = ("offsets reversed", "offsets with a gap", "a key more")
     for name, change in changes.items():
-        yield (
-            f"safetensors: {name}",
-            safetensors({"layer.w": good | change}, body),
-            "layer.w" if "early" not in name else "",
-        )
+        must_name = "layer.w" if name in named else "header"
+        yield f"safetensors: {name}", safetensors({"layer.w": good | change}, body), must_name
     yield "safetensors: a list", safetensors([good], body), "header"
-    yield "safetensors: an entry that is a text", safetensors({"layer.w": "F32"}, body), "layer.w"
-    yield "safetensors: an overlap", safetensors({"a": good, "layer.w": good}, body), "layer.w"
+    yield "safetensors: an entry that is a text", safetensors({"layer.w": "F32"}, body), "header"
+    yield "safetensors: an overlap", safetensors({"a": good, "layer.w": good}, body), "offset for tensor"
     twice = b'{"w": %s, "w": %s}' % ((json.dumps(good).encode(),) * 2)
-    yield "safetensors: a name twice", safetensors(twice, body), "twice"
+    yield "safetensors: a name twice", safetensors(twice, body), ""
     yield "safetensors: nested deeply", safetensors(b"[" * 100_000), "JSON"
-    yield "safetensors: no JSON", safetensors(b"\x80\x04."), "JSON"
-    yield "safetensors: no UTF-8", safetensors(b'{"\xff": 1}'), "JSON"
+    yield "safetensors: no JSON", safetensors(b"\x80\x04."), "UTF-8 in header"
+    yield "safetensors: no UTF-8", safetensors(b'{"\xff": 1}'), "UTF-8 in header"
     yield "safetensors: a long number", safetensors(b'{"w": %s}' % (b"9" * 100_000)), ""
-    yield "safetensors: many names", safetensors(b"{" + b'"":{},' * 400_000 + b'"a":{}}'), "header"
+    yield "safetensors: many names", safetensors(b"{" + b'"":{},' * 400_000 + b'"a":{}}'), "at most 2097152"
     yield "safetensors: empty", b"", "empty"
-    yield "safetensors: bytes after the end", safetensors({"w": good}, body + b"\0"), "speaks of"
+    yield "safetensors: bytes after the end", safetensors({"w": good}, body + b"\0"), "not fully covered"
+    others: dict[str, Any] = {
+        "a shape that overflows, of nothing": {"w": good | {"shape": [2**40, 0, 2**40], "data_offsets": [0, 0]}},
+        "999 dimensions of one": {"w": {"dtype": "U8", "shape": [1] * 999, "data_offsets": [0, 1]}},
+        "metadata a list": {"__metadata__": [1], "w": good},
+        "metadata of dicts": {"__metadata__": {"format": {"a": 1}}, "w": good},
+        "control characters in a name": {"\x1b[31m\n": good},
+        "control characters in a name that does not fit": {"\x1b[31m\n": good | {"data_offsets": [24, 0]}},
+        "control characters in a type": {"w": good | {"dtype": "\x1b[31m\n"}},
+    }
+    for name, header in others.items():
+        size = max((entry["data_offsets"][1] for entry in header.values() if "data_offsets" in entry), default=0)
+        yield f"safetensors: {name}", safetensors(header, bytes(size)), ""
+    eight = safetensors({"layer.w": {"dtype": "F8_E4M3", "shape": [6], "data_offsets": [0, 6]}}, bytes(6))
+    yield "safetensors: a type that weights have not", eight, "'layer.w' is of the type F8_E4M3"
     for length in (2**64 - 1, 2**63, 2**32, 200, 3):
         yield f"safetensors: a header of {length}", patched(safetensors({"w": good}, body), 0, "<Q", length), ""
     whole = safetensors({"w": good}, body)

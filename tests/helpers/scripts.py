@@ -1,5 +1,6 @@
 """Runs the scripts as a person does."""
 
+import json
 import os
 import subprocess
 import sys
@@ -22,10 +23,23 @@ SHRUNK = [
 ]
 
 
+def environment():
+    return os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": f"{sys.prefix}/jax-cache"}
+
+
 def script(name, *arguments):
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": f"{sys.prefix}/jax-cache"}
     command = [sys.executable, str(ROOT / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, check=False)
+
+
+def scripts(name, *runs):
+    """A script with each of these lists of arguments, as `script` returns them; imports it once, so each costs less."""
+    command = [sys.executable, str(ROOT / "tests" / "helpers" / "forked.py"), name.removesuffix(".py")]
+    given = json.dumps([[str(argument) for argument in run] for run in runs])
+    done = subprocess.run(
+        command, input=given, capture_output=True, text=True, env=environment(), timeout=600, check=True
+    )
+    return [subprocess.CompletedProcess(name, *result) for result in json.loads(done.stdout)]
 
 
 def succeed(name, *arguments):
@@ -35,8 +49,11 @@ def succeed(name, *arguments):
 
 
 def fail(name, *arguments):
-    """The one line that a mistake gets."""
-    done = script(name, *arguments)
+    return line_of(script(name, *arguments))
+
+
+def line_of(done):
+    """The one line that an error gets."""
     assert done.returncode == 2, done.stdout + done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     return done.stderr.strip().splitlines()[-1]

@@ -11,7 +11,8 @@ from vdt_jax.data.pipeline import batches
 from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.distributed.mesh import batch_sharding, gather_whole, make_mesh, replicated, shard_batch, state_shardings
 from vdt_jax.models.vdt import VDT
-from vdt_jax.training.step import init_state, make_optimizer, make_train_step
+from vdt_jax.training.optimizer import make_optimizer
+from vdt_jax.training.step import init_state, make_train_step
 
 MODEL = VDT(input_size=16, num_frames=4, in_channels=1, patch_size=8, hidden_size=32, depth=2, num_heads=2)
 DIFFUSION = make_diffusion()
@@ -42,7 +43,7 @@ def compiled(setup="one device"):
 
 @functools.cache
 def first_state(optimizer=OPTIMIZER):
-    return jax.device_get(init_state(MODEL, optimizer, jax.random.key(0)))
+    return jax.device_get(jax.jit(functools.partial(init_state, MODEL, optimizer))(jax.random.key(0)))
 
 
 def data(first_step=0):

@@ -9,7 +9,7 @@ import pytest
 
 from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.errors import UserError
-from vdt_jax.inference.generation import generate, sample_keys
+from vdt_jax.inference.functional import generate, sample_keys
 from vdt_jax.latents.codec import encode_batch, encode_video
 from vdt_jax.latents.space import PixelSpace, load_space
 from vdt_jax.models.vdt import VDT

@@ -1,5 +1,7 @@
 """The network beyond the goldens: sizes, scan, initialisation, labels, frozen tables."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,19 +20,26 @@ from vdt_jax.models.vdt import (
     timestep_embedding,
     unpatchify,
 )
-from vdt_jax.training.step import count_trained
+from vdt_jax.training.optimizer import count_trained
 
 TINY = dict(input_size=(4, 6), num_frames=3, in_channels=2, patch_size=2, hidden_size=16, depth=4, num_heads=2)
 
 
-def init(model, key=0):
-    return model.init(jax.random.key(key), jnp.zeros((1, *model.video_shape)), jnp.zeros(1))["params"]
+@functools.partial(jax.jit, static_argnums=0)
+def init(model):
+    return model.init(jax.random.key(0), jnp.zeros((1, *model.video_shape)), jnp.zeros(1))["params"]
 
 
-def random_like(params, key=1):
-    """Parameters that are all non-zero: adaLN-zero makes any block pass."""
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(key), len(leaves))
+@functools.partial(jax.jit, static_argnums=0)
+def apply(model, params, x, timesteps, labels=None):
+    return model.apply({"params": params}, x, timesteps, labels)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def random_params(model):
+    """Parameters that are all non-zero: adaLN-zero at initialisation makes any block pass."""
+    leaves, tree = jax.tree.flatten(jax.eval_shape(lambda: init(model)))
+    keys = jax.random.split(jax.random.key(1), len(leaves))
     return tree.unflatten([0.3 * jax.random.normal(k, leaf.shape) for k, leaf in zip(keys, leaves, strict=True)])
 
 
@@ -43,19 +52,19 @@ def test_variants_have_the_known_number_of_parameters(name, millions):
 
 def test_scanned_equals_unrolled():
     scanned, unrolled = VDT(**TINY), VDT(**TINY, unroll=4)
-    params = random_like(init(scanned))
+    params = random_params(scanned)
     x = jax.random.normal(jax.random.key(0), (2, *scanned.video_shape))
     t = jnp.array([3, 900])
-    out = [jax.jit(model.apply)({"params": params}, x, t) for model in (scanned, unrolled)]
+    out = [apply(model, params, x, t) for model in (scanned, unrolled)]
     assert out[0].shape == (2, 3, 4, 6, 4) and np.abs(out[0]).max() > 0.1
     np.testing.assert_allclose(out[0], out[1], rtol=1e-5, atol=1e-5)
 
 
 def test_bfloat16_is_near_float32_and_comes_out_as_float32():
-    params = random_like(init(VDT(**TINY)))
+    params = random_params(VDT(**TINY))
     x, t = jax.random.normal(jax.random.key(0), (2, 3, 4, 6, 2)), jnp.array([3, 900])
-    exact = VDT(**TINY).apply({"params": params}, x, t)
-    rough = VDT(**TINY, dtype="bfloat16").apply({"params": params}, x, t)
+    exact = apply(VDT(**TINY), params, x, t)
+    rough = apply(VDT(**TINY, dtype="bfloat16"), params, x, t)
     assert rough.dtype == jnp.float32
     assert 0 < np.abs(rough - exact).max() < 0.05 * np.abs(exact).max()
 
@@ -63,7 +72,7 @@ def test_bfloat16_is_near_float32_and_comes_out_as_float32():
 def test_output_is_zero_at_initialisation_but_blocks_are_not_the_identity():
     model = VDT(**TINY)
     params = init(model)
-    out = model.apply({"params": params}, jnp.ones((1, *model.video_shape)), jnp.array([5]))
+    out = apply(model, params, jnp.ones((1, *model.video_shape)), jnp.array([5]))
     np.testing.assert_array_equal(out, 0)
     assert float(jnp.abs(params["blocks"]["temporal_fc"]["kernel"]).mean()) > 0.05
 
@@ -78,10 +87,10 @@ def test_layers_start_with_their_own_numbers_within_xaviers_bound():
 def test_frames_and_rows_matter():
     """Temporal attention sees other frames; position tables tell rows from columns on a grid that is not square."""
     model = VDT(**TINY)
-    params = random_like(init(model))
+    params = random_params(model)
     x = jax.random.normal(jax.random.key(0), (1, *model.video_shape))
-    out = model.apply({"params": params}, x, jnp.array([5]))
-    changed = model.apply({"params": params}, x.at[0, 2].add(1.0), jnp.array([5]))
+    out = apply(model, params, x, jnp.array([5]))
+    changed = apply(model, params, x.at[0, 2].add(1.0), jnp.array([5]))
     assert np.abs(changed - out)[0, 0].max() > 1e-3
     table = grid_embedding((2, 3), 16)
     np.testing.assert_array_equal(table[1, :8], sincos_embedding(np.array([1.0]), 8)[0])  # token 1: column 1
@@ -96,12 +105,12 @@ def test_timestep_features_are_cosine_first():
 
 def test_labels_change_the_output_and_none_is_class_zero():
     model = VDT(**TINY, num_classes=3)
-    params = random_like(init(model))
+    params = random_params(model)
     x, t = jnp.ones((4, *model.video_shape)), jnp.full(4, 5)
-    out = np.asarray(model.apply({"params": params}, x, t, jnp.arange(4)))
+    out = np.asarray(apply(model, params, x, t, jnp.arange(4)))
     assert model.null_label == 3
     assert all(np.abs(out[i] - out[0]).max() > 1e-3 for i in (1, 2, 3))
-    np.testing.assert_array_equal(out[0], model.apply({"params": params}, x, t)[0])
+    np.testing.assert_array_equal(out[0], apply(model, params, x, t)[0])
 
 
 @settings(max_examples=20, deadline=None)
@@ -109,9 +118,14 @@ def test_labels_change_the_output_and_none_is_class_zero():
 def test_unpatchify_inverts_patchify(frames, rows, columns, patch, channels):
     x = jnp.arange(2 * frames * rows * columns * patch**2 * channels, dtype=jnp.float32)
     x = x.reshape(2, frames, rows * patch, columns * patch, channels)
-    tokens = patchify(x, patch)
-    assert tokens.shape == (2, frames, rows * columns, patch**2 * channels)
-    np.testing.assert_array_equal(unpatchify(tokens, (rows, columns), patch), x)
+
+    @jax.jit
+    def there_and_back(x):
+        tokens = patchify(x, patch)
+        assert tokens.shape == (2, frames, rows * columns, patch**2 * channels)
+        return unpatchify(tokens, (rows, columns), patch)
+
+    np.testing.assert_array_equal(there_and_back(x), x)
 
 
 @pytest.mark.parametrize(
@@ -119,8 +133,8 @@ def test_unpatchify_inverts_patchify(frames, rows, columns, patch, channels):
     [
         (dict(patch_size=4), "patch_size=4 does not divide frames of 4x6"),
         (dict(num_heads=3), "hidden_size=16 must be a multiple"),
-        (dict(depth=0), "depth=0"),
-        (dict(dtype="float17"), "dtype=float17"),
+        (dict(depth=0), "depth must be >= 1, got 0"),
+        (dict(dtype="float17"), "dtype must be float32 or bfloat16, got float17"),
     ],
 )
 def test_impossible_sizes_are_refused(change, message):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,11 +16,14 @@ from helpers.scripts import ROOT, fail, succeed
 from helpers.torch_files import Call, save_torch
 
 from vdt_jax.checkpoints import load_model
+from vdt_jax.checkpoints.conversion import ConvertOptions, convert
+from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT, VDT_VARIANTS
-from vdt_jax.training.step import count_trained
-from vdt_jax.weights import from_torch, read_sizes, to_torch
+from vdt_jax.training.optimizer import count_trained
 from vdt_jax.weights.positions import resize_pos_embed
-from vdt_jax.weights.safe_pickle import load_safetensors, load_torch, save_safetensors
+from vdt_jax.weights.safetensors_files import load_safetensors, save_safetensors
+from vdt_jax.weights.torch_files import load_torch
+from vdt_jax.weights.vdt import from_torch, read_sizes, to_torch
 
 GOLDENS = ROOT / "tests" / "goldens"
 OFFICIAL = GOLDENS / "vdt_tiny.pt"
@@ -64,7 +68,7 @@ def test_verify_says_what_the_model_makes_of_a_fixed_input(converted):
     folder, printed = converted
     model, params = load_model(folder)
     x = np.sin(np.arange(5 * 4 * 8 * 8)).reshape(1, 5, 4, 8, 8).transpose(0, 1, 3, 4, 2).astype(np.float32)
-    out = np.asarray(model.apply({"params": params}, x, jnp.full(1, 500.0)), np.float64)
+    out = np.asarray(jax.jit(model.apply)({"params": params}, x, jnp.full(1, 500.0)), np.float64)
     said = json.loads((folder / "conversion.json").read_text())["verify"]
     assert float(said["mean"]) == pytest.approx(out.mean(), rel=1e-4)
     assert float(said["largest"]) == pytest.approx(np.abs(out).max(), rel=1e-4)
@@ -85,10 +89,11 @@ def test_back_to_torch_is_bit_exact(converted, official, tmp_path):
 
 def test_an_old_autoencoder_gets_todays_names(tmp_path):
     folder = GOLDENS / "vae_tiny"
-    succeed("convert_torch_ckpt.py", "--to_torch", f"--input={folder}", f"--output={tmp_path}/vae.safetensors")
+    report = convert(ConvertOptions(f"{folder}", f"{tmp_path}/vae.safetensors", to_torch=True))
     again = load_safetensors(tmp_path / "vae.safetensors")
     for name, array in load_safetensors(folder / "diffusion_pytorch_model.safetensors").items():
         np.testing.assert_array_equal(again[name], array, err_msg=name)
+    assert report["tensors"] == len(again)
 
 
 def test_a_trainers_file_for_other_frames(official, tmp_path):
@@ -100,7 +105,7 @@ def test_a_trainers_file_for_other_frames(official, tmp_path):
     printed = succeed(
         "convert_torch_ckpt.py", f"--input={tmp_path}/a.pt", f"--output={tmp_path}/out", "--weights=ema", *arguments
     )
-    assert "ignored: model (not chosen: --weights=model takes it)" in printed and "ignored: args" in printed
+    assert "ignored: model (not chosen: weights=model takes it)" in printed and "ignored: args" in printed
     model, params = load_model(tmp_path / "out")
     assert model.video_shape == (9, 16, 16, 4)
     np.testing.assert_array_equal(params["pos_embed"], resize_pos_embed(official["pos_embed"], 8))
@@ -109,32 +114,46 @@ def test_a_trainers_file_for_other_frames(official, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "arguments", "message"),
+    ("change", "options", "message"),
     [
-        (None, [], "exists: choose another --output"),
-        ({}, ["--num_heads=5"], "num_heads=5"),
-        ({}, [], "say --num_heads"),
-        ({}, ["--num_heads=3", "--weights=ema"], "leave out --weights=ema"),
-        ({}, ["--num_heads=3", "--image_size=100"], "--image_size=100 cannot be: a multiple of 16 pixels"),
-        ({}, ["--num_heads=3", "--num_frames=0"], "--num_frames=0 cannot be"),
-        ({}, ["--num_heads=3", "--zero_time_embed"], "--zero_time_embed is for image weights"),
-        ({"extra": np.ones(2, np.float32)}, ["--num_heads=3"], "unknown extra"),
-        ({"blocks.1.mlp.fc1.bias": np.full(192, np.nan, np.float32)}, ["--num_heads=3"], "blocks.1.mlp.fc1.bias holds"),
-        ({"pos_embed": np.ones((1, 15, 48), np.float32)}, ["--num_heads=3"], "15 positions, which is no square"),
+        (None, {}, "exists: choose another output"),
+        ({}, {"num_heads": 5}, "num_heads=5"),
+        ({}, {}, "say num_heads"),
+        ({}, {"num_heads": 3, "weights": "ema"}, "leave out weights=ema"),
+        ({}, {"num_heads": 3, "weights": "best"}, "weights must be one of ema, model, got 'best'"),
+        ({}, {"num_heads": 3, "image_size": 100}, "image_size must be a multiple of 16 pixels, one token, got 100"),
+        ({}, {"num_heads": 3, "num_frames": 0}, "num_frames must be >= 1, got 0"),
+        ({}, {"num_heads": 3, "zero_time_embed": True}, "zero_time_embed is for image weights"),
+        ({"extra": np.ones(2, np.float32)}, {"num_heads": 3}, "unknown extra"),
+        ({"blocks.1.mlp.fc1.bias": np.full(192, np.nan, np.float32)}, {"num_heads": 3}, "blocks.1.mlp.fc1.bias holds"),
+        ({"pos_embed": np.ones((1, 15, 48), np.float32)}, {"num_heads": 3}, "15 positions, which is no square"),
     ],
 )
-def test_mistakes(official, tmp_path, change, arguments, message):
+def test_mistakes(official, tmp_path, change, options, message):
     output = tmp_path if change is None else tmp_path / "out"
     source = save_torch(tmp_path / "a.pt", official | (change or {}))
-    assert message in fail("convert_torch_ckpt.py", f"--input={source}", f"--output={output}", *arguments)
+    with pytest.raises(UserError, match=re.escape(message)):
+        convert(ConvertOptions(str(source), str(output), **options))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
+
+
+def test_mistakes_in_the_script(official, tmp_path):
+    """The same text, in one line."""
+    source = save_torch(tmp_path / "a.pt", official)
+    line = fail(
+        "convert_torch_ckpt.py", f"--input={source}", f"--output={tmp_path}/out", "--num_heads=3", "--weights=ema"
+    )
+    assert "leave out weights=ema" in line
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
 def test_mistakes_on_the_way_back(converted, tmp_path):
-    line = fail("convert_torch_ckpt.py", "--to_torch", f"--input={converted[0]}", f"--output={tmp_path}/a.pt")
-    assert "end its name in .safetensors" in line
-    line = fail("convert_torch_ckpt.py", "--to_torch", "--input=/nowhere", f"--output={tmp_path}/a.safetensors")
-    assert "no checkpoint in /nowhere" in line
+    with pytest.raises(UserError, match="input and output must be given"):
+        ConvertOptions(to_torch=True)
+    with pytest.raises(UserError, match=r"output must end in \.safetensors with to_torch, got .*a\.pt"):
+        ConvertOptions(str(converted[0]), f"{tmp_path}/a.pt", to_torch=True)
+    with pytest.raises(UserError, match="no checkpoint in /nowhere"):
+        convert(ConvertOptions("/nowhere", f"{tmp_path}/a.safetensors", to_torch=True))
     assert not list(tmp_path.iterdir())
 
 
@@ -146,7 +165,7 @@ def test_an_interrupted_conversion_leaves_no_output(official, tmp_path, stop):
         [*command, f"--output={tmp_path}/out"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
     )
     for line in process.stdout:
-        if line.startswith(b"writing"):
+        if line.startswith(b"converting: 100 %"):
             break
     process.send_signal(stop)
     process.wait(timeout=60)

@@ -13,7 +13,7 @@ from glyphs import digits_shown
 from vdt_jax.data import make_source, take
 from vdt_jax.evaluation.metrics.baselines import copy_nearest, linear_blend
 from vdt_jax.evaluation.metrics.frames import psnr, ssim
-from vdt_jax.inference.generation import generate, load, sample_keys, task_masks
+from vdt_jax.inference.functional import generate_on_devices, load, sample_keys, task_masks
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "demo_sample.npz"
 
@@ -31,7 +31,9 @@ def sample(demo, task, numbers, told=False):
     clean, labels = clips["video"], clips["labels"] if told else None
     mask = np.asarray(task_masks(0, numbers, task, loaded.model))
     return (
-        generate(loaded.model, loaded.params, diffusion, clean, mask, sample_keys(0, numbers), labels=labels),
+        generate_on_devices(
+            loaded.model, loaded.params, diffusion, clean, mask, sample_keys(0, numbers), labels=labels
+        ),
         clean,
         mask,
     )

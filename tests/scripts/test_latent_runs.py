@@ -10,8 +10,7 @@ from helpers.scripts import ROOT, fail, succeed
 from helpers.videos import moving_square
 from PIL import Image
 
-from vdt_jax.inference.generation import load_vae
-from vdt_jax.models.fingerprint import fingerprint
+from vdt_jax.latents.space import load_space
 from vdt_jax.video import fit_frame, read_frames, to_float, to_uint8, write_video
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -22,7 +21,7 @@ def test_from_the_official_file_to_a_video(tmp_path):
     golden = GOLDENS / "vdt_tiny.pt"
     succeed("convert_torch_ckpt.py", f"--input={golden}", f"--output={tmp_path}/tiny", "--num_heads=3")
     arguments = [f"--checkpoint={tmp_path}/tiny", "--task=predict", f"--input={tmp_path}/clip.mp4", "--steps=2"]
-    assert "model of latents (4 channels): add --vae" in fail("sample.py", *arguments)
+    assert "model of latents (4 channels): name its autoencoder (--vae)" in fail("sample.py", *arguments)
     vae = f"--vae={GOLDENS}/vae_tiny"
     succeed("sample.py", *arguments, vae, f"--output={tmp_path}/out.npz")
     succeed("sample.py", *arguments, vae, f"--output={tmp_path}/through.npz", "--nopaste", "--encode_full")
@@ -53,7 +52,7 @@ def test_train_and_evaluate_a_model_of_latents_on_videos(tmp_path):
     succeed("train.py", *arguments, f"--config.vae={vae}")
     assert Image.open(f"{run}/samples/step_0000002/predict_0.png").height > 32  # pixels, not latents
     evaluation = ["evaluate.py", f"--checkpoint={run}", f"--output={tmp_path}/out", "--num_clips=1", "--steps=2"]
-    assert "model of latents (4 channels): add --vae" in fail(*evaluation)
+    assert "model of latents (4 channels): name its autoencoder (--vae)" in fail(*evaluation)
     succeed(*evaluation, f"--vae={vae}", "--tasks=interpolation,spatial_temporal")
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [report["protocol"][size] for size in ("frames", "height", "width", "channels")] == [4, 32, 32, 3]
@@ -64,9 +63,9 @@ def test_train_and_evaluate_a_model_of_latents_on_videos(tmp_path):
     weights[-3] ^= 1
     (vae / "diffusion_pytorch_model.safetensors").write_bytes(weights)
     sampling = ["sample.py", f"--checkpoint={run}", f"--input={tmp_path}/videos/a.mp4", f"--output={tmp_path}/a.npz"]
-    assert "name the one that it was trained with" in fail(*sampling, f"--vae={vae}")
+    assert "name the autoencoder that it was trained with" in fail(*sampling, f"--vae={vae}")
     line = fail("train.py", *arguments, f"--config.vae={vae}")
-    assert f"belongs to a run with autoencoder={fingerprint(*load_vae(GOLDENS / 'vae_tiny'))}" in line
+    assert f"belongs to a run with autoencoder={load_space(GOLDENS / 'vae_tiny').hash}" in line
 
 
 @pytest.mark.slow

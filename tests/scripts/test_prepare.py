@@ -16,7 +16,7 @@ from helpers.scripts import SHRUNK, fail, succeed
 from vdt_jax.data import make_source
 from vdt_jax.data.pipeline import batches
 from vdt_jax.errors import UserError
-from vdt_jax.inference.generation import load_vae, sampled_clips
+from vdt_jax.inference.functional import load_vae, sampled_clips
 from vdt_jax.latents.cache import write_metadata
 from vdt_jax.latents.codec import decode_video, draw_latents, encode_video
 from vdt_jax.latents.prepare import PrepareOptions, prepare

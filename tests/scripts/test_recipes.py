@@ -18,7 +18,10 @@ from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.distributed.mesh import check_batch_size, make_mesh, path_name
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT
-from vdt_jax.training.step import count_trained, init_state, make_learning_rate, make_optimizer, make_train_step
+from vdt_jax.options import build
+from vdt_jax.training.config import TrainConfig
+from vdt_jax.training.optimizer import count_trained, make_learning_rate, make_optimizer
+from vdt_jax.training.step import init_state, make_train_step
 
 ROOT = Path(__file__).parents[2]
 RECIPES = [
@@ -37,15 +40,14 @@ def config_of(recipe):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_full_step_has_shapes(recipe):
-    config = config_of(recipe)
-    model = VDT(**config.model)
-    model.check_sizes()
+    config = build(TrainConfig, config_of(recipe).to_dict())
+    model = VDT(**vars(config.model))
     check_batch_size(config.batch_size, make_mesh(1), config.grad_accum)
     optimizer = make_optimizer(
-        make_learning_rate(total_steps=config.total_steps, **config.learning_rate), **config.optimizer
+        make_learning_rate(total_steps=config.total_steps, **vars(config.learning_rate)), **vars(config.optimizer)
     )
-    diffusion = make_diffusion(**config.diffusion, learn_sigma=model.learn_sigma)
-    step = make_train_step(model, diffusion, optimizer, grad_accum=config.grad_accum, **config.loss)
+    diffusion = make_diffusion(**vars(config.diffusion), learn_sigma=model.learn_sigma)
+    step = make_train_step(model, diffusion, optimizer, grad_accum=config.grad_accum, **vars(config.loss))
     state = jax.eval_shape(functools.partial(init_state, model, optimizer), jax.random.key(0))
     batch = {
         "video": jax.ShapeDtypeStruct((config.batch_size, *model.video_shape), np.float32),
@@ -116,10 +118,10 @@ def test_any_recipe_can_be_given_any_source(recipe, source, expected, monkeypatc
         line = ["train.py", f"--config={ROOT}/configs/{recipe}.py", f"--config.data.name={source}", *arguments]
         monkeypatch.setattr("sys.argv", line)
         values = flags.FlagValues()
-        holder = config_flags.DEFINE_config_file("config", None, flag_values=values)
+        config_flags.DEFINE_config_file("config", None, flag_values=values)
         values(line)
         monkeypatch.setattr(cli.flags, "FLAGS", values)
-        return {key: value for key, value in cli.load_config_flag(holder.value).data.items() if value not in (None, "")}
+        return {key: value for key, value in cli.values_of_config()["data"].items() if value not in (None, "")}
 
     assert data() == {"name": source} | expected
     assert data("--config.data.short=pad") == {"name": source, "short": "pad"} | expected  # what the user says stays

@@ -22,8 +22,10 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "tests"))
+from helpers import forked  # noqa: E402
+
 import train  # noqa: E402
-from vdt_jax import cli  # noqa: E402
 from vdt_jax.checkpoints.manifest import MANIFEST, all_steps, finished_steps  # noqa: E402
 from vdt_jax.errors import INTERRUPTED  # noqa: E402
 
@@ -46,24 +48,13 @@ TINY = {
 
 def start(workdir: Path, *arguments: str) -> int:
     """Starts train.py in a child; its process id."""
-    child = os.fork()
-    if child:
-        return child
+    command = ["train.py", f"--config={ROOT}/configs/moving_digits.py", f"--workdir={workdir}"]
+    command += [f"--config.{key}={value}" for key, value in TINY.items()]
+    output = os.open(workdir.parent / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
-        output = os.open(workdir.parent / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        sys.argv = ["train.py", f"--config={ROOT}/configs/moving_digits.py", f"--workdir={workdir}"]
-        sys.argv += [f"--config.{key}={value}" for key, value in TINY.items()] + list(arguments)
-        cli.run(train.main)
-    except SystemExit as end:
-        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-        sys.stderr.flush()
-    os._exit(1)
+        return forked.start(train.main, [*command, *arguments], output, output)
+    finally:
+        os.close(output)
 
 
 def ended(child: int, within: float = 0.0) -> int | None:

@@ -18,7 +18,7 @@ from helpers.mutants import mutate
 from helpers.torch_files import Call, archived, pickled, tensor
 
 from vdt_jax.errors import UserError
-from vdt_jax.weights.safe_pickle import load_weights
+from vdt_jax.weights.sources import load_weights
 
 _MEMORY_EVERY = 50  # tracing memory is slow: one mutant in so many is measured
 

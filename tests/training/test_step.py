@@ -1,5 +1,7 @@
 """The training step: it learns, resumes exactly, and does not depend on the devices or how it is spread over them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from vdt_jax.checkpoints import Checkpoints
 from vdt_jax.distributed.mesh import (
     check_batch_size,
     make_mesh,
+    on_one_device,
     path_name,
     shard_batch,
     state_shardings,
@@ -19,14 +22,8 @@ from vdt_jax.distributed.mesh import (
 )
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import FROZEN_PARAMS, VDT
-from vdt_jax.training.step import (
-    count_trained,
-    draw_examples,
-    loss_fn,
-    make_learning_rate,
-    make_optimizer,
-    trained_params,
-)
+from vdt_jax.training.optimizer import count_trained, make_learning_rate, make_optimizer, trained_params
+from vdt_jax.training.step import draw_examples, loss_fn
 
 
 def test_loss_falls():
@@ -105,7 +102,7 @@ def test_muon_takes_the_kernels_of_the_blocks(setup):
 def test_muon_makes_the_singular_values_of_an_update_alike():
     params = first_state(MUON).params
     grads = jax.tree.map(lambda x: jnp.asarray(np.random.default_rng(x.size).normal(size=x.shape), x.dtype), params)
-    updates, _ = jax.jit(MUON.update)(grads, MUON.init(params), params)
+    updates, _ = jax.jit(MUON.update)(grads, jax.jit(MUON.init)(params), params)
     for name in MUON_KERNELS:
         update, before = (trained_params(tree)[name] for tree in (updates, params))
         scale = 3e-3 * 0.2 * max(update.shape[1:]) ** 0.5  # the learning rate, the size of AdamW's updates, the shape
@@ -154,6 +151,9 @@ def test_fsdp_splits_what_it_should():
         assert tree.sharding.spec == PartitionSpec(None, None, "fsdp")
         assert tree.addressable_shards[0].data.shape == (2, 32, 32)
     assert state.params["blocks"]["mlp"]["fc1"]["bias"].sharding.is_fully_replicated
+    whole = on_one_device(state.params, compiled("fsdp")[0])
+    assert_equal(whole, state.params)
+    assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(whole))
 
 
 def test_an_axis_that_does_not_divide_stays_whole():
@@ -203,8 +203,8 @@ def test_frozen_parameters_stay_and_have_no_moments():
     frozen = "blocks/(attn|mlp)"
     optimizer = make_optimizer(optax.constant_schedule(1.0), frozen=frozen)
     params = first_state().params
-    state = optimizer.init(params)
-    updates, _ = optimizer.update(jax.tree.map(jnp.ones_like, params), state, params)
+    state = jax.jit(optimizer.init)(params)
+    updates, _ = jax.jit(optimizer.update)(jax.tree.map(np.ones_like, params), state, params)
     moved = {path_name(path) for path, x in jax.tree_util.tree_leaves_with_path(updates) if np.any(x)}
     assert moved == trained_params(params, frozen).keys()
     assert "blocks/temporal_attn/qkv/kernel" in moved and not any(name.startswith("blocks/mlp") for name in moved)
@@ -241,13 +241,19 @@ def test_labels_are_dropped_at_the_rate_asked_for():
 
     model = Spy(input_size=16, num_frames=4, in_channels=1, patch_size=8, num_classes=5)
     batch = {"video": jnp.zeros((400, 4, 16, 16, 1)), "labels": jnp.full(400, 3)}
-    loss_fn(model, DIFFUSION, None, draw_examples(model, DIFFUSION, batch, KEY, label_dropout=0.25))
-    assert set(np.unique(seen[0])) == {3, 5}
-    assert (seen[0] == 5).mean() == pytest.approx(0.25, abs=0.07)
+
+    @jax.jit
+    def labels_of(batch):
+        loss_fn(model, DIFFUSION, None, draw_examples(model, DIFFUSION, batch, KEY, label_dropout=0.25))
+        return seen.pop()
+
+    labels = np.asarray(labels_of(batch))
+    assert set(np.unique(labels)) == {3, 5}
+    assert (labels == 5).mean() == pytest.approx(0.25, abs=0.07)
 
 
 def test_noise_is_drawn_as_shifted():
-    """The noise level that a sample was given shows in the timestep that the network is told."""
+    """The noise level of a sample shows in the timestep that the network gets."""
     seen = []
 
     class Watched(VDT):
@@ -257,9 +263,13 @@ def test_noise_is_drawn_as_shifted():
 
     model = Watched(input_size=8, num_frames=2, in_channels=1, patch_size=8, hidden_size=8, depth=1, num_heads=1)
     batch = {"video": jnp.zeros((512, *model.video_shape)), "labels": jnp.zeros(512, jnp.int32)}
-    for shift in (1.0, 3.0):
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def timesteps_of(batch, shift):
         loss_fn(model, DIFFUSION, {}, draw_examples(model, DIFFUSION, batch, KEY, noise_shift=shift))
-    even, shifted = (np.asarray(timesteps) for timesteps in seen)
+        return seen.pop()
+
+    even, shifted = (np.asarray(timesteps_of(batch, shift)) for shift in (1.0, 3.0))
     np.testing.assert_array_equal(shifted, DIFFUSION.schedule.shifted_steps(3.0)[even])
 
 
@@ -288,9 +298,9 @@ def test_gradients_are_clipped():
 
 
 def test_a_batch_that_devices_cannot_share_is_refused():
-    with pytest.raises(UserError, match="batch_size=12"):
+    with pytest.raises(UserError, match=r"batch_size .* must be a multiple of 8 devices, got 12"):
         check_batch_size(12, make_mesh())
-    with pytest.raises(UserError, match=r"batch_size=8 .* multiple of 8 devices x 2 parts"):
+    with pytest.raises(UserError, match=r"batch_size .* multiple of 8 devices x 2 parts \(grad_accum\), got 8"):
         check_batch_size(8, make_mesh(), grad_accum=2)
-    with pytest.raises(UserError, match=r"mesh\.fsdp=3 does not divide the 8 devices"):
+    with pytest.raises(UserError, match=r"mesh\.fsdp must divide the number of devices, 8, got 3"):
         make_mesh(fsdp=3)

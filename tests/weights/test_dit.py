@@ -7,8 +7,8 @@ import pytest
 
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT, sincos_embedding
-from vdt_jax.weights import from_torch, read_sizes
 from vdt_jax.weights.dit import is_image_model, with_temporal_layers
+from vdt_jax.weights.vdt import from_torch, read_sizes
 
 WIDTH, DEPTH, HEADS, CLASSES, CHANNELS, PATCH, SIDE = 16, 2, 2, 5, 4, 2, 3
 

@@ -12,11 +12,10 @@ from helpers import audit, hostile_files
 
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT
-from vdt_jax.weights import read_sizes
-from vdt_jax.weights.safe_pickle import load_torch
 from vdt_jax.weights.sources import read_source
 from vdt_jax.weights.tables import read_table
-from vdt_jax.weights.vdt import vdt_table
+from vdt_jax.weights.torch_files import load_torch
+from vdt_jax.weights.vdt import read_sizes, vdt_table
 
 OFFICIAL = {
     name: np.array(array) for name, array in load_torch(Path(__file__).parents[1] / "goldens" / "vdt_tiny.pt").items()
@@ -47,6 +46,7 @@ def refuse(cases, folder):
     failures = []
     for number, (name, data, must_name) in enumerate(cases):
         path = folder / f"{number}{'.safetensors' if name.startswith('safetensors') else '.pt'}"
+        data = data() if callable(data) else data
         path.write_bytes(data)
         tracemalloc.start()
         outcome = "was loaded"
@@ -55,7 +55,7 @@ def refuse(cases, folder):
                 convert(path)
             except UserError as error:
                 outcome = "" if must_name in str(error) else f"does not name {must_name!r}: {error}"
-                outcome = outcome or ("has more than one line" if "\n" in str(error) else "")
+                outcome = outcome or ("" if str(error).isprintable() else f"is not one printable line: {error!r}")
             except BaseException as error:
                 outcome = f"ended in {error!r}"
         peak = tracemalloc.get_traced_memory()[1]

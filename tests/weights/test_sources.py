@@ -10,8 +10,9 @@ from helpers.torch_files import Call, archive, save_torch
 from safetensors.numpy import load_file, save_file
 
 from vdt_jax.errors import UserError
-from vdt_jax.weights.safe_pickle import load_safetensors, load_torch, save_safetensors
+from vdt_jax.weights.safetensors_files import load_safetensors, save_safetensors
 from vdt_jax.weights.sources import read_source
+from vdt_jax.weights.torch_files import load_torch
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 WEIGHTS = {"a.weight": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(2, np.float32)}
@@ -46,9 +47,9 @@ def test_a_prefix_of_some_names_is_a_name(tmp_path):
 @pytest.mark.parametrize(
     ("weights", "expected", "left"),
     [
-        (None, WEIGHTS, {"model": "not chosen: --weights=model takes it"}),
-        ("ema", WEIGHTS, {"model": "not chosen: --weights=model takes it"}),
-        ("model", other(WEIGHTS), {"ema": "not chosen: --weights=ema takes it"}),
+        (None, WEIGHTS, {"model": "not chosen: weights=model takes it"}),
+        ("ema", WEIGHTS, {"model": "not chosen: weights=model takes it"}),
+        ("model", other(WEIGHTS), {"ema": "not chosen: weights=ema takes it"}),
     ],
 )
 def test_what_dit_style_trainers_save(tmp_path, weights, expected, left):
@@ -74,9 +75,9 @@ def test_state_dict_in_a_dict(tmp_path):
     ("value", "weights", "message"),
     [
         ({"network": dict(WEIGHTS)}, None, "holds network: known are"),
-        (dit_style(sampler={"x": WEIGHTS["b"]}), None, r"what nobody here knows: sampler \(a dict\)"),
+        (dit_style(sampler={"x": WEIGHTS["b"]}), None, r"parts that are not known: sampler \(a dict\)"),
         ({"model": dict(WEIGHTS)}, "ema", "no 'ema' weights, only model"),
-        (dict(WEIGHTS), "ema", "leave out --weights=ema"),
+        (dict(WEIGHTS), "ema", "leave out weights=ema"),
         ({}, None, "no dict of tensors"),
         ([1, 2], None, "no dict of tensors but a list"),
         ({"model": {}}, None, "holds model: known are"),

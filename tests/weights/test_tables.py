@@ -9,8 +9,8 @@ import pytest
 
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT
-from vdt_jax.weights import from_torch, read_sizes, to_torch
-from vdt_jax.weights.safe_pickle import load_torch
+from vdt_jax.weights.torch_files import load_torch
+from vdt_jax.weights.vdt import from_torch, read_sizes, to_torch
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 
@@ -61,7 +61,7 @@ def test_all_that_does_not_fit_is_said_at_once(official):
 
 def test_sizes_that_no_shape_tells(official):
     state_dict, _, _ = official
-    with pytest.raises(UserError, match="--num_heads"):
+    with pytest.raises(UserError, match="say num_heads"):
         read_sizes(state_dict)
     with pytest.raises(UserError, match=r"not weights of a video VDT.*conv\.weight"):
         read_sizes({"conv.weight": np.zeros(3)})

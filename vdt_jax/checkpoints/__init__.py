@@ -1,8 +1,8 @@
-"""Checkpoints, by Orbax: the states of a run, each with a manifest that says it is whole, and models in folders.
+"""Checkpoints of runs, with manifests, and models in folders; both are written by Orbax.
 
-A working directory holds `config.json` and `checkpoints/<step>/`, each in two parts: `ema_params`, which is all that
-sampling reads, and `training` (all the rest). `manifest.json` is written last: a step without it is not finished. A
-model on its own is a folder of `config.json` and `params/`.
+A working directory holds `config.json` and `checkpoints/<step>/`, which has two parts: `ema_params`, which sampling
+reads, and `training`, the rest of the state. `manifest.json` is written last and marks a step as finished. A model on
+its own is a folder with `config.json` and `params/`.
 """
 
 from vdt_jax.checkpoints.manager import Checkpoints

@@ -1,9 +1,8 @@
-"""The checkpoints of a run: saved beside training, kept as asked for, and found again whole."""
+"""The checkpoints of a run: saved asynchronously, the newest kept, restored where they are whole."""
 
+import logging
 import os
 import time
-import warnings
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -24,41 +23,36 @@ from vdt_jax.distributed.processes import any_process, from_first_process
 from vdt_jax.errors import RunStopped, UserError
 from vdt_jax.files import open_folder
 
+logger = logging.getLogger(__name__)
 MAX_FAILED_SAVES = 5  # in a row; then the run stops
 State = TypeVar("State", bound=Any)  # a flax dataclass: step, params, ema_params, opt_state, skipped
-TRIES = 10  # a failed save is tried again after each tenth of the way to the next checkpoint
+TRIES = 10  # a failed save is retried after each tenth of the interval between checkpoints
 
 
 class Checkpoints:
     """The checkpoints of one run; a context manager that waits for the last save.
 
-    `save` copies the state to the host and returns; files, hashes, manifest and the removal of old steps are the work
-    of another thread. All hosts must call the methods in the same order.
+    `save` copies the state to the host and returns; another thread writes files, hashes and manifest and removes old
+    steps. All hosts must call the methods in the same order.
+
+    Orbax's CheckpointManager is not used: it removes old steps as soon as its own files are written, before the
+    manifest, so that a failed save could cost the last good checkpoint.
 
     Args:
       workdir: of the run.
       every: steps from one checkpoint to the next.
-      keep: how many of the newest are kept.
-      keep_every: steps that it divides are kept for good.
-      say: takes a line about what went wrong.
+      keep: number of newest checkpoints that are kept.
+      keep_every: checkpoints of steps that it divides are kept for good.
     """
 
-    def __init__(
-        self,
-        workdir: str | os.PathLike,
-        *,
-        every: int = 1,
-        keep: int = 3,
-        keep_every: int | None = None,
-        say: Callable[[str], object] = warnings.warn,
-    ):
+    def __init__(self, workdir: str | os.PathLike, *, every: int = 1, keep: int = 3, keep_every: int | None = None):
         self.folder = open_folder(workdir) / "checkpoints"
-        self._every, self._keep, self._keep_every, self._say = every, keep, keep_every, say
+        self._every, self._keep, self._keep_every = every, keep, keep_every
         self._orbax = _checkpointer()
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._saving: Future | None = None
         self._failed, self._failures = False, 0  # whether the last save failed; how many in a row before it
-        self.seconds_blocked = 0.0  # how long `save` kept the training thread
+        self.seconds_blocked = 0.0  # how long `save` blocked the training thread
         if jax.process_index() == 0:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._remove_leftovers()
@@ -72,19 +66,19 @@ class Checkpoints:
         self._orbax.close()
 
     def due(self, step: int) -> bool:
-        """Whether this step is to be saved: every so many, and sooner where the last save failed."""
+        """Whether to save this step: every N-th, and sooner where the last save failed."""
         if step % self._every == 0:
             return True
         return step % max(1, self._every // TRIES) == 0 and any_process(self._failed and not self._busy())
 
     def save(self, state: Any) -> None:
-        """Starts to write the state; a step that is already there is left alone.
+        """Starts to write the state; a finished checkpoint of the step is not written again.
 
         Raises:
-          RunStopped: too many saves in a row have failed, or something in the state is not finite, which is not
+          RunStopped: too many saves in a row have failed, or something in the state is not finite; it is not
             written.
         """
-        step = int(state.step)  # waits for the step that is being computed, which is no time of the save's
+        step = int(state.step)  # waits for the step that is being computed; not counted as time of the save
         start = time.monotonic()
         self.wait()
         self._failures = self._failures + 1 if any_process(self._failed) else 0
@@ -106,7 +100,7 @@ class Checkpoints:
         self.seconds_blocked += time.monotonic() - start
 
     def save_and_wait(self, state: Any) -> None:
-        """Writes the state, and again where that fails, until it is there. Raises RunStopped as `save` does."""
+        """Writes the state, with retries, and waits. Raises RunStopped as `save` does."""
         self.save(state)
         self.wait()
         while any_process(self._failed):
@@ -115,7 +109,7 @@ class Checkpoints:
             self.wait()
 
     def wait(self) -> None:
-        """Until the last save is finished, or has failed, of which `say` is told."""
+        """Waits until the last save is finished, or has failed, which is logged."""
         if self._saving is not None:
             self._saving.result()
             self._saving = None
@@ -123,7 +117,7 @@ class Checkpoints:
     def restore(self, like: State) -> State | None:
         """The newest good state, on the devices of `like` (arrays, or shapes with shardings); None if there is none.
 
-        A damaged checkpoint is reported and put aside under another name.
+        A damaged checkpoint is reported and renamed.
         """
         step = from_first_process(self._newest_good)
         if step < 0:
@@ -138,7 +132,7 @@ class Checkpoints:
         return like.replace(ema_params=restored["ema_params"], **restored["training"])
 
     def newest(self) -> str:
-        """The newest finished checkpoint, for people."""
+        """The newest finished checkpoint, for messages."""
         steps = finished_steps(self.folder)
         return str(self.folder / str(steps[-1])) if steps else "none"
 
@@ -147,9 +141,9 @@ class Checkpoints:
         for step in reversed(all_steps(self.folder)):
             folder = self.folder / str(step)
             if step not in finished:
-                self._say(f"checkpoint {folder} has no {MANIFEST}: it is not finished, and passed over")
+                logger.warning(f"checkpoint {folder} has no {MANIFEST}: it is not finished, and is skipped")
             elif reason := damage(folder, step):
-                self._say(f"checkpoint {folder} is damaged ({reason}): put aside as {mark_damaged(folder, reason)}")
+                logger.warning(f"checkpoint {folder} is damaged ({reason}): moved to {mark_damaged(folder, reason)}")
             else:
                 return step
         return -1
@@ -158,21 +152,21 @@ class Checkpoints:
         return self._saving is not None and not self._saving.done()
 
     def _finish(self, step: int) -> None:
-        """In the other thread: waits for Orbax, then hashes, commits, and removes old steps."""
+        """In the other thread: waits for Orbax, then writes the manifest and removes old steps."""
         try:
             self._orbax.wait_until_finished()
             write_manifest(self.folder / str(step), step, jax.process_index(), jax.process_count())
             if jax.process_index() == 0:
                 self._remove_old()
-        except Exception as error:  # whatever it is, training goes on, and the older checkpoints are whole
+        except Exception as error:  # of any kind: training continues, and older checkpoints are whole
             self._fail(step, error)
 
     def _fail(self, step: int, error: Exception) -> None:
         self._failed = True
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        self._say(
-            f"WARNING: saving step {step} failed ({self._failures + 1} of {MAX_FAILED_SAVES} in a row): {reason}. "
-            f"The last good checkpoint is {self.newest()}; it is tried again."
+        logger.warning(
+            f"saving step {step} failed ({self._failures + 1} of {MAX_FAILED_SAVES} in a row): {reason}. "
+            f"The last good checkpoint is {self.newest()}; the save is retried."
         )
         self._orbax = _checkpointer()
         if jax.process_index() == 0:
@@ -186,12 +180,12 @@ class Checkpoints:
             kept |= {step for step in finished if step % self._keep_every == 0}
         for step in all_steps(self.folder):
             if step not in kept and step < finished[-1]:
-                # The manifest first: what is left, should it end here, is not finished, and not damaged.
+                # The manifest first: after a kill here the rest is unfinished, not damaged.
                 (self.folder / str(step) / MANIFEST).unlink(missing_ok=True)
                 (self.folder / str(step)).rmtree()
 
     def _remove_leftovers(self) -> None:
-        """What Orbax had begun to write when the process ended."""
+        """Removes what Orbax had begun to write when a process ended."""
         for path in self.folder.glob("*.orbax-checkpoint-tmp*"):
             path.rmtree(missing_ok=True)
 

@@ -1,8 +1,8 @@
-"""What a finished checkpoint consists of: `manifest.json`, with the size and SHA-256 of every file.
+"""The manifest of a finished checkpoint: `manifest.json`, with the size and SHA-256 of every file.
 
-Each host hashes what it wrote itself; the first host puts the parts together and writes the manifest last of all, whole
-or not at all. So a step without a manifest is not finished, and one whose files differ from it is damaged. The manifest
-has a hash of itself, and names its step, so that folders that changed places are found out too.
+Each host hashes the files that it wrote; the first host merges the hashes and writes the manifest last, atomically. So
+a step without a manifest is unfinished, and a step whose files differ from it is damaged. The manifest holds a hash of
+itself and its step, so that swapped folders are detected too.
 """
 
 import hashlib
@@ -14,6 +14,8 @@ from typing import Any
 
 from etils import epath
 
+from vdt_jax.files import UNFINISHED, atomic_write, file_sha256
+
 MANIFEST = "manifest.json"
 DAMAGED = "DAMAGED"
 _PART = "manifest.part{}.json"
@@ -24,14 +26,14 @@ def write_manifest(folder: epath.Path, step: int, host: int, num_hosts: int) -> 
     """Hashes this host's files of a checkpoint; the first host then writes the manifest. Every host must call it.
 
     Raises:
-      OSError: a file cannot be read or written, or a host does not come.
+      OSError: a file cannot be read or written, or a host does not deliver its hashes in time.
     """
     files = {}
     for name in sorted(_files(folder)):
         if _writer(name) == host or (host == 0 and _writer(name) >= num_hosts):
-            files[name] = [_size(folder / name), _hash(folder / name)]
+            files[name] = [_size(folder / name), file_sha256(folder / name)]
     if host > 0:
-        _write(folder / _PART.format(host), json.dumps(files))
+        atomic_write(folder / _PART.format(host), json.dumps(files))
         return
     for other in range(1, num_hosts):
         part = folder / _PART.format(other)
@@ -39,14 +41,14 @@ def write_manifest(folder: epath.Path, step: int, host: int, num_hosts: int) -> 
         files |= json.loads(part.read_text())
         part.unlink()
     content: dict[str, Any] = {"step": step, "hosts": num_hosts, "files": files}
-    _write(folder / MANIFEST, json.dumps(content | {"sha256": _own_hash(content)}, indent=1) + "\n")
+    atomic_write(folder / MANIFEST, json.dumps(content | {"sha256": _own_hash(content)}, indent=1) + "\n")
 
 
 def damage(folder: epath.Path, step: int, start: str = "") -> str | None:
     """What is wrong with a checkpoint that has a manifest, or None.
 
     Args:
-      start: looks only at files whose path in the folder starts so.
+      start: checks only files whose path in the folder starts with it.
     """
     try:
         content = json.loads((folder / MANIFEST).read_text())
@@ -63,7 +65,7 @@ def damage(folder: epath.Path, step: int, start: str = "") -> str | None:
             try:
                 if (found := _size(folder / name)) != size:
                     return f"{name} has {found} bytes in place of {size}"
-                if _hash(folder / name) != sha256:
+                if file_sha256(folder / name) != sha256:
                     return f"{name} was changed"
             except OSError as error:
                 return f"{name} cannot be read: {error.strerror or error}"
@@ -71,7 +73,7 @@ def damage(folder: epath.Path, step: int, start: str = "") -> str | None:
 
 
 def mark_damaged(folder: epath.Path, reason: str) -> epath.Path:
-    """Puts a damaged checkpoint aside under another name, with the reason in it; nothing is deleted."""
+    """Renames a damaged checkpoint and writes the reason into it; nothing is deleted."""
     number, aside = 1, folder.parent / f"{folder.name}.{DAMAGED}"
     while aside.exists():
         number += 1
@@ -97,7 +99,7 @@ def _files(folder: epath.Path, prefix: str = "") -> Iterator[str]:
     for path in folder.iterdir():
         if path.is_dir():
             yield from _files(path, f"{prefix}{path.name}/")
-        elif prefix or not path.name.startswith("manifest."):
+        elif prefix or not path.name.startswith(("manifest.", UNFINISHED)):
             yield prefix + path.name
 
 
@@ -111,19 +113,8 @@ def _size(path: epath.Path) -> int:
     return path.stat().length
 
 
-def _hash(path: epath.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
-
-
 def _own_hash(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _write(path: epath.Path, text: str) -> None:
-    unfinished = path.parent / f"{path.name}.tmp"
-    unfinished.write_text(text)
-    unfinished.replace(path)
 
 
 def _wait_for(part: epath.Path, host: int) -> None:

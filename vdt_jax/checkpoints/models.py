@@ -1,8 +1,8 @@
-"""Models from checkpoints and folders: what sampling reads, and what a new run starts from."""
+"""Loading and saving models: for sampling, and as the start of another run."""
 
 import json
+import logging
 import os
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,11 +14,12 @@ from etils import epath
 from vdt_jax.checkpoints.manifest import all_steps, damage, finished_steps
 from vdt_jax.distributed.mesh import path_name, put_whole
 from vdt_jax.errors import UserError
-from vdt_jax.files import open_folder
+from vdt_jax.files import atomic_write, open_folder
 from vdt_jax.models.vdt import VDT
 
+logger = logging.getLogger(__name__)
 Config = dict[str, Any]
-DEMO = "demo"  # names the model that ships with the package
+DEMO = "demo"  # names the bundled model
 
 
 def _folder(path: str | os.PathLike) -> epath.Path:
@@ -34,10 +35,10 @@ def _is_step(folder: epath.Path) -> bool:
 
 
 def load_config(path: str | os.PathLike) -> Config:
-    """The config beside a checkpoint; `demo` is the model that ships.
+    """The config of a checkpoint; `demo` is the bundled model.
 
     Raises:
-      UserError: no such folder, or none that this project wrote.
+      UserError: no such folder, or no config.json in it.
     """
     file = _folder(path) / "config.json"
     if not file.is_file():
@@ -46,19 +47,17 @@ def load_config(path: str | os.PathLike) -> Config:
 
 
 def save_config(path: str | os.PathLike, config: Config) -> None:
-    """Writes config.json, whole or not at all."""
+    """Writes config.json, atomically."""
     folder = epath.Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    unfinished = folder / "config.json.tmp"
-    unfinished.write_text(json.dumps(config, indent=2) + "\n")
-    unfinished.replace(folder / "config.json")
+    atomic_write(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def save_model(path: str | os.PathLike, config: Config, params: Any) -> None:
     """Writes a model on its own: `params/` first, `config.json` last, so that a folder with a config is complete.
 
-    As jax arrays (without a copy, where aligned NumPy arrays come in) and not all at once: Orbax would hold two more
-    copies of a NumPy tree while it writes.
+    The tree is converted to jax arrays (aligned NumPy arrays are not copied) and written in parts, because Orbax would
+    hold two more copies of a NumPy tree.
     """
     params = jax.tree.map(jax.device_put, params)
     with ocp.Checkpointer(ocp.StandardCheckpointHandler(save_concurrent_gb=1)) as checkpointer:
@@ -69,10 +68,10 @@ def save_model(path: str | os.PathLike, config: Config, params: Any) -> None:
 def newest_checkpoint(path: str | os.PathLike) -> epath.Path:
     """The folder of the newest good checkpoint in a working directory, or the one that `path` itself is.
 
-    A checkpoint that is named itself is taken as it is where it has no manifest.
+    A checkpoint that `path` names is read even if it has no manifest.
 
     Raises:
-      UserError: there is none.
+      UserError: there is no good checkpoint.
     """
     folder = _folder(path) / "checkpoints"
     asked = epath.Path(path)
@@ -81,14 +80,14 @@ def newest_checkpoint(path: str | os.PathLike) -> epath.Path:
         reason = damage(folder / str(step), step, "ema_params/") if step in finished_steps(folder) else None
         if reason is None:
             return folder / str(step)
-        warnings.warn(f"checkpoint {folder / str(step)} is damaged ({reason}): not used", stacklevel=2)
+        logger.warning(f"checkpoint {folder / str(step)} is damaged ({reason}): not used")
     if steps:
         raise UserError(f"no good checkpoint in {path}: {folder / str(steps[0])} is damaged, and there is no older one")
     if unfinished := all_steps(folder):
         example = folder / str(unfinished[-1])
         raise UserError(
-            f"no finished checkpoint in {path}: {example} has no manifest.json, so it was not written to its end, or "
-            f"by a version before manifests; to take it as it is, name it: {example}"
+            f"no finished checkpoint in {path}: {example} has no manifest.json, so it is incomplete, or older than "
+            f"manifests; to take it as it is, name it: {example}"
         )
     raise UserError(f"no checkpoint in {path} yet: train longer, or name another folder")
 
@@ -132,11 +131,12 @@ def start_from(path: str | os.PathLike, params: Any, fresh: Sequence[str] = ()) 
 
     Args:
       path: as for `load_model`.
-      params: a tree of arrays, or of shapes to see whether all fits; the result has its shapes and shardings.
-      fresh: paths like "y_embedder" or "blocks/temporal_fc" whose leaves stay as they are in `params`.
+      params: a tree of arrays, or of shapes for a check only; the result has its shapes and shardings.
+      fresh: paths like "y_embedder" or "blocks/temporal_fc" whose leaves are kept from `params`.
 
     Raises:
-      UserError: every parameter that is missing, of another shape, left over, or named in `fresh` in vain.
+      UserError: lists parameters that are missing, left over, of another shape, or unknown to `params` if `fresh`
+        names them.
     """
     loaded = load_model(path)[1]
     theirs = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(loaded)}
@@ -165,6 +165,6 @@ def start_from(path: str | os.PathLike, params: Any, fresh: Sequence[str] = ()) 
 
 
 def fresh_paths(params: Any, fresh: Sequence[str]) -> list[str]:
-    """The paths of the leaves that `fresh` names: a/b names itself and all below it."""
+    """The paths of the leaves that `fresh` names: a/b names the leaf a/b and all leaves below it."""
     paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
     return [path for path in paths if any(path == start or path.startswith(f"{start}/") for start in fresh)]

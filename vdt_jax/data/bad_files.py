@@ -1,4 +1,4 @@
-"""The list of files that could not be read, and when there are too many."""
+"""The list of unreadable files, with a limit of their share."""
 
 import json
 import os
@@ -9,12 +9,12 @@ from vdt_jax.errors import UserError
 
 
 class BadFiles:
-    """Files that could not be read, each once, with the reason; may be called from many threads.
+    """Unreadable files, each once, with the reason; thread-safe.
 
     Args:
-      total: files that there are.
-      max_share: of them may be bad.
-      report: a JSON-lines file of {"path", "reason"} that is begun anew; None for none.
+      total: number of all files.
+      max_share: share of them that may be unreadable.
+      report: a JSON-lines file of {"path", "reason"} to write, None for none; an old one is deleted.
     """
 
     def __init__(self, total: int, max_share: float, report: str | os.PathLike | None = None):
@@ -29,7 +29,7 @@ class BadFiles:
         return len(self._known)
 
     def add(self, path: str, reason: str) -> None:
-        """Notes a file; `check` says whether there are too many now."""
+        """Adds a file; call `check` afterwards."""
         with self._lock:
             if path in self._known:
                 return
@@ -40,7 +40,7 @@ class BadFiles:
                     file.write(json.dumps({"path": _shown(path), "reason": reason}) + "\n")
 
     def check(self) -> None:
-        """Raises UserError where there are too many."""
+        """Raises UserError if there are too many."""
         if len(self) > self._max_share * self._total:
             listed = "" if self._report is None else f"; {self._report} lists them"
             path, reason = list(self._known.items())[-1]

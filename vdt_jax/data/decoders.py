@@ -25,7 +25,8 @@ from vdt_jax.data.clips import PassingFailure, SlowClip, UnreadableClip
 from vdt_jax.video import CENTRE, Crop, VideoInfo
 from vdt_jax.video.worker import DONE, REFUSED
 
-_PATIENCE = 11  # times the time limit on the clock, for a process that gets a small share of a processor
+_PATIENCE = 11  # times the time limit on the clock, for a process that gets little processor time
+_IDLE = 1e-3  # share of a processor: a process that hangs uses less, one that waits for its turn gets more
 _START_SECONDS = 120  # for Python to start on a busy machine
 _MODULE = (sys.executable, "-m", "vdt_jax.video.worker")
 
@@ -34,8 +35,8 @@ class Decoders:
     """Decodes in other processes; thread-safe.
 
     Args:
-      time_limit: seconds of processor time, of all threads together, that a clip may take. A process that does not
-        compute has as many seconds on the clock, one that others keep from computing eleven times as many.
+      time_limit: seconds of processor time, of all threads together, that a clip may take. A process ends too when it
+        does not compute for as many seconds on the clock, and after eleven times as many in any case.
       memory_limit: megabytes that a process may take.
       command: what runs `vdt_jax.video.worker`.
     """
@@ -145,14 +146,14 @@ class _Worker:
     def _wait(self) -> bool:
         """Whether the process answers or ends in time.
 
-        The timer of the worker ends a process that computes for too long. A process that hangs is recognised here:
-        in as many seconds as the time limit it uses next to no processor time.
+        The timer of the worker ends a process that computes for too long. A process that hangs is recognised here: it
+        uses next to no processor time for as many seconds as the time limit.
         """
         for _ in range(_PATIENCE):
             used = self._cpu_seconds()
             if self._connection.poll(self._time_limit):
                 return True
-            if self._cpu_seconds() - used < self._time_limit / _PATIENCE:
+            if self._cpu_seconds() - used < self._time_limit * _IDLE:
                 return False
         return False
 

@@ -1,7 +1,7 @@
 """Moving digits: glyphs of Pillow's own font that drift and bounce, without a download.
 
-After moving MNIST (Srivastava et al. 2015, arXiv 1502.04681), but made from the index alone. Digits stand at sub-pixel
-positions: each glyph is drawn eight times too large and averaged down, once for each eighth of a pixel.
+After moving MNIST (Srivastava et al. 2015, arXiv 1502.04681), but computed from the number of a clip. Digits have
+sub-pixel positions: each glyph is drawn eight times too large and averaged down, once for each eighth of a pixel.
 """
 
 import functools
@@ -53,7 +53,7 @@ class MovingDigits:
 
     Args:
       shape: (F, H, W, 1), frames of at least 16x16.
-      split: `train` or `held_out`; their random streams have nothing in common.
+      split: `train` or `held_out`, which use different random streams.
       num_digits: digits a clip, drawn brightest-wins.
 
     Raises:
@@ -74,7 +74,7 @@ class MovingDigits:
         return 2**20
 
     def clip(self, number: int, rng: np.random.Generator | None = None) -> Clip:
-        """See `Source`; all that is random in a clip follows from its number."""
+        """See `Source`; a clip is a function of its number, `rng` is not used."""
         num_frames, height, width, _ = self._shape
         rng = np.random.default_rng([self._stream, number])
         clip = np.zeros((num_frames, height, width), np.float32)

@@ -1,4 +1,4 @@
-"""Which videos there are: below a folder, at any depth, or in a list."""
+"""Finds the videos of a folder, at any depth, or of a list."""
 
 import csv
 import json
@@ -17,13 +17,13 @@ _SPLITS = {"train": "train", "held_out": "held_out", "val": "held_out", "validat
 
 
 class Found(NamedTuple):
-    """A video, or what looks like one.
+    """A video, or a file that looks like one.
 
     Attributes:
       name: its path, relative to the folder or to that of the list.
-      label: the name of its class: the folder below the root that it is in, or what the list says; "" for none.
-      split: what the list says, "" where it says nothing.
-      reason: why it cannot be a video, "" where it may be one.
+      label: the name of its class: its folder directly below the root, or the list's label; "" for none.
+      split: `train` or `held_out`, from the list; "" for none.
+      reason: why it cannot be a video, "" if it may be one.
     """
 
     name: str
@@ -36,11 +36,11 @@ def find_videos(path: str | os.PathLike) -> tuple[Path, list[Found]]:
     """The root and the videos of a folder, or of a .csv or .jsonl list, in natural order.
 
     In a folder: files with the suffix of a video, animated WebP, and folders of pictures without a video among them.
-    Links are followed, and no folder is entered twice. Names that begin with a dot are left out. A list has columns (or
-    keys) `path`, relative to the list, and if wanted `label` and `split` (train, or held_out, val, validation, test).
+    Links are followed, and no folder is entered twice. Names that begin with a dot are skipped. A list has columns (or
+    keys) `path`, relative to the list, and optionally `label` and `split` (train, or held_out, val, validation, test).
 
     Raises:
-      UserError: nothing there, nothing in it, or a list that is not as described.
+      UserError: no such folder, no videos in it, or a malformed list.
     """
     path = Path(path)
     if path.suffix.lower() in LIST_SUFFIXES and path.is_file():
@@ -101,7 +101,7 @@ def _walk(root: Path) -> Iterator[Found]:
 
 
 def _is_animated(path: Path) -> bool:
-    """Whether a WebP file holds more than a picture: a flag of its extended header."""
+    """Whether a WebP file is animated: a flag of its extended header."""
     with path.open("rb") as file:
         head = file.read(21)
     return head[12:16] == b"VP8X" and len(head) == 21 and bool(head[20] & 2)
@@ -115,7 +115,7 @@ def _read_list(path: Path) -> Iterator[Found]:
         raise UserError(f"{path} is not a list of videos ({error})") from None
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or not row.get("path"):
-            raise UserError(f"{path}: entry {number + 1} has no path; a list has path, and if wanted label and split")
+            raise UserError(f"{path}: entry {number + 1} has no path; a list has path, and optionally label and split")
         split = row.get("split") or ""
         if split and split not in _SPLITS:
             raise UserError(f"{path}: entry {number + 1} has split '{split}': use one of {', '.join(_SPLITS)}")

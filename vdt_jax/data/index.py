@@ -1,9 +1,9 @@
-"""What is known of each video of a folder: found once, in parallel, and kept.
+"""An index of the videos of a folder: length, size and frame times of each, or why it cannot be read.
 
-An index is kept in the user's cache folder, under the folder's absolute path, as JSON lines: data is often read-only
-and never written to. An entry holds as long as the path, the size and the time of the last change of its file do. A
-failure is kept where it is the file's content: what a limit, a permission or a disk did is looked at again, and so is a
-folder of pictures, whose time does not change where one of them is mended in place.
+It is made once, in parallel, and kept as JSON lines in the user's cache folder, since data is often read-only. An entry
+is valid while the path, the size and the modification time of its file are the same. Failures are kept if they are due
+to the file's content; failures due to a limit, a permission or a disk are retried, and so are folders of pictures,
+whose modification time does not change when a picture is repaired in place.
 """
 
 import contextlib
@@ -23,20 +23,20 @@ from vdt_jax.files import atomic_write
 from vdt_jax.progress import progress
 from vdt_jax.video import VideoInfo
 
-_FORMAT = 3  # raise it where entries of another version of this code would mislead
+_FORMAT = 3  # entries of other versions are ignored
 _MAX_PROCESSES = 32
 
 Known = VideoInfo | str  # a str is the reason why a video cannot be read
 
 
 def index_videos(root: Path, found: Sequence[Found], decoders: Decoders, bad: BadFiles | None = None) -> list[Known]:
-    """What is known of each video, in order: from the kept index, or found out now.
+    """The entry of each video, in order: from the kept index, or made now.
 
     Args:
-      root: of their names.
+      root: the folder that names are relative to.
       found: the videos.
-      decoders: read those that the index lacks.
-      bad: collects those that cannot be read.
+      decoders: read the videos that the index lacks.
+      bad: collects the unreadable videos.
 
     Raises:
       UserError: an index that cannot be read or written, or too many bad videos.
@@ -47,7 +47,7 @@ def index_videos(root: Path, found: Sequence[Found], decoders: Decoders, bad: Ba
     states = [_state(root, video) for video in found]
     new = [n for n, state in enumerate(states) if state not in kept and not found[n].reason]
 
-    passing = {n for n in new if states[n][1] < 0}  # not kept: the next run looks again
+    passing = {n for n in new if states[n][1] < 0}  # not kept: the next run tries again
 
     def look(number: int) -> tuple[int, Known]:
         path = os.path.abspath(root / found[number].name)  # noqa: PTH100 -- links are left as they are
@@ -85,7 +85,7 @@ State = tuple[str, int, int]
 
 
 def _state(root: Path, video: Found) -> State:
-    """A file as it is now: name, size (of a folder, its number of entries), time of the last change."""
+    """The name, the size (of a folder, its number of entries) and the modification time of a file."""
     try:
         path = root / video.name
         status = path.stat()
@@ -107,12 +107,12 @@ def _named_failures(store: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(
-            f"the index {store} cannot be kept ({error.strerror}): set XDG_CACHE_HOME to a folder that can be written"
+            f"the index {store} cannot be written ({error.strerror}): set XDG_CACHE_HOME to a writable folder"
         ) from None
 
 
 def _read(store: Path) -> dict[State, Known]:
-    """Entries by state; lines that a killed run left half-written, or that another version wrote, are left out."""
+    """Entries by state; truncated lines and those of other versions are skipped."""
     kept: dict[State, Known] = {}
     if not store.is_file():
         return kept

@@ -2,7 +2,7 @@
 
 Srivastava et al. 2015 (arXiv 1502.04681) in the version of Denton and Fergus 2018 (SVG, arXiv 1802.07687), which MCVD
 (Voleti et al. 2022, arXiv 2205.09853) evaluates on: digits of 32 px drift by a whole number of pixels a frame, and take
-a new random velocity away from each wall that they meet. Where digits overlap their brightness adds up.
+a new random velocity away from each wall that they meet. The brightness of overlapping digits is added.
 """
 
 import gzip
@@ -19,7 +19,7 @@ from vdt_jax.errors import UserError
 
 _DIGIT = 32  # pixels: MNIST's 28, enlarged
 _FASTEST = 4  # pixels a frame, along each axis
-_HELD_OUT = 6  # one digit in so many is drawn in held-out clips alone, as many as MNIST's test set has
+_HELD_OUT = 6  # one digit in 6 is for held-out clips only: of 60,000 as many as in MNIST's test set
 
 _NO_DIGITS = (OSError, ValueError, KeyError, TypeError, EOFError, struct.error, zipfile.BadZipFile, StopIteration)
 
@@ -58,7 +58,7 @@ class MovingMnist:
         return 2**20
 
     def clip(self, number: int, rng: np.random.Generator | None = None) -> Clip:
-        """See `Source`; all that is random in a clip follows from its number."""
+        """See `Source`; a clip is a function of its number, `rng` is not used."""
         rng = np.random.default_rng([self._stream, number])
         num_frames, height, width, _ = self._shape
         frames = np.zeros((num_frames, height, width), np.uint16)
@@ -69,7 +69,7 @@ class MovingMnist:
 
 
 def _path(rng: np.random.Generator, num_frames: int, size: tuple[int, int]) -> list[tuple[int, int]]:
-    """Where a digit is in each frame, (top, left)."""
+    """(top, left) of a digit in each frame."""
     rooms = np.array(size) - _DIGIT
     place = rng.integers(0, rooms)
     speed = rng.integers(-_FASTEST, _FASTEST + 1, size=2)

@@ -21,7 +21,7 @@ _SHORT_NAMES = {
     "tfds": "vdt_jax.data.tfds:Tfds",
     "latents": "vdt_jax.latents.cache:Latents",
 }
-_NOT_OPTIONS = {"shape", "split", "dataset", "bad_files"}  # parameters of a constructor that the config does not set
+_NOT_OPTIONS = {"shape", "split", "bad_files"}  # parameters of a constructor that the config does not set
 
 
 def make_source(
@@ -43,28 +43,25 @@ def make_source(
       UserError: a name that cannot be imported, options that the class does not take, or what the class raises.
     """
     options = {key: value for key, value in section.items() if value not in (None, "")}
-    name = options.pop("name")
-    free = options.pop("options", None) or {}
+    name, free = options.pop("name"), options.pop("options", None)
+    options |= free or {}
     cls, dataset = _find(name)
-    parameters = inspect.signature(cls).parameters
-    taken = parameters.keys() - _NOT_OPTIONS
-    any_option = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    unknown = {*options, *free} - taken
-    if unknown and not any_option:
+    signature, taken = inspect.signature(cls), keys_of(name)
+    takes_all = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    if not takes_all and (unknown := options.keys() - taken):
         raise UserError(
             f"data source {name} takes no {', '.join(sorted(unknown))}: it takes {sorted(taken) or 'nothing'}"
         )
-    options |= free
     if dataset:
         options["dataset"] = dataset
-    if "bad_files" in parameters:
+    if "bad_files" in signature.parameters:
         options["bad_files"] = bad_files
     try:
-        inspect.signature(cls).bind(shape, split, **options)
+        signature.bind(shape, split, **options)
     except TypeError as error:
         raise UserError(
-            f"data source {name}: {error}; its constructor takes {inspect.signature(cls)} and is called with shape, "
-            "split, and config.data.options as keyword arguments"
+            f"data source {name}: {error}; its constructor takes {signature}, and is called with shape, split and "
+            "the keys of config.data and config.data.options"
         ) from None
     source = cls(shape, split, **options)
     return source if getattr(cls, "__module__", "").startswith("vdt_jax.") else CheckedSource(source, name, shape)

@@ -6,7 +6,7 @@ from vdt_jax.data.clips import MADE, Clip
 
 
 class Synthetic:
-    """2^20 clips of uniform noise, (F, H, W, C) uint8; a few, made once and served again and again."""
+    """2^20 clips of uniform noise, (F, H, W, C) uint8; they repeat after eight."""
 
     generated = True
     crop = MADE
@@ -20,5 +20,5 @@ class Synthetic:
         return 2**20
 
     def clip(self, number: int, rng: np.random.Generator | None = None) -> Clip:
-        """See `Source`; nothing in it is random."""
+        """See `Source`; `rng` is not used."""
         return {"video": self._clips[number % len(self._clips)], "label": 0}

@@ -1,7 +1,7 @@
 """Clips of a tensorflow-datasets dataset, without TensorFlow.
 
-A record has its video as a tensor (T, H, W, C) uint8 or as the bytes of a video file. Datasets with Image or Video
-features, tfds's own ucf101 among them, need TensorFlow as soon as they are constructed: the extra `tf`.
+The video of a record is a tensor (T, H, W, C) uint8, or the bytes of a video file. Datasets with Image or Video
+features, such as ucf101, need TensorFlow as soon as they are constructed: the extra `tf`.
 """
 
 import contextlib
@@ -25,25 +25,25 @@ _HELD_OUT_SPLITS = ("held_out", "validation", "test")
 class Tfds:
     """Clips of a dataset, cropped at the centre, resized, (F, H, W, C) uint8.
 
-    Where all videos have one length, each has as many clips as fit; else one, begun anywhere by training, and at the
-    first frame otherwise.
+    If all videos have the same length, each has as many clips as fit. Otherwise each has one clip, which starts at the
+    first frame, or in training anywhere.
 
     Args:
       shape: (F, H, W, C), C = 3, or 1 for grey.
-      split: `train` or `held_out`: the dataset's split of the name held_out, validation or test; without any of them
-        the last part of its train split.
-      dataset: a folder that tfds wrote, or a name that tfds knows, prepared as array_record.
-      feature: which of a record's features is the video.
-      held_out: share of the train split that is held out where the dataset holds out nothing.
+      split: `train` or `held_out`: the dataset's split held_out, validation or test; without any of them, the last part
+        of its train split.
+      dataset: a folder that tfds wrote, or the name of a dataset that was prepared as array_record.
+      feature: the feature of a record that holds the video.
+      held_out: share of the train split that is held out, if the dataset has no such split.
       stride, hop, short: see `Window`.
       labels: whether to use the feature `label`.
-      max_bad: share of the records that may turn out unreadable.
-      time_limit, memory_limit: seconds and megabytes that decoding a clip may take.
-      bad_files: where to list the records that could not be read, and why.
+      max_bad: share of the records that may be unreadable.
+      time_limit, memory_limit: seconds and megabytes that decoding a clip may take, see `Decoders`.
+      bad_files: where to list unreadable records, with the reasons.
 
     Raises:
-      UserError: no such dataset, not prepared, one that needs TensorFlow, a feature that is no video, too many records
-        that cannot be read.
+      UserError: no such dataset, not prepared, one that needs TensorFlow, a feature that is no video, too many
+        unreadable records.
     """
 
     generated = False
@@ -66,11 +66,11 @@ class Tfds:
         bad_files: str | os.PathLike | None = None,
     ):
         if not dataset:
-            raise UserError("no dataset was named: data.name=tfds:FOLDER, or tfds:NAME")
+            raise UserError("data.name has no dataset: write tfds:FOLDER, or tfds:NAME")
         if shape[3] not in (1, 3):
-            raise UserError(f"videos have 3 channels, or 1 in grey: not in_channels={shape[3]}")
+            raise UserError(f"in_channels must be 3, or 1 for grey, for a dataset of videos; got {shape[3]}")
         if not 0 <= held_out < 1:
-            raise UserError(f"data.held_out={held_out} is a share, from 0 to 1")
+            raise UserError(f"data.held_out must be from 0 to less than 1, got {held_out:g}")
         self._shape, self._feature = shape, feature
         self._window = Window(shape[0], stride, 0.0, hop, short)
         self._decoders = Decoders(time_limit, memory_limit)
@@ -95,9 +95,9 @@ class Tfds:
         return len(self._clips)
 
     def clip(self, number: int, rng: np.random.Generator | None = None) -> Clip:
-        """See `Source`; where the length of videos differs, `rng` chooses where a clip begins.
+        """See `Source`; if videos differ in length, `rng` draws where a clip starts.
 
-        A record that cannot be read is noted in `bad_files`; one that is too short is not.
+        Unreadable records are listed in `bad_files`, too short ones are not.
         """
         record, which = self._clips[number]
         record += self._first
@@ -118,10 +118,10 @@ class Tfds:
         return {"video": frames, "label": int(values["label"]) if self._labels else 0}
 
     def _look_at(self, record: int) -> tuple[dict[str, Any], np.ndarray | None, bytes, VideoInfo]:
-        """The values of a record, its video as an array or as the bytes of a file, and what is known of it."""
+        """The values of a record, its video as an array or as the bytes of a file, and its VideoInfo."""
         try:
             values = self._data[record]
-        except Exception as error:  # array_record, protobuf and tfds raise whatever they like on a damaged file
+        except Exception as error:  # array_record, protobuf and tfds raise many types on a damaged file
             raise UnreadableClip(f"cannot be read ({_line(error)})") from None
         video = values[self._feature]
         if isinstance(video, bytes):
@@ -132,7 +132,7 @@ class Tfds:
 
     @contextlib.contextmanager
     def _noted(self, record: int) -> Iterator[None]:
-        """Lists the record where it turns out unreadable."""
+        """Lists the record if it cannot be read."""
         try:
             yield
         except UnreadableClip as error:
@@ -142,7 +142,7 @@ class Tfds:
 
 
 def _check_feature(dataset: str, features: Any, name: str) -> None:
-    """Raises UserError where a feature is no video: neither uint8 (T, H, W, C) with C = 1 or 3, nor bytes."""
+    """Raises UserError if a feature is neither uint8 (T, H, W, C) with C = 1 or 3, nor bytes."""
     if name not in features:
         raise UserError(f"{dataset} has no feature '{name}': data.feature can be {', '.join(features)}")
     shape, dtype = features[name].shape, features[name].np_dtype
@@ -157,7 +157,7 @@ def _check_feature(dataset: str, features: Any, name: str) -> None:
 
 def _open(dataset: str, split: str) -> tuple[Any, Any, bool]:
     """The records of a split, the dataset's info, and whether the split is the dataset's own."""
-    with _refused(dataset, ImportError, NotImplementedError, ValueError):  # ValueError: a name that it does not know
+    with _refused(dataset, ImportError, NotImplementedError, ValueError):  # ValueError: an unknown name
         builder = _builder(dataset)
     splits = builder.info.splits
     if not splits:
@@ -175,7 +175,7 @@ def _open(dataset: str, split: str) -> tuple[Any, Any, bool]:
 
 
 def _builder(dataset: str) -> Any:
-    import tensorflow_datasets as tfds  # takes a second: only who wants it waits
+    import tensorflow_datasets as tfds  # takes a second
 
     folder = next((file.parent for file in sorted(Path(dataset).rglob("dataset_info.json"))), None)
     if folder is None:
@@ -185,14 +185,14 @@ def _builder(dataset: str) -> Any:
 
 @contextlib.contextmanager
 def _refused(dataset: str, *failures: type[Exception]) -> Iterator[None]:
-    """What tfds raises of these, as one line."""
+    """Turns these exceptions of tfds into one line."""
     try:
         yield
     except failures as error:
         if isinstance(error, ImportError):
             raise UserError(f"{dataset} needs TensorFlow ({_line(error)}): pip install 'vdt_jax[tf]'") from None
         raise UserError(
-            f"{dataset} is neither a folder that tfds wrote nor a dataset that it knows without TensorFlow "
+            f"{dataset} is neither a folder that tfds wrote nor a dataset that it has without TensorFlow "
             f"({_line(error)}); pip install 'vdt_jax[tf]' adds those with Image or Video features"
         ) from None
 

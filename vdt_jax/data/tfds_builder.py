@@ -13,13 +13,13 @@ from vdt_jax.data.clips import Clip, Source, UnreadableClip
 
 
 class VideoClips(tfds.core.GeneratorBasedBuilder):
-    """Clips `video` (F, H, W, C) uint8 with their `label`, in the order in which they come.
+    """A dataset of clips: `video` (F, H, W, C) uint8 and `label`, in the given order.
 
     Args:
       splits: clips by the name of a split.
       shape: (F, H, W, C).
       classes: names of the labels.
-      options: of tfds's builders.
+      options: of a tfds builder.
     """
 
     VERSION = tfds.core.Version("1.0.0")

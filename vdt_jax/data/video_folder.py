@@ -1,4 +1,4 @@
-"""Videos of a folder, any depth, or of a list."""
+"""Clips of the videos of a folder, at any depth, or of a list."""
 
 import os
 
@@ -20,24 +20,24 @@ class VideoFolder:
 
     Args:
       shape: (F, H, W, C), C = 3, or 1 for grey.
-      split: `train` or `held_out`. A video is in one of them as a whole, see `of_split`.
-      path: the folder, or a .csv or .jsonl list; data/discover.py says what is found there.
-      held_out_path: another folder or list, that is held out; then all of `path` is for training.
+      split: `train` or `held_out`; splits are by whole video, see `of_split`.
+      path: the folder, or a .csv or .jsonl list, see `find_videos`.
+      held_out_path: another folder or list, for the held-out split; then all of `path` is for training.
       held_out: share of the videos that is held out, at least one.
       stride, fps, hop, short: see `Window`.
       labels: whether videos have classes: the folders directly below `path`, or the list's labels, in natural order.
-      random_crop: smallest size of the window that is cut at random out of a training clip, as a share of the largest
-        one that fits; 0 to take the centre.
-      random_flip: whether half of the training clips are seen in a mirror.
-      max_bad: share of the videos that may turn out unreadable.
-      time_limit, memory_limit: seconds and megabytes that decoding a clip may take.
-      bad_files: where to list what could not be read, and why.
+      random_crop: smallest size of the random crops of training clips, as a share of the largest crop that fits; 0 for
+        the centre.
+      random_flip: whether half of the training clips are mirrored.
+      max_bad: share of the videos that may be unreadable.
+      time_limit, memory_limit: seconds and megabytes that decoding a clip may take, see `Decoders`.
+      bad_files: where to list unreadable videos, with the reasons.
 
     Attributes:
       classes: the names of the labels.
 
     Raises:
-      UserError: no folder, no videos in it, none long enough, too many that cannot be read.
+      UserError: no folder, no videos in it, none long enough, too many unreadable ones.
     """
 
     generated = False
@@ -63,11 +63,13 @@ class VideoFolder:
         bad_files: str | os.PathLike | None = None,
     ):
         if not path:
-            raise UserError("no folder of videos was named: add --config.data.path=FOLDER")
+            raise UserError("data.path is missing: add --config.data.path=FOLDER")
         if shape[3] not in (1, 3):
-            raise UserError(f"videos have 3 channels, or 1 in grey: not in_channels={shape[3]}")
+            raise UserError(f"in_channels must be 3, or 1 for grey, for a folder of videos; got {shape[3]}")
         if not 0 <= random_crop <= 1 or not 0 <= held_out < 1:
-            raise UserError(f"data.random_crop={random_crop} and data.held_out={held_out} are shares, from 0 to 1")
+            raise UserError(
+                f"data.random_crop and data.held_out must be from 0 to 1, got {random_crop:g} and {held_out:g}"
+            )
         self._shape, self._random_crop, self._random_flip = shape, random_crop, random_flip
         self._window = Window(shape[0], stride, fps, hop, short)
         self._decoders = Decoders(time_limit, memory_limit)
@@ -84,7 +86,7 @@ class VideoFolder:
         if not usable:
             raise UserError(nothing_of(split, self._root, len(chosen), [info for _, info in readable], self._window))
         self._videos = usable
-        self._slow: set[int] = set()  # videos whose clips are not tried any more: each could take as long
+        self._slow: set[int] = set()  # videos whose other clips are not tried: each could take as long
         self._clips = ClipTable([self._window.count(info) for _, info in usable])
         if split == "train" or held_out_path:
             log_short(self._root, self._window, known)
@@ -92,13 +94,13 @@ class VideoFolder:
         self.num_classes = len(self.classes)
         self._labels = {label: number for number, label in enumerate(classes)} if labels else {}
         if labels and (unknown := {video.label for video, _ in usable} - self._labels.keys()):
-            raise UserError(f"{self._root} has classes that {path} has not: {', '.join(sorted(unknown)[:5])}")
+            raise UserError(f"{self._root} has classes that {path} lacks: {', '.join(sorted(unknown)[:5])}")
 
     def __len__(self) -> int:
         return len(self._clips)
 
     def clip(self, number: int, rng: np.random.Generator | None = None) -> Clip:
-        """See `Source`; an unreadable clip is noted in `bad_files`."""
+        """See `Source`; an unreadable clip is listed in `bad_files`."""
         number, which = self._clips[number]
         (video, info), crop, flip = self._videos[number], CENTRE, False
         if rng is not None and self._random_crop:

@@ -1,4 +1,4 @@
-"""Gaussian diffusion: the forward process, what a network's output means, and the losses.
+"""Gaussian diffusion: the forward process, how a network's output is read, and the losses.
 
 With alpha-bar_t = alphas_cumprod[t], Ho et al. 2020 (arXiv 2006.11239):
 
@@ -12,8 +12,9 @@ and the learned variance of Nichol and Dhariwal 2021 (arXiv 2102.09672):
     L = L_simple + L_vlb, the mean detached in L_vlb                                                    (5)  eq. 16
 
 The network's `model_output` is `(B, F, h, w, 2C)`: the prediction, then the fraction of (4), which is not clamped; or
-`(B, F, h, w, C)` if the variance is not learned. A network and a diffusion meet at
-`denoise_fn(x_t, timesteps) -> model_output`, and timesteps are those of the original process.
+`(B, F, h, w, C)` if the variance is not learned. Diffusion and samplers call a network as
+`denoise_fn(x_t, timesteps) -> model_output`, with timesteps of the original process. `steps` are indices into the
+schedule, which differ from timesteps where it is respaced.
 """
 
 import dataclasses
@@ -24,43 +25,39 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from vdt_jax.diffusion.masks import apply_mask
-from vdt_jax.diffusion.schedules import NoiseSchedule, make_schedule
+from vdt_jax.diffusion.schedules import NoiseSchedule, Table, at, make_schedule
 from vdt_jax.errors import UserError
 
-DenoiseFn = Callable[[jax.Array, jax.Array], jax.Array]
+DenoiseFn = Callable[[jax.Array, jax.Array], jax.Array]  # (x_t, timesteps) -> model_output
 PREDICTIONS = ("eps", "v", "x_start")
 LOSSES = ("normalised", "parity")
 
 
-def _at(table: np.ndarray, index: jax.Array) -> jax.Array:
-    """table[index] for index (B,), as float32 (B, 1, 1, 1, 1)."""
-    return jnp.asarray(table, jnp.float32)[index][:, None, None, None, None]
-
-
 class Prediction(NamedTuple):
-    """What one network call says about x_{t-1} and x_0; each (B, F, h, w, C)."""
+    """p(x_{t-1} | x_t) and the estimate of x_0 from one network call."""
 
-    mean: jax.Array
-    log_variance: jax.Array
-    pred_xstart: jax.Array
+    mean: Float[Array, "b f h w c"]
+    log_variance: Float[Array, "b f h w c"]
+    pred_xstart: Float[Array, "b f h w c"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class GaussianDiffusion:
-    """A schedule, and how the network's output is read.
+    """A noise schedule, how the network's output is read, and the training loss.
 
     Attributes:
-      schedule: tables indexed by step; `timestep_map` takes steps to original timesteps.
+      schedule: tables indexed by step; `timestep_map` maps steps to original timesteps.
       prediction: what the network's first C channels estimate: `eps`, `v` (Salimans and Ho 2022, arXiv 2202.00512,
         v = sqrt(alpha-bar) eps - sqrt(1 - alpha-bar) x_0) or `x_start`.
       learn_sigma: whether the output has C more channels, the variance fraction of (4); else the variance is
         beta-tilde.
-      loss_on: what the squared error of the first loss term is taken on, `prediction` itself if None. A network that
-        predicts x_start and is judged on v needs no capacity for noise (Li and He 2025, arXiv 2511.13720).
-      min_snr_gamma: caps the weight of a noise level, counted as SNR on x_start (Hang et al. 2023, arXiv 2303.09556).
-      clip_denoised: whether samplers hold their estimates of x_0 in [-1, 1]: right for pixels, not for latents.
+      loss_on: the quantity whose squared error is the first loss term; None is `prediction` itself. A network that
+        predicts x_start with its loss on v needs no capacity for noise (Li and He 2025, arXiv 2511.13720).
+      min_snr_gamma: upper limit of a noise level's weight, as SNR on x_start (Hang et al. 2023, arXiv 2303.09556).
+      clip_denoised: whether samplers clip their estimates of x_0 to [-1, 1]: right for pixels, not for latents.
     """
 
     schedule: NoiseSchedule
@@ -71,38 +68,52 @@ class GaussianDiffusion:
     clip_denoised: bool = False
 
     def __post_init__(self):
-        for name in (self.prediction, self.loss_on or self.prediction):
-            if name not in PREDICTIONS:
-                raise UserError(f"no prediction '{name}': choose from {', '.join(PREDICTIONS)}")
+        for name, value in (("prediction", self.prediction), ("loss_on", self.loss_on or self.prediction)):
+            if value not in PREDICTIONS:
+                raise UserError(f"{name} must be one of {', '.join(PREDICTIONS)}, got '{value}'")
 
-    def q_sample(self, x_start: jax.Array, steps: jax.Array, noise: jax.Array) -> jax.Array:
-        """x_t of (1), for x_start and noise (B, F, h, w, C) and steps (B,)."""
-        alpha_bar = self.schedule.alphas_cumprod
-        return _at(np.sqrt(alpha_bar), steps) * x_start + _at(np.sqrt(1 - alpha_bar), steps) * noise
+    def q_sample(
+        self, x_start: Float[Array, "b f h w c"], steps: Int[Array, " b"], noise: Float[Array, "b f h w c"]
+    ) -> Float[Array, "b f h w c"]:
+        """x_t of (1)."""
+        schedule = self.schedule
+        return (
+            at(schedule.sqrt_alphas_cumprod, steps) * x_start
+            + at(schedule.sqrt_one_minus_alphas_cumprod, steps) * noise
+        )
 
-    def posterior_mean(self, x_start: jax.Array, x_t: jax.Array, steps: jax.Array) -> jax.Array:
+    def posterior_mean(
+        self, x_start: Float[Array, "b f h w c"], x_t: Float[Array, "b f h w c"], steps: Int[Array, " b"]
+    ) -> Float[Array, "b f h w c"]:
         """The mean of (2)."""
         schedule = self.schedule
-        return _at(schedule.posterior_mean_coef1, steps) * x_start + _at(schedule.posterior_mean_coef2, steps) * x_t
+        return at(schedule.posterior_mean_coef1, steps) * x_start + at(schedule.posterior_mean_coef2, steps) * x_t
 
-    def predict_xstart(self, prediction: jax.Array, x_t: jax.Array, steps: jax.Array) -> jax.Array:
+    def predict_xstart(
+        self, prediction: Float[Array, "b f h w c"], x_t: Float[Array, "b f h w c"], steps: Int[Array, " b"]
+    ) -> Float[Array, "b f h w c"]:
         """x_0 from the network's estimate of eps, v or x_0."""
-        alpha_bar = self.schedule.alphas_cumprod
         if self.prediction == "x_start":
             return prediction
         if self.prediction == "v":
-            return _at(np.sqrt(alpha_bar), steps) * x_t - _at(np.sqrt(1 - alpha_bar), steps) * prediction
-        return _at(np.sqrt(1 / alpha_bar), steps) * x_t - _at(np.sqrt(1 / alpha_bar - 1), steps) * prediction
+            signal, weight = self.schedule.sqrt_alphas_cumprod, self.schedule.sqrt_one_minus_alphas_cumprod
+        else:
+            signal, weight = self.schedule.sqrt_recip_alphas_cumprod, self.schedule.sqrt_recipm1_alphas_cumprod
+        return at(signal, steps) * x_t - at(weight, steps) * prediction
 
     def p_mean_variance(
-        self, model_output: jax.Array, x_t: jax.Array, steps: jax.Array, clip: bool = False
+        self,
+        model_output: Float[Array, "b f h w out"],
+        x_t: Float[Array, "b f h w c"],
+        steps: Int[Array, " b"],
+        clip: bool = False,
     ) -> Prediction:
-        """Reads a network's output as p(x_{t-1} | x_t); `clip` holds pred_xstart in [-1, 1]."""
-        min_log = _at(self.schedule.posterior_log_variance_clipped, steps)
+        """Reads a network's output as p(x_{t-1} | x_t); `clip` limits pred_xstart to [-1, 1]."""
+        min_log = at(self.schedule.posterior_log_variance_clipped, steps)
         if self.learn_sigma:
             model_output, fraction = jnp.split(model_output, 2, axis=-1)
             v = (fraction + 1) / 2
-            log_variance = v * _at(np.log(self.schedule.betas), steps) + (1 - v) * min_log  # (4)
+            log_variance = v * at(self.schedule.log_betas, steps) + (1 - v) * min_log  # (4)
         else:
             log_variance = jnp.broadcast_to(min_log, x_t.shape)
         pred_xstart = self.predict_xstart(model_output, x_t, steps)
@@ -110,17 +121,21 @@ class GaussianDiffusion:
             pred_xstart = jnp.clip(pred_xstart, -1, 1)
         return Prediction(self.posterior_mean(pred_xstart, x_t, steps), log_variance, pred_xstart)
 
-    def _target(self, x_start: jax.Array, steps: jax.Array, noise: jax.Array) -> jax.Array:
+    def _target(
+        self, x_start: Float[Array, "b f h w c"], steps: Int[Array, " b"], noise: Float[Array, "b f h w c"]
+    ) -> Float[Array, "b f h w c"]:
         if self.prediction == "x_start":
             return x_start
         if self.prediction == "v":
-            alpha_bar = self.schedule.alphas_cumprod
-            return _at(np.sqrt(alpha_bar), steps) * noise - _at(np.sqrt(1 - alpha_bar), steps) * x_start
+            schedule = self.schedule
+            signal, sigma = at(schedule.sqrt_alphas_cumprod, steps), at(schedule.sqrt_one_minus_alphas_cumprod, steps)
+            return signal * noise - sigma * x_start
         return noise
 
-    def _weight(self) -> np.ndarray:
-        """(T,) what the squared error of `prediction` is multiplied by to become that of `loss_on`, capped."""
-        snr = self.schedule.alphas_cumprod / (1 - self.schedule.alphas_cumprod)
+    @functools.cached_property
+    def _loss_weight(self) -> Table:
+        """Factor of the squared error of `prediction` that makes it that of `loss_on`, with the limit of min-SNR."""
+        snr = self.schedule.snr
         weight_on_xstart = {"x_start": np.ones_like(snr), "eps": snr, "v": snr + 1}
         weight = weight_on_xstart[self.loss_on or self.prediction]
         if self.min_snr_gamma is not None:
@@ -130,12 +145,12 @@ class GaussianDiffusion:
     def training_losses(
         self,
         denoise_fn: DenoiseFn,
-        x_start: jax.Array,
-        mask: jax.Array,
-        steps: jax.Array,
-        noise: jax.Array,
+        x_start: Float[Array, "b f h w c"],
+        mask: Float[Array, "b f h w 1"],
+        steps: Int[Array, " b"],
+        noise: Float[Array, "b f h w c"],
         loss: str = "normalised",
-    ) -> dict[str, jax.Array]:
+    ) -> dict[str, Float[Array, " b"]]:
         """The losses of (5) for one step of each example.
 
         Args:
@@ -144,15 +159,18 @@ class GaussianDiffusion:
           mask: (B, F, h, w, 1), 1 = generate (noised, in the loss), 0 = given (clean in the network's input).
           steps: (B,) indices into the schedule.
           noise: (B, F, h, w, C), standard normal.
-          loss: `normalised` averages both terms over the generated positions alone, so that tasks weigh alike;
-            `parity` is the official loss: squared error at generated positions over *all* positions, and the
-            variational bound unmasked.
+          loss: `normalised` averages both terms over the generated positions only, so that all tasks have the same
+            weight; `parity` is the official loss: the squared error at generated positions, averaged over *all*
+            positions, and the variational bound unmasked.
 
         Returns:
           `loss`, `mse` and, if the variance is learned, `vb` in bits: (B,) each.
+
+        Raises:
+          UserError: an unknown loss.
         """
         if loss not in LOSSES:
-            raise UserError(f"no loss '{loss}': choose from {', '.join(LOSSES)}")
+            raise UserError(f"loss must be one of {', '.join(LOSSES)}, got '{loss}'")
         everywhere = tuple(range(1, x_start.ndim))
         share = mask / jnp.maximum(mask.mean(everywhere, keepdims=True), 1 / mask[0].size)
         x_t = self.q_sample(x_start, steps, noise)
@@ -160,7 +178,7 @@ class GaussianDiffusion:
         model_output = denoise_fn(apply_mask(mask, x_t, x_start), timesteps)
 
         prediction = model_output[..., : x_start.shape[-1]]
-        square = _at(self._weight(), steps) * (self._target(x_start, steps, noise) - prediction) ** 2
+        square = at(self._loss_weight, steps) * (self._target(x_start, steps, noise) - prediction) ** 2
         mse = (square * (mask if loss == "parity" else share)).mean(everywhere)
         if not self.learn_sigma:
             return {"loss": mse, "mse": mse}
@@ -171,12 +189,18 @@ class GaussianDiffusion:
         vb = (bits if loss == "parity" else bits * share).mean(everywhere)
         return {"loss": mse + vb, "mse": mse, "vb": vb}
 
-    def _vb_bits(self, model_output: jax.Array, x_start: jax.Array, x_t: jax.Array, steps: jax.Array) -> jax.Array:
-        """The term of (3) at each position, in bits: (B, F, h, w, C)."""
+    def _vb_bits(
+        self,
+        model_output: Float[Array, "b f h w out"],
+        x_start: Float[Array, "b f h w c"],
+        x_t: Float[Array, "b f h w c"],
+        steps: Int[Array, " b"],
+    ) -> Float[Array, "b f h w c"]:
+        """The term of (3) at each position, in bits."""
         out = self.p_mean_variance(model_output, x_t, steps)
         kl = normal_kl(
             self.posterior_mean(x_start, x_t, steps),
-            _at(self.schedule.posterior_log_variance_clipped, steps),
+            at(self.schedule.posterior_log_variance_clipped, steps),
             out.mean,
             out.log_variance,
         )
@@ -196,23 +220,31 @@ def make_diffusion(
     min_snr_gamma: float | None = None,
     clip_denoised: bool = False,
 ) -> GaussianDiffusion:
-    """A GaussianDiffusion from plain values, as the `diffusion` section of a config holds them.
+    """A GaussianDiffusion from plain values: the `diffusion` section of a config.
 
-    The same values give the same object, so that programs which were compiled for it are found again.
+    Equal values return the same object, so that jit finds the programs it compiled for it. See `GaussianDiffusion` and
+    `make_schedule` for the arguments.
     """
     schedule = make_schedule(noise_schedule, num_diffusion_timesteps, timestep_respacing)
     return GaussianDiffusion(schedule, prediction, learn_sigma, loss_on, min_snr_gamma, clip_denoised)
 
 
-def normal_kl(mean1: jax.Array, log_variance1: jax.Array, mean2: jax.Array, log_variance2: jax.Array) -> jax.Array:
+def normal_kl(
+    mean1: Float[Array, "..."],
+    log_variance1: Float[Array, "..."],
+    mean2: Float[Array, "..."],
+    log_variance2: Float[Array, "..."],
+) -> Float[Array, "..."]:
     """KL(N(mean1, exp(log_variance1)) || N(mean2, exp(log_variance2))) in nats, elementwise."""
     ratio = log_variance1 - log_variance2
     # expm1(r) - r rather than exp(r) - 1 - r, which cancels where the variances agree.
     return 0.5 * (jnp.expm1(ratio) - ratio + (mean1 - mean2) ** 2 * jnp.exp(-log_variance2))
 
 
-def discretized_gaussian_log_likelihood(x: jax.Array, means: jax.Array, log_scales: jax.Array) -> jax.Array:
-    """log of the mass that N(means, exp(log_scales)^2) puts on the 1/127.5 wide bin of x, in nats (Ho et al., eq. 13).
+def discretized_gaussian_log_likelihood(
+    x: Float[Array, "*shape"], means: Float[Array, "*shape"], log_scales: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """log of the mass of N(means, exp(log_scales)^2) in the bin of x, 1/127.5 wide, in nats (Ho et al., eq. 13).
 
     The normal cdf is approximated as ADM does, Phi(u) = (1 + tanh q(u)) / 2 = sigmoid(2 q(u)) with
     q(u) = sqrt(2 / pi) (u + 0.044715 u^3). Subtracting two tanh loses digits in float32 (up to 1 % of the official

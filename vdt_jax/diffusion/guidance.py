@@ -1,10 +1,10 @@
-"""Guidance: the network's answer, pushed away from what it would say if it knew less."""
+"""Classifier-free guidance on labels and on given frames."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jaxtyping import Array, Float, Int
 
 from vdt_jax.diffusion.gaussian import DenoiseFn, GaussianDiffusion
 from vdt_jax.diffusion.masks import apply_mask
@@ -13,49 +13,47 @@ from vdt_jax.diffusion.masks import apply_mask
 def guide(
     network: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
     diffusion: GaussianDiffusion,
-    labels: jax.Array,
-    clean: jax.Array,
-    mask: jax.Array,
-    noise: jax.Array,
+    labels: Int[Array, " b"],
+    clean: Float[Array, "b f h w c"],
+    mask: Float[Array, "b f h w 1"],
+    noise: Float[Array, "b f h w c"],
     *,
     null_label: int,
-    guidance: jax.Array | float | None = None,
-    mask_guidance: jax.Array | float | None = None,
+    guidance: jax.Array | float | int | None = None,
+    mask_guidance: jax.Array | float | int | None = None,
 ) -> DenoiseFn:
     """Classifier-free guidance (Ho and Salimans 2022, eq. 6, arXiv 2207.12598), on labels, on given frames, or both.
 
         output = f(x_t, label) + (guidance - 1) (f(x_t, label) - f(x_t, no label))
                                + (mask_guidance - 1) (f(x_t, label) - f(x_t with nothing given, label))
 
-    A scale of 1 changes nothing. The branch with nothing given sees q(x_t | clean) at given positions, with the same
+    A scale of 1 changes nothing. In the branch with nothing given, given positions hold q(x_t | clean), with the same
     noise at every step. The variance fraction is that of f(x_t, label).
 
     Args:
-      network: (x_t, timesteps, labels) -> model_output, for any batch.
+      network: (x_t, timesteps, labels) -> model_output, for any batch size.
       diffusion: the respaced process.
       labels: (B,).
       clean: (B, F, h, w, C), read where mask = 0.
       mask: (B, F, h, w, 1), 1 = generate, 0 = given.
-      noise: (B, F, h, w, C), what the branch with nothing given has at given positions.
+      noise: (B, F, h, w, C), standard normal, for given positions in the branch with nothing given.
       null_label: the label that means "no label".
-      guidance, mask_guidance: scales; None leaves the branch out of the program.
+      guidance, mask_guidance: scales; None omits the branch.
 
     Returns:
-      denoise_fn: (x_t, timesteps) -> model_output; timesteps must be some of the process's.
+      denoise_fn: (x_t, timesteps) -> model_output; timesteps must be in the diffusion's timestep_map.
     """
-    alpha_bar = diffusion.schedule.alphas_cumprod
-    signal, sigma = (jnp.asarray(np.sqrt(table), jnp.float32) for table in (alpha_bar, 1 - alpha_bar))
     timestep_map = jnp.asarray(diffusion.schedule.timestep_map)
     scales = [scale for scale in (guidance, mask_guidance) if scale is not None]
 
-    def denoise_fn(x_t: jax.Array, timesteps: jax.Array) -> jax.Array:
+    def denoise_fn(x_t: Float[Array, "b f h w c"], timesteps: Int[Array, " b"]) -> Float[Array, "b f h w out"]:
         branches = [(x_t, labels)]
         if guidance is not None:
             branches.append((x_t, jnp.full_like(labels, null_label)))
         if mask_guidance is not None:
-            step = jnp.searchsorted(timestep_map, timesteps)[:, None, None, None, None]
-            branches.append((apply_mask(mask, x_t, signal[step] * clean + sigma[step] * noise), labels))
-        # Next to one another, (B, branches, ...): a batch that is spread over devices stays where it is.
+            steps = jnp.searchsorted(timestep_map, timesteps)
+            branches.append((apply_mask(mask, x_t, diffusion.q_sample(clean, steps, noise)), labels))
+        # Stacked as (B, branches, ...), so that a batch that is sharded over devices is not moved.
         inputs, each_label = (jnp.stack(parts, axis=1) for parts in zip(*branches, strict=True))
         outputs = network(inputs.reshape(-1, *x_t.shape[1:]), timesteps.repeat(len(branches)), each_label.reshape(-1))
         outputs = outputs.reshape(*each_label.shape, *outputs.shape[1:])

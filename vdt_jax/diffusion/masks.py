@@ -1,21 +1,22 @@
-"""The seven mask tasks, their mixtures, and how a mask enters the network's input.
+"""The masks of the seven tasks, and the mixtures that training draws them from.
 
 A mask is `(B, F, h, w, 1)` float32, **1 = generate (noised, in the loss), 0 = given**, over the grid that the network
 denoises (pixels, or latent cells). One sample's mask is `(F, h, w, 1)`. Everything here is traceable: masks are drawn
 per sample, on the device, inside the jitted step.
 
-Two mixtures train a model:
+Two mixtures are for training:
 
-* `official`: what the authors trained with, number for number, its empty masks included (20,000 draws of their
-  generator: `tests/goldens/mask_stats.npz`). It is defined for 16 frames.
-* `varied`: any number of frames, the number of given frames drawn too, and never empty.
+* `official`: the distribution of the official code, its empty masks included (20,000 draws of its generator:
+  `tests/goldens/mask_stats.npz`). It is defined for 16 frames.
+* `varied`: any number of frames, a random number of given frames, and never empty.
 
-The paper (Lu et al. 2024, arXiv 2305.13311, eq. 3) writes M = 1 for *given*; the code, theirs and ours, is the other
-way round.
+The paper (Lu et al. 2024, arXiv 2305.13311, eq. 3) writes M = 1 for *given*; the official code has the opposite sign,
+as here.
 """
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from vdt_jax.errors import UserError
 
@@ -31,25 +32,27 @@ TASKS = (
 SPATIAL_TEMPORAL = TASKS.index("spatial_temporal")
 MIXTURES = ("varied", "official")
 
-# A fifth of the draws are block masks, the rest is shared evenly by the six temporal tasks.
+# A fifth of the draws are block masks; the six temporal tasks share the rest evenly.
 _TASK_PROBABILITIES = (0.8 / 6,) * 6 + (0.2,)
 _ARBITRARY_GENERATED = 0.8
 
 
-def apply_mask(mask: jax.Array, generated: jax.Array, given: jax.Array) -> jax.Array:
-    """Takes `generated` where mask = 1 and `given` where mask = 0; (B, F, h, w, C) each, the mask (B, F, h, w, 1).
+def apply_mask(
+    mask: Float[Array, "b f h w 1"], generated: Float[Array, "b f h w c"], given: Float[Array, "b f h w c"]
+) -> Float[Array, "b f h w c"]:
+    """`generated` where mask = 1, `given` where mask = 0.
 
-    A `where`, never a product: what stands at the other positions may be infinite, and 0 * inf is NaN.
+    A `where`, never a product: the values that are not selected may be infinite, and 0 * inf is NaN.
     """
     return jnp.where(mask > 0.5, generated, given)
 
 
-def block_mask(key: jax.Array, grid: tuple[int, int]) -> jax.Array:
+def block_mask(key: Key[Array, ""], grid: tuple[int, int]) -> Bool[Array, "h w"]:
     """A BEiT block mask (h, w) bool, true = generate: rectangles are added until half the grid is covered.
 
     Bao et al. 2021 (arXiv 2106.08254), algorithm 1, with the official VDT's numbers: target area uniform in (4, what
     remains), log-uniform aspect in 0.3 to 1/0.3, sides smaller than the grid; a rectangle that adds no new cell, or
-    more than remains, is thrown away, and after ten in a row the mask is left as it is.
+    more than remains, is rejected, and ten rejections in a row end the mask.
     """
     height, width = grid
     target = 0.5 * height * width
@@ -80,21 +83,21 @@ def block_mask(key: jax.Array, grid: tuple[int, int]) -> jax.Array:
 
 
 def _mask(
-    key: jax.Array,
-    task: jax.Array,
+    key: Key[Array, ""],
+    task: Int[Array, ""],
     shape: tuple[int, int, int],
     *,
-    num_given: jax.Array | int,
-    stride: jax.Array | int,
-    start: jax.Array,
-    stop: jax.Array,
-) -> jax.Array:
-    """The mask (F, h, w, 1) of the task with this index: the one place that says what the seven tasks are.
+    num_given: Int[Array, ""] | int,
+    stride: Int[Array, ""] | int,
+    start: Int[Array, ""],
+    stop: Int[Array, ""],
+) -> Float[Array, "f h w 1"]:
+    """The mask of the task with this index: the definition of the seven tasks.
 
     Args:
-      num_given: frames given to predict and backward.
-      stride: interpolation is given every stride-th frame, from 0.
-      start, stop: the block mask of spatial_temporal stands on the frames start <= f < stop.
+      num_given: given frames of predict and backward.
+      stride: every stride-th frame, from 0, is given in interpolation.
+      start, stop: spatial_temporal has its block mask on the frames start <= f < stop.
     """
     num_frames, *grid = shape
     frame_key, each_key, block_key = jax.random.split(key, 3)
@@ -115,15 +118,15 @@ def _mask(
     return (generate & block[None]).astype(jnp.float32)[..., None]
 
 
-def official_mask(key: jax.Array, task: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
-    """One official mask (16, h, w, 1) of the task with this index, empty ones included.
+def official_mask(key: Key[Array, ""], task: Int[Array, ""], shape: tuple[int, int, int]) -> Float[Array, "f h w 1"]:
+    """One mask of the official mixture, for the task with this index and 16 frames; may be empty.
 
     Raises:
-      UserError: other than 16 frames, where the official predict and backward masks mean something else.
+      UserError: another number of frames, for which the official masks are not defined.
     """
     num_frames = shape[0]
     if num_frames != 16:
-        raise UserError(f"the official mask mixture is defined for 16 frames, not {num_frames}: use mixture 'varied'")
+        raise UserError(f"mask mixture 'official' is defined for 16 frames, not {num_frames}: use mixture 'varied'")
     start_key, end_key, mask_key = jax.random.split(key, 3)
     start, end = jax.random.randint(start_key, (), 0, 4), jax.random.randint(end_key, (), 0, 4)
     # In Python mask[s:-0] is empty, so a quarter of the official block masks generate nothing.
@@ -131,11 +134,11 @@ def official_mask(key: jax.Array, task: jax.Array, shape: tuple[int, int, int]) 
     return _mask(mask_key, task, shape, num_given=8, stride=4, start=start, stop=stop)
 
 
-def varied_mask(key: jax.Array, task: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
-    """One mask (F, h, w, 1) of the task with this index, its free numbers drawn, with at least one position generated.
+def varied_mask(key: Key[Array, ""], task: Int[Array, ""], shape: tuple[int, int, int]) -> Float[Array, "f h w 1"]:
+    """One mask of the varied mixture, for the task with this index; it generates at least one position.
 
-    predict and backward give 1 to F - 1 frames, interpolation every 2nd to every F//2-th, block masks leave out up to 3
-    frames at either end.
+    Given are 1 to F - 1 frames in predict and backward, every 2nd to every F//2-th in interpolation, and in
+    spatial_temporal up to 3 whole frames at either end.
     """
     num_frames = shape[0]
     num_given_key, stride_key, start_key, end_key, mask_key = jax.random.split(key, 5)
@@ -152,44 +155,47 @@ def varied_mask(key: jax.Array, task: jax.Array, shape: tuple[int, int, int]) ->
     return jnp.where(mask.any(), mask, jnp.ones_like(mask))
 
 
-def draw_masks(key: jax.Array, batch_size: int, shape: tuple[int, int, int], mixture: str = "varied") -> jax.Array:
-    """Draws a task and a mask for each sample: (B, F, h, w, 1), for `shape` (F, h, w).
+def draw_masks(
+    key: Key[Array, ""], batch_size: int, shape: tuple[int, int, int], mixture: str = "varied"
+) -> Float[Array, "b f h w 1"]:
+    """Draws a task and a mask for each sample, for `shape` (F, h, w).
 
     Raises:
-      UserError: an unknown mixture, or `official` for other than 16 frames.
+      UserError: an unknown mixture, or `official` without 16 frames.
     """
     if mixture not in MIXTURES:
-        raise UserError(f"no mask mixture '{mixture}': choose from {', '.join(MIXTURES)}")
+        raise UserError(f"mask_mixture must be one of {', '.join(MIXTURES)}, got '{mixture}'")
     task_key, mask_key = jax.random.split(key)
     tasks = jax.random.choice(task_key, len(TASKS), (batch_size,), p=jnp.array(_TASK_PROBABILITIES))
     draw = official_mask if mixture == "official" else varied_mask
     return jax.vmap(lambda key, task: draw(key, task, shape))(jax.random.split(mask_key, batch_size), tasks)
 
 
-def task_mask(key: jax.Array, task: str, shape: tuple[int, int, int], num_given: int | None = None) -> jax.Array:
-    """The mask (F, h, w, 1) of a named task, for sampling: the official one, with F // 2 frames in place of 8.
+def task_mask(
+    key: Key[Array, ""], task: str, shape: tuple[int, int, int], num_given: int | None = None
+) -> Float[Array, "f h w 1"]:
+    """The mask of a named task, for sampling: the official one, with F // 2 given frames in place of 8.
 
-    Interpolation gives frames 0, 4, 8, ...; the block of spatial_temporal stands from frame 2 (if there are five or
-    more) to the end.
+    In interpolation frames 0, 4, 8, ... are given; spatial_temporal has its block from frame 2 (F >= 5) to the end.
 
     Args:
-      key: draws the frame, the frames or the block of the last three tasks.
+      key: random key of the last three tasks; the others do not use it.
       task: one of TASKS.
       shape: (F, h, w).
-      num_given: frames given to predict and backward (default F // 2).
+      num_given: given frames of predict and backward, 1 to F - 1 (default F // 2).
 
     Raises:
-      UserError: an unknown task, or a number of given frames that leaves nothing to generate or is not used.
+      UserError: an unknown task, num_given out of range, or num_given for another task.
     """
     num_frames = shape[0]
     if task not in TASKS:
-        raise UserError(f"no task '{task}': choose from {', '.join(TASKS)}")
+        raise UserError(f"task must be one of {', '.join(TASKS)}, got '{task}'")
     if num_given is not None and task not in ("predict", "backward"):
-        raise UserError(f"task '{task}' takes no number of given frames: only predict and backward do")
+        raise UserError(f"num_given is for predict and backward, not for task '{task}': leave it out")
     if num_given is None:
         num_given = num_frames // 2
     elif not 1 <= num_given < num_frames:
-        raise UserError(f"{num_given} given frames of {num_frames} cannot be: choose 1 to {num_frames - 1}")
+        raise UserError(f"num_given must be 1 to {num_frames - 1} for {num_frames} frames, got {num_given}")
     mask = _mask(
         key,
         jnp.array(TASKS.index(task)),

@@ -1,8 +1,8 @@
-"""Devices as a mesh, and arrays spread over it.
+"""The device mesh, and arrays sharded over it.
 
-The mesh has two axes. The batch is split over both. Parameters, and all that has their shapes, are whole on every
-device along `data` and split along `fsdp` (fully sharded data parallelism: Rajbhandari et al. 2020, arXiv 1910.02054,
-stage 3), as `FSDP_RULES` say by path. XLA's partitioner puts in the communication.
+The mesh has two axes. The batch is split over both. Parameters, EMA and optimizer state are replicated along `data` and
+split along `fsdp` (fully sharded data parallelism: Rajbhandari et al. 2020, arXiv 1910.02054, stage 3) by the rules
+`FSDP_RULES`. XLA's partitioner inserts the communication.
 """
 
 import re
@@ -18,8 +18,8 @@ from vdt_jax.errors import UserError
 
 GATHERED = "gathered"
 
-# [(path regex, spec)], the first that is found in a path counts. The EMA and the optimizer's moments have the path of
-# their parameter at the end of their own. Kernels of blocks are (depth, in, out); the rest is half a percent of a VDT.
+# [(path regex, spec)]: the first match in a path counts. Paths of the EMA and of the optimizer's moments end with the
+# path of their parameter. Kernels of blocks are (depth, in, out); all other parameters are half a percent of a VDT.
 FSDP_RULES = (
     (r"blocks/.*/kernel$", PartitionSpec(None, None, "fsdp")),
     (r"", PartitionSpec()),
@@ -29,42 +29,42 @@ FSDP_RULES = (
 def make_mesh(num_devices: int | None = None, fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh (data, fsdp) of all devices of all processes.
 
-    Neighbours along `fsdp` are devices of one host, as far as it has them. Each host's share of a batch is in one
-    piece and in the order of the hosts, so that a run on other hosts sees the same batches.
+    Neighbours along `fsdp` are devices of one host where it has enough. Each host's share of a batch is contiguous and
+    in the order of the hosts, so a run on other hosts sees the same batches.
 
-    Its axes are Auto: Explicit, the default of jax.make_mesh, and Linen do not go together.
+    The axes are Auto, because Linen does not work with Explicit, the default of jax.make_mesh.
 
     Args:
-      num_devices: takes the first so many.
-      fsdp: over how many devices each parameter is split; 1 is pure data parallelism.
-      devices: others than jax.devices(), such as those of a topology to compile for.
+      num_devices: takes the first N devices.
+      fsdp: number of devices that each parameter is split over; 1 is pure data parallelism.
+      devices: default: jax.devices(); a topology to compile for has its own.
 
     Raises:
-      UserError: devices that cannot be split so.
+      UserError: `fsdp` does not divide the number of devices.
     """
     chosen = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))[:num_devices]
     if fsdp < 1 or len(chosen) % fsdp:
-        raise UserError(f"mesh.fsdp={fsdp} does not divide the {len(chosen)} devices: choose a divisor of that")
+        raise UserError(f"mesh.fsdp must divide the number of devices, {len(chosen)}, got {fsdp}")
     return Mesh(np.array(chosen).reshape(-1, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """The sharding of an array that is whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Axis 0 split over all devices."""
+    """The sharding of an array whose axis 0 is split over all devices."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def path_name(path: Any) -> str:
-    """The path of a leaf, as jax.tree_util gives it, in the way that rules and configs write it: a/b/c."""
+    """The path of a leaf, as jax.tree_util gives it, in the form a/b/c of rules and configs."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def state_shardings(tree: Any, mesh: Mesh) -> Any:
-    """Where each leaf of a state lives, by FSDP_RULES; axes that `fsdp` does not divide stay whole."""
+    """The sharding of each leaf of a state, by FSDP_RULES; axes that `fsdp` does not divide stay whole."""
 
     def sharding(path: Any, leaf: Any) -> NamedSharding:
         name = path_name(path)
@@ -78,10 +78,10 @@ def state_shardings(tree: Any, mesh: Mesh) -> Any:
 
 
 def gather_whole(mesh: Mesh, dtype: Any) -> Callable[[Any], Any]:
-    """A function that makes the parameters of one block whole on every device, in `dtype`, which they are used in.
+    """A function that gathers the parameters of one block on every device, in `dtype`, the dtype of the computation.
 
-    Their gradients are split again. Said outright, since the partitioner left to itself moves activations about in
-    place of weights. What is gathered has the name GATHERED, so that it is not kept for the backward pass.
+    Their gradients are split again. The gathers are explicit, because the partitioner alone moves activations instead
+    of weights. Gathered arrays are named GATHERED, so that they are not kept for the backward pass.
     """
 
     @jax.custom_vjp
@@ -103,18 +103,25 @@ def gather_whole(mesh: Mesh, dtype: Any) -> Callable[[Any], Any]:
 
 
 def with_shardings(shapes: Any, shardings: Any) -> Any:
-    """Shapes with where they live: what a checkpoint is restored onto."""
+    """Shapes with shardings, as restoring a checkpoint takes them."""
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
 def put_whole(value: Any, sharding: jax.sharding.Sharding) -> jax.Array:
-    """An array that every process has as a whole, onto the devices of all of them."""
+    """Puts an array that every process has whole onto the devices of all processes."""
     value = np.asarray(value)
     return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
+def on_one_device(tree: Any, mesh: Mesh) -> Any:
+    """Gathers sharded arrays on the first device of this process; every process must call it."""
+    if mesh.shape["fsdp"] > 1:
+        tree = jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This host's part of a batch, onto the devices: arrays whose axis 0 is the global batch."""
+    """Puts this host's part of a batch onto the devices: arrays whose axis 0 is the global batch."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(batch_sharding(mesh), x), batch)
 
 
@@ -134,9 +141,9 @@ def map_batches(function: Callable[..., Any], size: int, *arrays: np.ndarray) ->
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, grad_accum: int = 1) -> None:
-    """Raises UserError where the global batch cannot be split evenly; it is never changed to fit."""
+    """Raises UserError where the global batch cannot be split evenly; it is never adjusted."""
     if grad_accum < 1:
-        raise UserError(f"grad_accum={grad_accum} cannot be: at least 1")
+        raise UserError(f"grad_accum must be >= 1, got {grad_accum}")
     if batch_size < 1 or batch_size % (mesh.size * grad_accum):
         parts = f"{mesh.size} devices" + (f" x {grad_accum} parts (grad_accum)" if grad_accum > 1 else "")
-        raise UserError(f"batch_size={batch_size} is the batch of all devices together: make it a multiple of {parts}")
+        raise UserError(f"batch_size (the global batch size) must be a multiple of {parts}, got {batch_size}")

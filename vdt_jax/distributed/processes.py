@@ -1,4 +1,4 @@
-"""The processes of a run: how they find each other, agree, are interrupted, and notice that one is lost."""
+"""The processes of a run: start, agreement, interruption, and detection of a process that hangs."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 
 from vdt_jax.errors import INTERRUPTED, STOPPED, UserError
 
-GRACE = 27.0  # seconds from a request to stop to the end: preempted machines get 30
+GRACE = 27.0  # seconds from SIGTERM to the end: preempted machines get 30
 SILENCE = 40.0  # seconds after which a process that says nothing is given up
 READING = 45.0  # seconds that a process may read data for one batch while the others wait, ...
 FIRST_READING = 600.0  # ... and for its first one
@@ -26,33 +26,33 @@ _NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # jax's own, which has no public name
 
 
 def start_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
-    """Joins this process to those of its run, where there are several; to be called before any other use of jax.
+    """Joins this process to the others of its run, if there are any; call it before any other use of jax.
 
-    SLURM steps of several tasks and TPU virtual machines say by themselves who they are. Elsewhere the three values do,
-    or the environment: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID.
+    In SLURM steps of several tasks and on TPU virtual machines jax finds the processes. Elsewhere the three arguments
+    are needed, or the environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID.
 
     Args:
-      coordinator: host:port of process 0, which the others can reach.
-      num_processes: of the run.
-      process_id: of this process, from 0.
+      coordinator: host:port of process 0, reachable from the others.
+      num_processes: number of processes of the run.
+      process_id: number of this process, from 0.
 
     Raises:
-      UserError: only some of the three, or what cannot be.
+      UserError: only some of the three, or a value that is not allowed.
     """
     address = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     count = _number(num_processes, "JAX_NUM_PROCESSES")
     number = _number(process_id, "JAX_PROCESS_ID")
     if address is not None and count is not None and number is not None:
         if not 0 <= number < count:
-            raise UserError(f"process_id={number} cannot be: it is 0 to {count - 1} where num_processes={count}")
+            raise UserError(f"process_id must be 0 to {count - 1} with num_processes={count}, got {number}")
         if not address.rpartition(":")[2].isdigit():
-            raise UserError(f"coordinator={address} names no port: write host:port, as in {address}:8476")
+            raise UserError(f"coordinator must be host:port, as in {address}:8476, got {address}")
         jax.distributed.initialize(address, count, number)
         return
     given = {"coordinator": address, "num_processes": count, "process_id": number}
     missing = [name for name, value in given.items() if value is None]
     if len(missing) < len(given):
-        raise UserError(f"a run of several processes also needs {' and '.join(missing)}: give all three, or none")
+        raise UserError(f"a run of several processes also needs {' and '.join(missing)}: name all three, or none")
     if knows_its_place(os.environ):
         jax.distributed.initialize()
 
@@ -71,30 +71,30 @@ def _number(value: int | None, variable: str) -> int | None:
     if value is not None or text is None:
         return value
     if not text.isdigit():
-        raise UserError(f"{variable}={text} is not a number")
+        raise UserError(f"{variable} must be an integer, got {text}")
     return int(text)
 
 
 def any_process(flag: bool) -> bool:
-    """Whether it holds in any process; all must ask at the same time."""
+    """Whether the flag is set in any process; all must call it at the same time."""
     if jax.process_count() == 1:
         return flag
     return bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
 
 def from_first_process(ask: Callable[[], int]) -> int:
-    """The answer of the first process, which alone is asked; all must call it at the same time."""
+    """What `ask` returns in the first process, where alone it is called; all must call this at the same time."""
     if jax.process_count() == 1:
         return ask()
     return int(multihost_utils.broadcast_one_to_all(np.int32(ask() if jax.process_index() == 0 else 0)))
 
 
 class Interruption:
-    """SIGTERM, which preempted machines and schedulers send, as a question for the training loop; a context manager.
+    """Turns SIGTERM, sent by preempted machines and schedulers, into a question of the loop; a context manager.
 
-    Where nothing is to be saved yet the process ends at once with INTERRUPTED. Later `requested` says so, and the
-    process ends after GRACE seconds even if the loop has not. Of several processes one is enough to be told: all end,
-    and jax agrees on the step after which they save.
+    Before the first step the process ends at once with INTERRUPTED. Later `requested` returns True, and the process
+    ends after GRACE seconds even if the loop has not. A signal to one of several processes ends all of them, and jax
+    agrees on the step after which they save.
     """
 
     def __init__(self):
@@ -123,11 +123,11 @@ class Interruption:
 
     @property
     def asked(self) -> bool:
-        """Whether to stop soon; as far as this process knows."""
+        """Whether this process has been asked to stop."""
         return self._asked.is_set()
 
     def requested(self, step: int) -> bool:
-        """Whether to save and stop after this step. All processes must ask after each step."""
+        """Whether to save and stop after this step. All processes must call it after each step."""
         self._worth_saving = True
         return self.asked if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
 
@@ -138,7 +138,7 @@ class Interruption:
         os.close(reading)
 
     def _hear(self) -> None:
-        """Waits until jax of any process has told all others of a SIGTERM."""
+        """Waits until jax reports a SIGTERM to any process."""
         while not self._over.wait(0.5):
             try:
                 _store().key_value_try_get(_NOTICE)
@@ -147,7 +147,7 @@ class Interruption:
             return self._end_in_time(self._worth_saving_to_any)
 
     def _worth_saving_to_any(self) -> bool:
-        """As the others say; it is not waited for long, should one have nothing to say any more."""
+        """Whether any process has done a step; waits at most 2 seconds for the others."""
         _store().key_value_set(f"{_WORTH}{jax.process_index()}", str(self._worth_saving))
         for _ in range(20):
             said = [value for _, value in _store().key_value_dir_get(_WORTH)]
@@ -165,7 +165,7 @@ class Interruption:
             reason = f"and not saved within {GRACE:.0f} s"
         if jax.process_index() == 0:
             time.sleep(0.3)  # the last to go: it keeps the others together
-        _end(f"interrupted {reason}: the same command goes on", INTERRUPTED)
+        _end(f"interrupted {reason}: re-run the command to resume", INTERRUPTED)
 
 
 class Watch:
@@ -239,13 +239,13 @@ def lost_process(heard: Mapping[int, tuple[str, float]], now: float, me: int) ->
 
 
 def _store() -> Any:
-    """The key-value store of jax's coordination service, which has no public name yet."""
+    """The key-value store of jax's coordination service, which has no public API yet."""
     from jax._src import distributed
 
     return distributed.global_state.client
 
 
 def _end(message: str, code: int) -> None:
-    """Ends the process from any thread, also while the main thread is in a call that does not come back."""
+    """Ends the process from any thread, even if the main thread is in a call that does not return."""
     print("error:" if code == STOPPED else "stopped:", message, file=sys.stderr, flush=True)
     os._exit(code)

@@ -37,7 +37,7 @@ from vdt_jax.evaluation.options import EvaluateOptions, apply_preset
 from vdt_jax.evaluation.protocol import Protocol, make_protocol
 from vdt_jax.evaluation.report import Report, write_report, write_section
 from vdt_jax.files import atomic
-from vdt_jax.inference.generation import sample_keys
+from vdt_jax.inference.functional import sample_keys
 from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.options import build
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from vdt_jax.errors import UserError
 from vdt_jax.video import as_rgb, fit_frame, frame_rate, probe, read_frames, to_float, to_uint8
-from vdt_jax.weights.safe_pickle import load_torch
+from vdt_jax.weights.torch_files import load_torch
 
 _ARRAY_SUFFIXES = (".npz", ".pt", ".pth")
 

@@ -21,7 +21,7 @@ from vdt_jax.distributed.mesh import make_mesh, replicated
 from vdt_jax.errors import UserError
 from vdt_jax.inference import requests
 from vdt_jax.inference.clip import Clip
-from vdt_jax.inference.generation import generate, task_masks
+from vdt_jax.inference.functional import generate_on_devices, task_masks
 from vdt_jax.inference.inputs import Input
 from vdt_jax.inference.options import SampleOptions
 from vdt_jax.latents.space import PixelSpace, Space, load_space, pixel_source
@@ -130,14 +130,14 @@ class Pipeline:
           keys: (B,) one for each sample, see `sample_keys`.
           diffusion: see the method of this name.
           encode_full, paste: see `latents.space.VaeSpace`.
-          options: of `generate`: sampler, labels, guidance, on_steps and so on.
+          options: of `generate_on_devices`: sampler, labels, guidance, on_steps and so on.
 
         Returns:
           The samples (B, F, H, W, C) in [-1, 1], and the mask over their pixels (B, F, H, W, 1).
         """
         mask = np.asarray(mask)
         given = self.space.encode(clips, mask, keys, encode_full)
-        samples = generate(self.model, self.params, diffusion, given, mask, keys, **options)
+        samples = generate_on_devices(self.model, self.params, diffusion, given, mask, keys, **options)
         return self.space.decode(samples, clips, mask, paste), self.space.enlarge_mask(mask)
 
     # ------------------------------------------------------------------ files in, clips out

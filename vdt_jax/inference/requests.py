@@ -14,7 +14,7 @@ from vdt_jax.data import take
 from vdt_jax.diffusion.gaussian import GaussianDiffusion
 from vdt_jax.errors import UserError
 from vdt_jax.inference.clip import Clip
-from vdt_jax.inference.generation import measure_step, sample_keys
+from vdt_jax.inference.functional import measure_step, sample_keys
 from vdt_jax.inference.inputs import (
     Input,
     check_known,

@@ -146,7 +146,7 @@ class Latents:
         labels: bool = False,
     ):
         if not path:
-            raise UserError("no latent cache was named: add --config.data.path=DIR, which prepare.py --vae wrote")
+            raise UserError("data.path is missing: add --config.data.path=DIR, which prepare.py --vae wrote")
         metadata, self._path = read_metadata(path), Path(path)
         self.autoencoder: str = metadata["autoencoder"]
         self.scaling_factor: float = metadata["scaling_factor"]

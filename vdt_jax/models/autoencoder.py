@@ -8,15 +8,15 @@ plain blocks. A frame (H, W, 3) in [-1, 1] becomes a normal distribution over la
     x = decode(z / scaling_factor)
 
 Parameter paths are diffusers' names with Flax's leaf names: `encoder/down_blocks_0/resnets_1/conv1/kernel`.
-Whole videos go through it in codec.py.
+`vdt_jax.latents.codec` encodes and decodes whole videos.
 """
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
+from jaxtyping import Array, Float
 
 SCALING_FACTOR = 0.18215  # latents of the public autoencoders times this have about unit variance
 
@@ -25,14 +25,14 @@ _LOGVAR_LIMITS = (-30.0, 20.0)
 
 
 class ResnetBlock(nn.Module):
-    """GroupNorm, SiLU, 3x3 convolution, twice, and a shortcut: (B, h, w, C) -> (B, h, w, channels)."""
+    """GroupNorm, SiLU and a 3x3 convolution, twice, with a shortcut."""
 
     channels: int
     groups: int
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w out"]:
         hidden = _conv(self.channels, 3, self.dtype, "conv1")(nn.silu(_norm(self.groups, self.dtype, "norm1")(x)))
         hidden = _conv(self.channels, 3, self.dtype, "conv2")(nn.silu(_norm(self.groups, self.dtype, "norm2")(hidden)))
         if x.shape[-1] != self.channels:
@@ -41,13 +41,13 @@ class ResnetBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """One head over all positions of a frame: (B, h, w, C) -> (B, h, w, C)."""
+    """Single-head attention over all positions of a frame."""
 
     groups: int
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         height, width, channels = x.shape[1:]
         tokens = rearrange(_norm(self.groups, self.dtype, "group_norm")(x), "b h w c -> b (h w) c")
         query, key, value = (nn.Dense(channels, dtype=self.dtype, name=f"to_{name}")(tokens) for name in "qkv")
@@ -58,14 +58,14 @@ class Attention(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """Resnet block, attention where there is one, resnet block, at the lowest resolution."""
+    """Resnet block, attention (optional), resnet block, at the lowest resolution."""
 
     groups: int
     attention: bool
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         x = ResnetBlock(x.shape[-1], self.groups, self.dtype, name="resnets_0")(x)
         if self.attention:
             x = Attention(self.groups, self.dtype, name="attentions_0")(x)
@@ -73,7 +73,7 @@ class MidBlock(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Resnet blocks, then half the size: a stride-2 convolution that pads right and below alone."""
+    """Resnet blocks, then (`down`) half the size by a stride-2 convolution, padded on the right and bottom only."""
 
     channels: int
     num_layers: int
@@ -82,7 +82,7 @@ class DownBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h_out w_out out"]:
         for layer in range(self.num_layers):
             x = ResnetBlock(self.channels, self.groups, self.dtype, name=f"resnets_{layer}")(x)
         if self.down:
@@ -91,7 +91,7 @@ class DownBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Resnet blocks, then twice the size: each pixel four times, and a convolution."""
+    """Resnet blocks, then (`up`) twice the size: each pixel repeated 2x2, and a convolution."""
 
     channels: int
     num_layers: int
@@ -100,7 +100,7 @@ class UpBlock(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h_out w_out out"]:
         for layer in range(self.num_layers):
             x = ResnetBlock(self.channels, self.groups, self.dtype, name=f"resnets_{layer}")(x)
         if self.up:
@@ -115,7 +115,7 @@ class Encoder(nn.Module):
     config: "AutoencoderKL"
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h_out w_out out"]:
         c = self.config
         x = _conv(c.block_out_channels[0], 3, c.dtype, "conv_in")(x)
         for level, channels in enumerate(c.block_out_channels):
@@ -134,7 +134,7 @@ class Decoder(nn.Module):
     config: "AutoencoderKL"
 
     @nn.compact
-    def __call__(self, z: jax.Array) -> jax.Array:
+    def __call__(self, z: Float[Array, "b h w c"]) -> Float[Array, "b h_out w_out out"]:
         c = self.config
         x = _conv(c.block_out_channels[-1], 3, c.dtype, "conv_in")(z)
         x = MidBlock(c.norm_num_groups, c.mid_block_add_attention, c.dtype, name="mid_block")(x)
@@ -150,10 +150,10 @@ class AutoencoderKL(nn.Module):
     """The autoencoder: `encode` (B, H, W, 3) to (mean, logvar), `decode` (B, h, w, 4) to (B, H, W, 3); unscaled.
 
     Attributes:
-      in_channels, out_channels, latent_channels: of a frame, of what comes back, and of its latents.
-      block_out_channels: a number a level; each level but the last halves the frame.
-      layers_per_block, norm_num_groups, mid_block_add_attention, use_quant_conv, use_post_quant_conv: as diffusers'.
-      scaling_factor: latents are multiplied by it; see `encode_video`.
+      in_channels, out_channels, latent_channels: channels of a frame, of a decoded frame, and of latents.
+      block_out_channels: channels of each level; each level but the last halves the frame.
+      layers_per_block, norm_num_groups, mid_block_add_attention, use_quant_conv, use_post_quant_conv: as in diffusers.
+      scaling_factor: factor of the latents; see `encode_video`.
       dtype: of the computation ("float32", "bfloat16"); parameters and results are float32.
     """
 
@@ -170,8 +170,8 @@ class AutoencoderKL(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self) -> None:
-        """The parts, by diffusers' names."""
-        # A copy outside of any scope: sizes alone, without the parameters of this one.
+        """Creates the submodules, with diffusers' names."""
+        # An unbound copy: the sizes only, not the parameters of this module.
         sizes = self.clone(parent=None)
         self.encoder, self.decoder = Encoder(sizes), Decoder(sizes)
         if self.use_quant_conv:
@@ -181,25 +181,25 @@ class AutoencoderKL(nn.Module):
 
     @property
     def factor(self) -> int:
-        """Pixels of a side of a latent cell."""
+        """Side of a latent cell in pixels."""
         return 2 ** (len(self.block_out_channels) - 1)
 
-    def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Frames (B, H, W, 3) in [-1, 1] to the mean and log-variance of their latents, (B, h, w, 4) float32 each."""
+    def encode(self, x: Float[Array, "b H W c"]) -> tuple[Float[Array, "b h w latent"], Float[Array, "b h w latent"]]:
+        """Encodes frames (B, H, W, 3) in [-1, 1] to mean and log-variance of their latents, (B, h, w, 4) float32."""
         moments = self.encoder(x)
         if self.use_quant_conv:
             moments = self.quant_conv(moments)
         mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
         return mean, jnp.clip(logvar, *_LOGVAR_LIMITS)
 
-    def decode(self, z: jax.Array) -> jax.Array:
-        """Latents (B, h, w, 4), unscaled, to frames (B, H, W, 3) float32, near [-1, 1] but not clipped."""
+    def decode(self, z: Float[Array, "b h w latent"]) -> Float[Array, "b H W c"]:
+        """Decodes latents (B, h, w, 4), unscaled, to frames (B, H, W, 3) float32, near [-1, 1] but not clipped."""
         if self.use_post_quant_conv:
             z = self.post_quant_conv(z)
         return self.decoder(z).astype(jnp.float32)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """There and back through the mean; `init` walks this."""
+    def __call__(self, x: Float[Array, "b H W c"]) -> Float[Array, "b H W c"]:
+        """Encodes to the mean and decodes; used by `init`."""
         return self.decode(self.encode(x)[0])
 
 

@@ -1,4 +1,4 @@
-"""A hash that tells networks apart: by their sizes and parameters, whatever they are called and wherever they lie."""
+"""A hash of a network's sizes and parameters, independent of its name and path."""
 
 import dataclasses
 import hashlib
@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-_HOW = ("dtype", "remat", "unroll", "gather", "parent", "name")  # how a network computes, not what
+_HOW = ("dtype", "remat", "unroll", "gather", "parent", "name")  # fields that do not change what a network computes
 
 
 def fingerprint(model: nn.Module, params: Any) -> str:

@@ -1,14 +1,14 @@
-"""How much arithmetic a VDT is, counted from its sizes: XLA's own count takes the body of a scan once.
+"""FLOPs of a VDT, computed from its sizes: XLA's own count takes the body of a scan once.
 
 A multiplication with its addition counts as two. With N tokens a frame, F frames, width D and MLP ratio r, a block does
 for each token 2 D^2 (4 + 1 + 4 + 2r) in its linear maps (temporal qkv and proj, temporal_fc, spatial qkv and proj, MLP)
-and 4 D (F + N) in the two attentions; a model of images has no temporal ones. What is done once a sample (adaLN, the
-timestep's MLP) is counted too, and norms, softmax and sums are not.
+and 4 D (F + N) in the two attentions; an image model has no temporal ones. Work per sample (adaLN, the timestep's MLP)
+is included; norms, softmax and sums are not.
 """
 
 from vdt_jax.models.vdt import VDT
 
-# Dense bf16 matrix peak of one device, FLOP/s, as the makers state it, by the start of jax's device_kind.
+# Dense bf16 peak of one device in FLOP/s, from the vendors' data sheets, by prefix of jax's device_kind.
 PEAK_FLOPS = {
     "NVIDIA H100": 989e12,
     "NVIDIA H200": 989e12,
@@ -35,12 +35,12 @@ def forward_flops(model: VDT) -> float:
 
 
 def training_flops(model: VDT) -> float:
-    """FLOPs of a training step for one sample: the backward pass is two forward passes; remat earns no credit."""
+    """FLOPs of a training step for one sample: the backward pass is two forward passes; remat is not counted."""
     return 3 * forward_flops(model)
 
 
 def peak_flops(device_kind: str) -> float | None:
-    """Dense bf16 peak of a device in FLOP/s; None where it is not known, as for CPUs."""
+    """Dense bf16 peak of a device in FLOP/s; None if unknown, as for CPUs."""
     return next((peak for kind, peak in PEAK_FLOPS.items() if device_kind.startswith(kind)), None)
 
 
@@ -49,7 +49,7 @@ def utilisation(
 ) -> float | None:
     """Model FLOPs utilisation of training (Chowdhery et al. 2022, arXiv 2204.02311, app. B), 0 to 1.
 
-    Against the bf16 peak whatever the computation's dtype; None where the peak is not known.
+    Relative to the bf16 peak for every dtype; None if the peak is unknown.
     """
     peak = peak_flops(device_kind)
     if peak is None:

@@ -12,13 +12,14 @@ Flax's leaf names and the blocks stacked on axis 0: `blocks/attn/qkv/kernel (dep
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import linen as nn
+from jaxtyping import Array, Float, Int, Num
 
 from vdt_jax.distributed.mesh import GATHERED
 from vdt_jax.errors import UserError
@@ -28,54 +29,56 @@ VDT_VARIANTS = {
     "VDT-L/2": dict(depth=28, hidden_size=1152, patch_size=2, num_heads=16),
 }
 
-# What of a block's forward pass is kept for the backward pass, which computes the rest again.
+# Rematerialisation policies: what the backward pass keeps of a block's forward pass; it computes the rest again.
 REMAT = {
     "none": jax.checkpoint_policies.save_anything_except_these_names(GATHERED),
     "full": jax.checkpoint_policies.nothing_saveable,
-    "matmuls": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # linear layers; not the attention weights
+    "matmuls": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # linear layers, not attention weights
 }
 
-# Sinusoidal tables live in `params`, as they do in the official checkpoints, and are never trained.
+# Sinusoidal tables, in `params` as in the official checkpoints, never trained.
 FROZEN_PARAMS = ("pos_embed", "time_embed")
 
 
-def sincos_embedding(positions: np.ndarray, dim: int) -> np.ndarray:
-    """Sines, then cosines, of positions (N,) at dim/2 frequencies: (N, dim) float64 (Vaswani et al. 2017, sec. 3.5)."""
+def sincos_embedding(positions: Num[np.ndarray, "..."], dim: int) -> Float[np.ndarray, "n {dim}"]:
+    """Sines, then cosines, of positions at dim/2 frequencies, in float64 (Vaswani et al. 2017, sec. 3.5)."""
     frequencies = 10000.0 ** (-np.arange(dim // 2) / (dim / 2))
     angles = positions.reshape(-1, 1) * frequencies
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
 
 
-def grid_embedding(grid: tuple[int, int], dim: int) -> np.ndarray:
-    """(rows * columns, dim): the first half of the width encodes the *column*, the second the row, as officially."""
+def grid_embedding(grid: tuple[int, int], dim: int) -> Float[np.ndarray, "n {dim}"]:
+    """Embeds a grid: half of the width encodes the *column*, then half the row, as in the official code."""
     rows, columns = np.meshgrid(np.arange(grid[0]), np.arange(grid[1]), indexing="ij")
     return np.concatenate([sincos_embedding(columns, dim // 2), sincos_embedding(rows, dim // 2)], axis=-1)
 
 
-def timestep_embedding(timesteps: jax.Array, dim: int = 256) -> jax.Array:
-    """Cosines, then sines, of timesteps (B,): (B, dim) float32 (the order of ADM, opposite to the position tables)."""
+def timestep_embedding(timesteps: Num[Array, " b"], dim: int = 256) -> Float[Array, "b {dim}"]:
+    """Cosines, then sines, of timesteps, in float32 (the order of ADM, opposite to the position tables)."""
     frequencies = np.exp(-np.log(10000.0) * np.arange(dim // 2) / (dim // 2)).astype(np.float32)
     angles = timesteps[:, None].astype(jnp.float32) * frequencies[None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def patchify(x: jax.Array, patch_size: int) -> jax.Array:
-    """(B, F, H, W, C) to tokens (B, F, N, p*p*C)."""
+def patchify(x: Float[Array, "b f h w c"], patch_size: int) -> Float[Array, "b f n d"]:
+    """Video to tokens (B, F, N, p*p*C)."""
     return rearrange(x, "b f (h p) (w q) c -> b f (h w) (p q c)", p=patch_size, q=patch_size)
 
 
-def unpatchify(tokens: jax.Array, grid: tuple[int, int], patch_size: int) -> jax.Array:
-    """Tokens (B, F, N, p*p*C) of a grid of h x w patches to (B, F, H, W, C)."""
+def unpatchify(tokens: Float[Array, "b f n d"], grid: tuple[int, int], patch_size: int) -> Float[Array, "b f h w c"]:
+    """Tokens (B, F, N, p*p*C) of a grid of patches to video: the inverse of `patchify`."""
     return rearrange(tokens, "b f (h w) (p q c) -> b f (h p) (w q) c", h=grid[0], w=grid[1], p=patch_size, q=patch_size)
 
 
-def modulate(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
-    """x (B, F, N, D) scaled and shifted per sample by (B, D)."""
+def modulate(
+    x: Float[Array, "b f n d"], shift: Float[Array, "b d"], scale: Float[Array, "b d"]
+) -> Float[Array, "b f n d"]:
+    """Scales and shifts tokens per sample."""
     return x * (1 + scale[:, None, None]) + shift[:, None, None]
 
 
 class Attention(nn.Module):
-    """Multi-head attention over frames or over the tokens of a frame: (B, F, N, D) -> (B, F, N, D).
+    """Multi-head attention over frames or over the tokens of a frame.
 
     `qkv` is one matrix (D, 3D), laid out (3, heads, head width): its Xavier bound depends on it.
     """
@@ -85,10 +88,10 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "b f n d"]) -> Float[Array, "b f n d"]:
         width = x.shape[-1]
         qkv = _dense(3 * width, self.dtype, "qkv")(x)
-        # What is attended over stands beside the head width: XLA's CPU backend then fuses the whole of the attention.
+        # The axis of attention is next to the head width: XLA's CPU backend then fuses the whole attention.
         axes = "b n k f e" if self.over == "frames" else "b f k n e"
         query, key, value = rearrange(qkv, f"b f n (three k e) -> three {axes}", three=3, k=self.num_heads)
         query = query * (width // self.num_heads) ** -0.5
@@ -105,13 +108,13 @@ class Mlp(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "b f n d"]) -> Float[Array, "b f n d"]:
         hidden = nn.gelu(_dense(self.hidden_dim, self.dtype, "fc1")(x), approximate=True)
         return _dense(x.shape[-1], self.dtype, "fc2")(hidden)
 
 
 class VDTBlock(nn.Module):
-    """Temporal attention (if `temporal`), then an adaLN-Zero block; `c` (B, D): the condition after SiLU."""
+    """Temporal attention (if `temporal`), then an adaLN-Zero block; `c` is the condition after SiLU."""
 
     num_heads: int
     mlp_ratio: float = 4.0
@@ -119,7 +122,7 @@ class VDTBlock(nn.Module):
     temporal: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, c: jax.Array) -> tuple[jax.Array, None]:
+    def __call__(self, x: Float[Array, "b f n d"], c: Float[Array, "b d"]) -> tuple[Float[Array, "b f n d"], None]:
         width = x.shape[-1]
         modulation = _dense(6 * width, self.dtype, "adaLN_modulation", zero=True)(c)
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = jnp.split(modulation, 6, axis=-1)
@@ -138,53 +141,53 @@ class VDTBlock(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """adaLN and a linear map to patches of out_channels: (B, F, N, D) -> (B, F, N, p*p*out_channels)."""
+    """adaLN and a linear map to patches, (B, F, N, p*p*out_channels)."""
 
     patch_size: int
     out_channels: int
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, c: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "b f n d"], c: Float[Array, "b d"]) -> Float[Array, "b f n patch"]:
         shift, scale = jnp.split(_dense(2 * x.shape[-1], self.dtype, "adaLN_modulation", zero=True)(c), 2, axis=-1)
         x = modulate(_layer_norm(1e-6, self.dtype, "norm_final")(x), shift, scale)
         return _dense(self.patch_size**2 * self.out_channels, self.dtype, "linear", zero=True)(x)
 
 
 class PatchEmbed(nn.Module):
-    """The official strided convolution, as the linear map of a patch that it is."""
+    """A linear map of each patch: equal to the official strided convolution."""
 
     hidden_size: int
     patch_size: int
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f n d"]:
         return _dense(self.hidden_size, self.dtype, "proj")(patchify(x, self.patch_size))
 
 
 class TimestepEmbedder(nn.Module):
-    """Sinusoidal features of timesteps (B,) through a two-layer MLP: (B, D)."""
+    """Sinusoidal features of timesteps through a two-layer MLP."""
 
     hidden_size: int
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, timesteps: jax.Array) -> jax.Array:
+    def __call__(self, timesteps: Num[Array, " b"]) -> Float[Array, "b d"]:
         features = timestep_embedding(timesteps).astype(self.dtype)
         hidden = nn.silu(_dense(self.hidden_size, self.dtype, "mlp_0", normal=True)(features))
         return _dense(self.hidden_size, self.dtype, "mlp_2", normal=True)(hidden)
 
 
 class LabelEmbedder(nn.Module):
-    """A table of num_classes + 1 rows; the last stands for "no label" (classifier-free guidance)."""
+    """A table of num_classes + 1 rows; the last means "no label" (classifier-free guidance)."""
 
     num_classes: int
     hidden_size: int
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, labels: jax.Array) -> jax.Array:
+    def __call__(self, labels: Int[Array, " b"]) -> Float[Array, "b d"]:
         table = nn.Embed(
             self.num_classes + 1,
             self.hidden_size,
@@ -207,12 +210,13 @@ class VDT(nn.Module):
       learn_sigma: whether C more channels hold the variance fraction.
       dtype: of the computation ("float32", "bfloat16"); parameters and output are float32.
       unroll: blocks per iteration of the scan over depth.
-      remat: what a block keeps for its gradient: all ("none"), what linear layers give ("matmuls"), nothing ("full").
-      temporal: False leaves out temporal attention and time_embed: a model of images, the first of two stages.
-      gather: makes a block's parameters whole before they are used, where they are split over devices.
+      remat: what a block keeps for its gradient: everything ("none"), the outputs of linear layers ("matmuls"), nothing
+        ("full").
+      temporal: False omits temporal attention and time_embed: an image model, the first of two training stages.
+      gather: gathers a block's parameters before use, where they are sharded over devices.
 
     Raises:
-      UserError: sizes that cannot be, or an input of another size.
+      UserError: sizes out of range or that do not fit together, or an input of another size.
     """
 
     input_size: int | tuple[int, int] = 32
@@ -254,15 +258,15 @@ class VDT(nn.Module):
         return self.num_classes
 
     def check_sizes(self) -> None:
-        """Raises UserError where no network of these sizes exists."""
+        """Raises UserError if a size is out of range or does not fit the others."""
         sizes = ("num_frames", "in_channels", "patch_size", "hidden_size", "depth", "num_heads", "num_classes")
         for name in sizes:
             if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} cannot be: at least 1")
+                raise UserError(f"{name} must be >= 1, got {getattr(self, name)}")
         if str(self.dtype) not in ("float32", "bfloat16") and self.dtype not in (jnp.float32, jnp.bfloat16):
-            raise UserError(f"dtype={self.dtype} cannot be: float32 or bfloat16")
+            raise UserError(f"dtype must be float32 or bfloat16, got {self.dtype}")
         if self.remat not in REMAT:
-            raise UserError(f"no remat policy '{self.remat}': choose from {', '.join(REMAT)}")
+            raise UserError(f"remat must be one of {', '.join(REMAT)}, got '{self.remat}'")
         height, width = self.frame_size
         if height % self.patch_size or width % self.patch_size or min(height, width) < 1:
             raise UserError(f"patch_size={self.patch_size} does not divide frames of {height}x{width}: change either")
@@ -270,19 +274,25 @@ class VDT(nn.Module):
             raise UserError(f"hidden_size={self.hidden_size} must be a multiple of 4 and of num_heads={self.num_heads}")
 
     @nn.compact
-    def __call__(self, x: jax.Array, timesteps: jax.Array, labels: jax.Array | None = None) -> jax.Array:
-        """
+    def __call__(
+        self,
+        x: Float[Array, "b f h w c"],
+        timesteps: Num[Array, " b"],
+        labels: Int[Array, " b"] | None = None,
+    ) -> Float[Array, "b f h w out"]:
+        """Predicts the noise, or what the diffusion is set to predict, in a noisy video.
+
         Args:
           x: noisy video or latents (B, F, H, W, C), clean where given.
           timesteps: (B,) of the original process, 0 to 999.
-          labels: (B,) in 0..num_classes, where num_classes means "no label"; None is class 0, as officially.
+          labels: (B,) in 0..num_classes, where num_classes means "no label"; None is class 0, as in the official code.
 
         Returns:
           (B, F, H, W, 2C) float32: the prediction, then the variance fraction; C channels without learn_sigma.
         """
         self.check_sizes()
         if x.shape[1:] != self.video_shape:
-            raise UserError(f"this model takes videos (F, H, W, C) = {self.video_shape}, not {tuple(x.shape[1:])}")
+            raise UserError(f"the model takes videos (F, H, W, C) = {self.video_shape}, got {tuple(x.shape[1:])}")
         labels = jnp.zeros(x.shape[0], jnp.int32) if labels is None else labels
 
         tokens = PatchEmbed(self.hidden_size, self.patch_size, self.dtype, name="x_embedder")(x)  # (B, F, N, D)
@@ -301,7 +311,7 @@ class VDT(nn.Module):
         block, gather = VDTBlock, None if self.is_initializing() else self.gather
         if gather is not None:
             block = nn.map_variables(block, "params", trans_in_fn=gather)
-        if gather is not None or self.remat != "none":  # the scan keeps the recomputation apart: CSE does no harm
+        if gather is not None or self.remat != "none":  # CSE cannot merge the recomputation across the scan's body
             block = nn.remat(block, policy=REMAT[self.remat], prevent_cse=False)
         blocks = nn.scan(
             block,
@@ -318,12 +328,13 @@ class VDT(nn.Module):
         return unpatchify(tokens, self.grid, self.patch_size).astype(jnp.float32)
 
 
-def _table(embedding: np.ndarray) -> jax.Array:
+def _table(embedding: Float[np.ndarray, "n d"]) -> Float[Array, "1 n d"]:
     return jnp.asarray(embedding[None], jnp.float32)
 
 
+@no_type_check  # the fields of nn.Dense have a type that cannot be checked at run time
 class _Linear(nn.Dense):
-    """nn.Dense on (rows, features): over more axes XLA's CPU backend takes twice as long for the kernel's gradient."""
+    """nn.Dense on (rows, features): with more axes XLA's CPU backend takes twice as long for the kernel's gradient."""
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         rows = super().__call__(inputs.reshape(-1, inputs.shape[-1]))
@@ -341,7 +352,7 @@ def _dense(features: int, dtype: Any, name: str, zero: bool = False, normal: boo
 
 
 def _layer_norm(epsilon: float, dtype: Any, name: str, affine: bool = False) -> nn.LayerNorm:
-    """LayerNorm with the two-pass variance: the fast one loses the digits that the goldens ask for."""
+    """LayerNorm with the two-pass variance: the fast one is too inexact for the goldens."""
     return nn.LayerNorm(
         epsilon=epsilon, dtype=dtype, use_bias=affine, use_scale=affine, use_fast_variance=False, name=name
     )

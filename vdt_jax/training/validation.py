@@ -1,84 +1,124 @@
-"""What a run is worth while it trains, on held-out clips: losses by task and by noise level, and a small evaluation.
+"""Validation during training: losses, metrics and pictures of held-out clips.
 
-The training loss averages over tasks and noise levels that differ by orders of magnitude, and over other draws at each
-step. Here clips, masks, noise and timesteps are the same each time, so that what changes is the model.
+The training loss averages over tasks and noise levels that differ by orders of magnitude, with new draws at each step.
+Here clips, masks, noise and timesteps are the same each time, so that only the model changes.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdt_jax.data import Source, take
-from vdt_jax.diffusion.gaussian import GaussianDiffusion, make_diffusion
+from vdt_jax.data import take
+from vdt_jax.diffusion.gaussian import GaussianDiffusion
 from vdt_jax.diffusion.masks import TASKS
+from vdt_jax.distributed.mesh import on_one_device
 from vdt_jax.evaluation.metrics.frames import psnr, ssim
-from vdt_jax.inference.generation import LoadedAutoencoder, generate_clips, respaced, sample_keys, task_masks
-from vdt_jax.latents.codec import encode_batch
+from vdt_jax.inference.functional import sample_keys
+from vdt_jax.inference.outputs import write_comparison
+from vdt_jax.inference.pipeline import Pipeline
+from vdt_jax.latents.space import batch_encoder
 from vdt_jax.models.vdt import VDT
+from vdt_jax.training.setup import Run
 
+logger = logging.getLogger(__name__)
 QUARTILES = 4
 
 
-def make_validation(
-    model: VDT,
-    diffusion_options: Mapping[str, Any],
-    source: Source,
-    *,
-    num_clips: int,
-    num_steps: int,
-    seed: int = 0,
-    vae: LoadedAutoencoder | None = None,
-) -> Callable[[Any], dict[str, float]]:
-    """A function of parameters that gives named numbers, for TensorBoard and metrics.jsonl.
-
-    `validation/TASK` and `validation/quartile Q` are `normalised` losses, averaged over the other; quartile 1 has the
-    least noise. `evaluation/TASK PSNR` (dB) and `SSIM` are those of samples, on the generated positions.
+class Validation:
+    """Measures and shows parameters on the first held-out clips.
 
     Args:
-      model, diffusion_options: as the run's config has them.
-      source: of the held-out clips.
-      num_clips: the first so many clips.
-      num_steps: sampling steps of the small evaluation.
-      seed: of everything that is drawn.
-      vae: the autoencoder of a model of latents.
+      run: its config says when, and on how many clips with how many sampling steps.
+      folder: where pictures are written.
+      stop: asked before each task is sampled; True skips this task and the rest.
     """
-    losses = _make_losses(model, make_diffusion(**diffusion_options, learn_sigma=model.learn_sigma))
-    respaced_diffusion = respaced(diffusion_options, num_steps, model.learn_sigma)
-    numbers = range(num_clips)
 
-    @functools.cache
-    def draw() -> tuple:
-        clips, keys = take(source, numbers), sample_keys(seed, numbers)
-        masks = {task: np.asarray(task_masks(seed, numbers, task, model)) for task in TASKS}
-        if vae is None:
-            return clips, clips["video"], masks, keys
-        return clips, jax.jit(encode_batch, static_argnums=0)(vae.model, vae.params, clips["video"], None), masks, keys
+    def __init__(self, run: Run, folder: Path, stop: Callable[[], bool] = lambda: False):
+        self._measured, self._shown, self._seed = run.config.validation, run.config.preview, run.config.seed
+        self._pipeline = Pipeline(run.model, None, run.config.as_json(), run.space)
+        self._source, self._mesh, self._folder, self._stop = run.held_out, run.mesh, folder, stop
+        self._losses = _make_losses(run.model, run.diffusion)
 
-    def validate(params: Any) -> dict[str, float]:
-        clips, x_start, masks, keys = draw()
-        by_task = np.asarray(losses(params, x_start, clips["labels"], np.stack(list(masks.values())), keys))
-        values = {f"validation/{task}": loss for task, loss in zip(TASKS, by_task.mean(1), strict=True)}
-        values |= {f"validation/quartile {i}": loss for i, loss in enumerate(by_task.mean(0), 1)}
-        for task, drawn in masks.items():
-            samples, mask = generate_clips(
-                model,
-                params,
-                respaced_diffusion,
-                clips["video"],
-                drawn,
-                keys,
-                vae=vae,
-                labels=clips["labels"],
-            )
-            values[f"evaluation/{task} PSNR"] = psnr(samples, clips["video"], mask).mean()
-            values[f"evaluation/{task} SSIM"] = ssim(samples, clips["video"], mask).mean()
+    def metrics_due(self, step: int) -> bool:
+        """Whether the losses and metrics of a step are wanted."""
+        return self._measured.every > 0 and step % self._measured.every == 0
+
+    def pictures_due(self, step: int, last_step: int) -> bool:
+        """Whether the pictures of a step are wanted; those of the last step are."""
+        return self._shown.every > 0 and (step % self._shown.every == 0 or step == last_step)
+
+    def __call__(self, params: Any, step: int, *, metrics: bool = True, pictures: bool = False) -> dict[str, float]:
+        """Samples every task once, for metrics, for pictures, or for both; every process must call it.
+
+        Args:
+          params: of the network, on the mesh of the run.
+          step: after which they are what they are.
+          metrics: whether losses and metrics are wanted. The sampling steps are then those of `validation`.
+          pictures: whether samples are written, one GIF and one PNG a task and clip.
+
+        Returns:
+          With `metrics`, in the first process, if `stop` did not interrupt: `validation/TASK` and
+          `validation/quartile Q`, `normalised` losses, each averaged over the other (quartile 1 has the least noise),
+          and `evaluation/TASK PSNR` (dB) and `SSIM` on the generated positions. Otherwise nothing.
+        """
+        params = on_one_device(params, self._mesh)
+        if jax.process_index() > 0:
+            return {}
+        values = self._measure_losses(params) if metrics else {}
+        measured, shown = self._measured.num_clips if metrics else 0, self._shown.num_clips if pictures else 0
+        clips = {name: array[: max(measured, shown)] for name, array in self._clips.items()}
+        truth, folder, sampled = clips["video"], self._folder / f"step_{step:07d}", []
+        for task, samples, mask in self._sample(params, clips, (self._measured if metrics else self._shown).num_steps):
+            sampled.append(task)
+            if metrics:
+                arrays = samples[:measured], truth[:measured], mask[:measured]
+                values[f"evaluation/{task} PSNR"] = psnr(*arrays).mean()
+                values[f"evaluation/{task} SSIM"] = ssim(*arrays).mean()
+            for n in range(shown):
+                write_comparison(folder / f"{task}_{n}", truth[n], mask[n], [samples[n]])
+        if len(sampled) < len(TASKS):
+            return {}
+        if pictures:
+            logger.info(f"samples of every task: {folder}")
         return {name: float(value) for name, value in values.items()}
 
-    return validate
+    def _sample(self, params: Any, clips: dict, num_steps: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+        """The samples (B, F, H, W, C) of each task, and the mask over them (B, F, H, W, 1)."""
+        pipeline = dataclasses.replace(self._pipeline, params=params)
+        diffusion, numbers = pipeline.diffusion(num_steps), range(len(clips["video"]))
+        for task in TASKS:
+            if self._stop():
+                return
+            mask, keys = pipeline.task_masks(task, numbers, self._seed), sample_keys(self._seed, numbers)
+            yield task, *pipeline.complete(clips["video"], mask, keys, diffusion=diffusion, labels=clips["labels"])
+
+    def _measure_losses(self, params: Any) -> dict[str, float]:
+        by_task = np.asarray(self._losses(params, *self._loss_inputs))
+        values = {f"validation/{task}": loss for task, loss in zip(TASKS, by_task.mean(1), strict=True)}
+        return values | {f"validation/quartile {i}": loss for i, loss in enumerate(by_task.mean(0), 1)}
+
+    @functools.cached_property
+    def _clips(self) -> dict[str, np.ndarray]:
+        """The clips that are measured or shown."""
+        return take(self._source, range(max(part.num_clips for part in (self._measured, self._shown) if part.every)))
+
+    @functools.cached_property
+    def _loss_inputs(self) -> tuple[Any, np.ndarray, np.ndarray, jax.Array]:
+        """What the network learns to denoise, labels, masks (tasks, B, F, h, w, 1), and a key for each clip."""
+        numbers, space = range(self._measured.num_clips), self._pipeline.space
+        x_start, labels = (self._clips[name][: len(numbers)] for name in ("video", "labels"))
+        encoder = batch_encoder(space, self._source)
+        if encoder is not None:
+            x_start = jax.jit(encoder.encode)(encoder.weights, x_start, None)  # the mode
+        masks = [np.asarray(self._pipeline.task_masks(task, numbers, self._seed)) for task in TASKS]
+        return x_start, labels, np.stack(masks), sample_keys(self._seed, numbers)
 
 
 def _make_losses(model: VDT, diffusion: GaussianDiffusion) -> Callable[..., jax.Array]:

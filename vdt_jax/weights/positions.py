@@ -44,6 +44,6 @@ def resize_time_embed(time_embed: np.ndarray, num_frames: int) -> np.ndarray:
     """
     _, old, width = time_embed.shape
     if not np.allclose(time_embed[0], sincos_embedding(np.arange(old), width), atol=1e-3):
-        raise UserError("time_embed is not the sinusoidal table: --num_frames cannot resize it")
+        raise UserError("time_embed is not the sinusoidal table: num_frames cannot resize it")
     positions = np.linspace(0, old - 1, num_frames)
     return sincos_embedding(positions, width)[None].astype(np.float32)

@@ -1,13 +1,16 @@
 """Which part of a file is the weights, and what the rest of it is."""
 
 import os
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vdt_jax.errors import UserError
-from vdt_jax.weights.safe_pickle import Ignored, load_weights
+from vdt_jax.weights.safetensors_files import load_safetensors
 from vdt_jax.weights.tables import StateDict, some
+from vdt_jax.weights.torch_files import Ignored, load_torch
+from vdt_jax.weights.untrusted import shown
 
 WEIGHTS = ("ema", "model")
 _PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel, and of torch.compile
@@ -26,25 +29,31 @@ class Source(NamedTuple):
     ignored: dict[str, str]
 
 
+def load_weights(path: str | os.PathLike) -> Any:
+    """`load_safetensors` for names that end in .safetensors, else `load_torch`."""
+    return load_safetensors(path) if Path(path).suffix == ".safetensors" else load_torch(path)
+
+
 def read_source(path: str | os.PathLike, weights: str | None = None) -> Source:
     """Finds the weights in a file.
 
     Known shapes: a state_dict; {"model", "ema", ...}, as trainers in the style of DiT save; {"state_dict": ...}.
 
     Args:
-      weights: "ema" or "model", where a file has both; None is the average.
+      path: of a torch or safetensors file.
+      weights: "ema" or "model", where a file has both; None is the EMA.
 
     Raises:
       UserError: a file of another shape, or without the weights asked for.
     """
     if weights not in (None, *WEIGHTS):
-        raise UserError(f"--weights={weights} cannot be: choose from {', '.join(WEIGHTS)}")
+        raise UserError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")
     value = load_weights(path)
     if not isinstance(value, dict) or not value:
         raise UserError(f"{path} holds no dict of tensors but a {type(value).__name__}: save model.state_dict()")
     if _is_state_dict(value):
         if weights is not None:
-            raise UserError(f"{path} is one state_dict: leave out --weights={weights}")
+            raise UserError(f"{path} is one state_dict: leave out weights={weights}")
         return Source(_strip(value, path), {})
     parts = [name for name in (*WEIGHTS, "state_dict") if _is_state_dict(value.get(name))]
     if not parts:
@@ -54,21 +63,21 @@ def read_source(path: str | os.PathLike, weights: str | None = None) -> Source:
         )
     chosen = weights or parts[0]
     if chosen not in parts:
-        raise UserError(f"{path} has no {chosen!r} weights, only {', '.join(parts)}: choose another --weights")
+        raise UserError(f"{path} has no {chosen!r} weights, only {', '.join(parts)}: choose another value of weights")
     ignored, unknown = {}, []
     for name, part in value.items():
         if name == chosen:
             continue
         if name in parts:
-            ignored[name] = f"not chosen: --weights={name} takes it" if name in WEIGHTS else "not chosen"
+            ignored[name] = f"not chosen: weights={name} takes it" if name in WEIGHTS else "not chosen"
         elif name in _REASONS:
             ignored[name] = _REASONS[name]
         elif isinstance(part, int | float | str | Ignored | None):
-            ignored[str(name)] = "no tensor"
+            ignored[shown(name)] = "no tensor"
         else:
             unknown.append(f"{name} (a {type(part).__name__})")
     if unknown:
-        raise UserError(f"{path} has weights in {chosen!r}, and what nobody here knows: {some(unknown)}")
+        raise UserError(f"{path} has weights in {chosen!r}, and parts that are not known: {some(unknown)}")
     return Source(_strip(value[chosen], path), ignored)
 
 

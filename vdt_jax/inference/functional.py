@@ -1,0 +1,311 @@
+"""Sampling without files or pixels: `generate`, a pure function of arrays, and `generate_on_devices`, which runs it on
+a batch of any size.
+
+Both run the loop of a sampler in one compiled program, which serves every batch of the same shape and all scales of
+guidance. `generate_on_devices` spreads the batch over the devices, and can run the loop in chunks to report progress.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from vdt_jax.diffusion.gaussian import GaussianDiffusion
+from vdt_jax.diffusion.guidance import guide
+from vdt_jax.diffusion.masks import task_mask
+from vdt_jax.diffusion.samplers import SAMPLERS, Loop, sample_noise
+from vdt_jax.errors import UserError
+from vdt_jax.models.vdt import VDT
+
+AnyArray = Array | np.ndarray
+Scale = jax.Array | float | int | None
+
+_SAMPLER_OF = {"eta": "ddim", "resamples": "repaint"}
+_NUM_CHUNKS = 20  # of a loop that reports progress
+
+
+def sample_keys(seed: int, numbers: Iterable[int]) -> Key[Array, " b"]:
+    """A random key for each sample number (B,): a sample depends on the seed and its number, not on its batch."""
+    return jax.vmap(lambda number: jax.random.fold_in(jax.random.key(seed), number))(jnp.asarray(list(numbers)))
+
+
+def task_masks(
+    seed: int, numbers: Iterable[int], task: str, model: VDT, num_given: int | None = None
+) -> Float[Array, "b f h w 1"]:
+    """The masks of a task for these sample numbers, over what the model denoises; 1 = generate, 0 = given.
+
+    See `diffusion.masks.task_mask` for the tasks and for `num_given`.
+    """
+    return _task_masks(sample_keys(seed, numbers), task, model.video_shape[:3], num_given)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
+def _task_masks(keys: Any, task: str, shape: tuple[int, int, int], num_given: int | None) -> Any:
+    return jax.vmap(lambda key: task_mask(jax.random.fold_in(key, 1), task, shape, num_given))(keys)
+
+
+def generate(
+    model: VDT,
+    params: PyTree,
+    diffusion: GaussianDiffusion,
+    clean: Float[AnyArray, "b f h w c"],
+    mask: Float[AnyArray, "b f h w 1"],
+    keys: Key[Array, " b"],
+    *,
+    sampler: str = "ddpm",
+    labels: Int[AnyArray, " b"] | None = None,
+    **options: Scale,
+) -> Float[Array, "b f h w c"]:
+    """Samples the positions that the mask selects: a pure function, for use within `jax.jit`, `jax.vmap`, `jax.grad`.
+
+    Args:
+      model: the network.
+      params: its parameters.
+      diffusion: the respaced process; its length is the number of network calls.
+      clean: (B, F, h, w, C) in [-1, 1], or latents; read where mask = 0.
+      mask: (B, F, h, w, 1), 1 = generate, 0 = given.
+      keys: (B,) one random key for each sample.
+      sampler: one of SAMPLERS.
+      labels: (B,) classes in 0..num_classes; the last, the default, means "no label". Ignored by a model of one class.
+      options: `guidance` and `mask_guidance`, scales of `guide`; `eta` of `ddim`, 0 to 1; `resamples` of `repaint`, at
+        least 1, which has no reverse-mode gradient. None is the same as leaving an option out.
+
+    Returns:
+      The samples (B, F, h, w, C), equal to `clean` where mask = 0.
+
+    Raises:
+      UserError: an unknown sampler, an option of another sampler or out of range, or unknown labels. Values that are
+        traced are not checked.
+    """
+    inputs = (model, params, diffusion, clean, mask, keys)
+    return _generate(_request(*inputs, sampler=sampler, labels=labels, **options))
+
+
+def generate_on_devices(
+    model: VDT,
+    params: PyTree,
+    diffusion: GaussianDiffusion,
+    clean: Float[AnyArray, "b f h w c"],
+    mask: Float[AnyArray, "b f h w 1"],
+    keys: Key[Array, " b"],
+    *,
+    on_steps: Callable[[int], object] | None = None,
+    **options: Any,
+) -> Float[np.ndarray, "b f h w c"]:
+    """`generate` for a batch of any size, spread over the devices that hold the parameters.
+
+    Args:
+      model, params, diffusion, clean, mask, keys: as for `generate`; `params` on the devices to sample on.
+      on_steps: called with the number of steps done since the last call, some 20 times in all. It changes no bits.
+      options: of `generate`.
+
+    Returns:
+      The samples (B, F, h, w, C). Hosts that share the parameters must all call this, with the same values, and each
+      receives all samples.
+
+    Raises:
+      UserError: as `generate`.
+    """
+    request = _spread(_request(model, params, diffusion, clean, mask, keys, **options))
+    state, num_steps = _begin(request), len(diffusion.schedule)
+    chunk = num_steps if on_steps is None else -(-num_steps // _NUM_CHUNKS)
+    for first in range(0, num_steps, chunk):
+        last = min(first + chunk, num_steps)
+        state = _advance(request, state, first, last)
+        if on_steps is not None:
+            jax.block_until_ready(state)
+            on_steps(last - first)
+    samples = _finish(request, state)
+    if not samples.is_fully_addressable:
+        samples = multihost_utils.process_allgather(samples, tiled=True)
+    return np.asarray(samples)[: len(keys)]
+
+
+def measure_step(
+    model: VDT,
+    params: PyTree,
+    diffusion: GaussianDiffusion,
+    clean: Float[AnyArray, "b f h w c"],
+    mask: Float[AnyArray, "b f h w 1"],
+    keys: Key[Array, " b"],
+    **options: Any,
+) -> tuple[int, float]:
+    """Memory and time of `generate_on_devices` with the same arguments.
+
+    Returns:
+      Bytes on each device, parameters included, and seconds of one step.
+    """
+    request = _spread(_request(model, params, diffusion, clean, mask, keys, **options))
+    state = _begin(request)
+    program = _advance.lower(request, state, 0, 1).compile()
+    memory: Any = program.memory_analysis()
+    size = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+    size -= memory.alias_size_in_bytes  # the state is donated
+    state = jax.block_until_ready(program(request, state, 0, 1))
+    start = time.monotonic()
+    jax.block_until_ready(program(request, state, 0, 1))
+    return size, time.monotonic() - start
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class _Request:
+    """The arguments of `generate`, checked; static are those that a program is compiled for."""
+
+    model: VDT = dataclasses.field(metadata={"static": True})
+    diffusion: GaussianDiffusion = dataclasses.field(metadata={"static": True})
+    sampler: str = dataclasses.field(metadata={"static": True})
+    # Checked by `generate`; JAX also builds this class with leaves that are not arrays.
+    params: Any
+    clean: Any  # (B, F, h, w, C)
+    mask: Any  # (B, F, h, w, 1)
+    keys: Any  # (B,)
+    labels: Any  # (B,)
+    guidance: Any
+    mask_guidance: Any
+    sampler_options: dict[str, Any]
+
+    def sample(self, loop: Loop = jax.lax.fori_loop) -> Float[Array, "b f h w c"]:
+        """Runs the sampler with this loop."""
+        params = _cast_kernels(self.params, self.model.dtype)
+        clean, mask, labels = (jnp.asarray(x) for x in (self.clean, self.mask, self.labels))
+
+        def network(x_t, timesteps, labels) -> Any:
+            return self.model.apply({"params": params}, x_t, timesteps, labels)
+
+        noise = sample_noise(jax.vmap(lambda key: jax.random.fold_in(key, 3))(self.keys), clean.shape[1:])
+        denoise_fn = guide(
+            network,
+            self.diffusion,
+            labels,
+            clean,
+            mask,
+            noise,
+            null_label=self.model.null_label,
+            guidance=self.guidance,
+            mask_guidance=self.mask_guidance,
+        )
+        sampler = SAMPLERS[self.sampler]
+        return sampler(self.diffusion, denoise_fn, self.keys, clean, mask, loop=loop, **self.sampler_options)
+
+
+def _request(
+    model: VDT,
+    params: PyTree,
+    diffusion: GaussianDiffusion,
+    clean: AnyArray,
+    mask: AnyArray,
+    keys: jax.Array,
+    *,
+    sampler: str = "ddpm",
+    labels: Int[AnyArray, " b"] | None = None,
+    guidance: Scale = None,
+    mask_guidance: Scale = None,
+    **sampler_options: Scale,
+) -> _Request:
+    """Checks the arguments of `generate` and fills in its defaults."""
+    sampler_options = {name: value for name, value in sampler_options.items() if value is not None}
+    _check_sampler(sampler, sampler_options)
+    if guidance is not None and model.num_classes == 1:
+        raise UserError("guidance needs a model with classes, and this one has no classes: use mask_guidance")
+    if guidance is not None and labels is None:
+        raise UserError(f"guidance={guidance} needs labels: pass the class of each sample")
+    if model.num_classes == 1:
+        labels = np.zeros(len(keys), np.int32)
+    elif labels is None:
+        labels = np.full(len(keys), model.null_label, np.int32)
+    elif _known(labels) and not bool(((labels >= 0) & (labels <= model.num_classes)).all()):
+        raise UserError(f"labels must be 0 to {model.num_classes} (the last is 'no label'), got {labels.tolist()}")
+    static, arrays = (model, diffusion, sampler), (params, clean, mask, keys, labels)
+    return _Request(*static, *arrays, guidance, mask_guidance, sampler_options)
+
+
+def _check_sampler(sampler: str, options: dict[str, Any]) -> None:
+    if sampler not in SAMPLERS:
+        raise UserError(f"sampler must be one of {', '.join(SAMPLERS)}, got '{sampler}'")
+    for name, value in options.items():
+        if name not in _SAMPLER_OF:
+            raise TypeError(f"generate() got an unexpected keyword argument '{name}'")
+        if sampler != _SAMPLER_OF[name]:
+            raise UserError(f"{name}={value} is for sampler {_SAMPLER_OF[name]}, not {sampler}: leave it out")
+        minimum, maximum = {"eta": (0, 1), "resamples": (1, np.inf)}[name]
+        if _known(value) and not value >= minimum:
+            raise UserError(f"{name} must be >= {minimum}, got {value}")
+        if _known(value) and not value <= maximum:
+            raise UserError(f"{name} must be <= {maximum}, got {value}")
+
+
+def _known(value: Any) -> bool:
+    """Whether a value can be checked now: not while a function of it is traced."""
+    return not isinstance(value, Tracer)
+
+
+def _cast_kernels(params: PyTree, dtype: Any) -> PyTree:
+    """Casts matrices to the dtype that the layers would cast them to in each call, once for all steps."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: leaf.astype(dtype) if path[-1].key == "kernel" else leaf, params
+    )
+
+
+def _spread(request: _Request) -> _Request:
+    """The request with its samples divided evenly over the devices; the last sample is repeated to fill them."""
+    mesh, size = _mesh_of(request.params), len(request.keys)
+    inputs: dict[str, Any] = {name: np.asarray(getattr(request, name)) for name in ("clean", "mask", "labels")}
+    inputs["keys"] = request.keys
+    if size % mesh.size:
+        rows = np.minimum(np.arange(-(-size // mesh.size) * mesh.size), size - 1)
+        inputs = {name: x[rows] for name, x in inputs.items()}
+    inputs = jax.device_put(inputs, NamedSharding(mesh, PartitionSpec("samples")))
+    return dataclasses.replace(request, **inputs)
+
+
+def _mesh_of(params: PyTree) -> Mesh:
+    """The devices that hold the parameters: of all hosts, or of one host that samples alone."""
+    leaf = jax.tree.leaves(params)[0]
+    devices = leaf.sharding.device_set if isinstance(leaf, jax.Array) else jax.local_devices()[:1]
+    ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(ordered), ("samples",), axis_types=(AxisType.Auto,))
+
+
+@jax.jit
+def _generate(request: _Request) -> Float[Array, "b f h w c"]:
+    return request.sample()
+
+
+@jax.jit
+def _begin(request: _Request) -> PyTree:
+    """The state of the sampler's loop before the first step."""
+    return _state_after(request, lambda lower, upper, step, state: state)
+
+
+@functools.partial(jax.jit, donate_argnums=1)
+def _advance(request: _Request, state: PyTree, first: Any, last: Any) -> PyTree:
+    """The state after the steps first, ..., last - 1, given the state before them."""
+    return _state_after(request, lambda lower, upper, step, _: jax.lax.fori_loop(first, last, step, state))
+
+
+@jax.jit
+def _finish(request: _Request, state: PyTree) -> Float[Array, "b f h w c"]:
+    """The samples, given the state after the last step."""
+    return request.sample(lambda lower, upper, step, _: state)
+
+
+def _state_after(request: _Request, loop: Loop) -> PyTree:
+    """What `loop` returns to the sampler, which itself returns the samples only."""
+    states = []
+
+    def keep(*arguments):
+        states.append(loop(*arguments))
+        return states[0]
+
+    request.sample(keep)
+    return states[0]

@@ -1,0 +1,189 @@
+"""What a training run is described by: `TrainConfig`, which train.py makes of a recipe of configs/.
+
+Each nested section holds keyword arguments of what its docstring names. Everything is checked when a `TrainConfig` is
+made, before anything is compiled or opened.
+"""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+from vdt_jax.diffusion.gaussian import LOSSES, PREDICTIONS
+from vdt_jax.diffusion.masks import MIXTURES
+from vdt_jax.diffusion.schedules import NOISE_SCHEDULES
+from vdt_jax.errors import UserError
+from vdt_jax.inference.options import MAX_SEED
+from vdt_jax.models.vdt import REMAT, VDT
+from vdt_jax.options import option, validate
+from vdt_jax.training.optimizer import DECAYS, OPTIMIZERS
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """Of `vdt_jax.models.vdt.VDT`; VDT_VARIANTS there has the paper's sizes."""
+
+    input_size: tuple[int, ...] = option((32, 32), "Height and width of a frame, in pixels or latent cells.", minimum=1)
+    num_frames: int = option(16, "Frames of a clip.", minimum=1)
+    in_channels: int = option(4, "Channels of a frame: 3 or 1 in pixels, those of the latents otherwise.", minimum=1)
+    patch_size: int = option(2, "Height and width of a patch.", minimum=1)
+    hidden_size: int = option(384, "Width of the transformer.", minimum=1)
+    depth: int = option(12, "Blocks.", minimum=1)
+    num_heads: int = option(6, "Attention heads.", minimum=1)
+    mlp_ratio: float = option(4.0, "Width of the MLPs over hidden_size.", minimum=0.25, maximum=64)
+    num_classes: int = option(1, "Classes of the labels; 1 is unlabelled.", minimum=1)
+    learn_sigma: bool = option(True, "Predict the variance of the reverse process, too.")
+    dtype: str = option("float32", "Type of the computation; parameters are float32.", choices=("float32", "bfloat16"))
+    unroll: int = option(1, "Blocks per iteration of the scan over depth.", minimum=1)
+    remat: str = option(
+        "matmuls",
+        "Rematerialisation: what of a block is kept for its gradient; none keeps all, full nothing.",
+        choices=tuple(REMAT),
+    )
+    temporal: bool = option(True, "False for a model of images, the first stage of training in two.")
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionOptions:
+    """Of `vdt_jax.diffusion.gaussian.make_diffusion`."""
+
+    noise_schedule: str = option("linear", "Noise schedule.", choices=tuple(NOISE_SCHEDULES))
+    num_diffusion_timesteps: int = option(1000, "Timesteps.", minimum=1)
+    prediction: str = option("eps", "What the network predicts.", choices=PREDICTIONS)
+    loss_on: str | None = option(
+        None, "What the squared error is taken of; default: of the prediction.", choices=PREDICTIONS
+    )
+    min_snr_gamma: float | None = option(None, "Limit of the loss weight of a noise level, e.g. 5.", above=0)
+    clip_denoised: bool = option(False, "Clip predictions of x_start to [-1, 1]: for pixels.")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOptions:
+    """Of `vdt_jax.training.step.loss_fn` and `draw_examples`."""
+
+    loss: str = option("normalised", "Mean over generated positions, or as the official code.", choices=LOSSES)
+    mask_mixture: str = option("varied", "Distribution of the masks.", choices=MIXTURES)
+    label_dropout: float = option(0.1, "Share of samples without their label, for guidance.", minimum=0, maximum=1)
+    noise_shift: float = option(1.0, "More than 1 trains at more noise.", above=0, maximum=1000)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerOptions:
+    """Of `vdt_jax.training.optimizer.make_optimizer`."""
+
+    name: str = option("adamw", "Optimizer; muon is for the kernels of the blocks.", choices=OPTIMIZERS)
+    weight_decay: float = option(0.0, "Decoupled weight decay.", minimum=0)
+    clip_norm: float = option(1.0, "Limit of the global gradient norm.", above=0)
+    b2: float = option(0.999, "Decay of the second moment.", minimum=0, below=1)
+    frozen: str = option("", "Regex of paths of parameters that are not trained, e.g. blocks/(attn|mlp).")
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningRateOptions:
+    """Of `vdt_jax.training.optimizer.make_learning_rate`."""
+
+    peak: float = option(1e-4, "Learning rate after the warm-up.", minimum=0, maximum=1)
+    warmup_steps: int = option(1_000, "Steps of linear warm-up.", minimum=0)
+    decay: str = option("constant", "Decay after the warm-up.", choices=DECAYS)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshOptions:
+    """Of `vdt_jax.distributed.mesh.make_mesh` (docs/scaling.md)."""
+
+    fsdp: int = option(1, "Devices over which parameters, EMA and optimizer state are split.", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class PreviewOptions:
+    """Samples of the EMA weights for every task on held-out clips, written to WORKDIR/samples.
+
+    At a step with validation, its samples are shown: `num_steps` is then that of the validation.
+    """
+
+    every: int = option(2_000, "Steps between previews; 0 for none.", minimum=0)
+    num_steps: int = option(50, "Sampling steps.", minimum=1)
+    num_clips: int = option(2, "Number of clips.", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationOptions:
+    """Losses by task and noise level, PSNR and SSIM of samples: EMA weights, held-out clips."""
+
+    every: int = option(2_000, "Steps between validations; 0 for none.", minimum=0)
+    num_steps: int = option(25, "Sampling steps.", minimum=1)
+    num_clips: int = option(8, "Number of clips.", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A training run.
+
+    Raises:
+      UserError: a value that is not allowed, or values that do not go together.
+    """
+
+    seed: int = option(0, "Seed of all random draws.", minimum=0, maximum=MAX_SEED)
+    batch_size: int = option(32, "Global batch size.", minimum=1)
+    total_steps: int = option(100_000, "Training steps.", minimum=1)
+    log_every: int = option(100, "Steps between lines of metrics.", minimum=1)
+    checkpoint_every: int = option(2_000, "Steps between checkpoints.", minimum=1)
+    keep_checkpoints: int = option(3, "Number of newest checkpoints that are kept.", minimum=1)
+    keep_every: int | None = option(None, "Checkpoints of steps that it divides are kept for good.", minimum=1)
+    mesh: MeshOptions = option(MeshOptions(), "Devices.")
+    grad_accum: int = option(1, "Parts that a batch is taken in, one after the other, to save memory.", minimum=1)
+    init_from: str | None = option(None, "Converted folder or working directory with parameters to start from.")
+    init_fresh: str | None = option(None, "Paths that are not taken from there, e.g. y_embedder,time_embed.")
+    model: ModelOptions = option(ModelOptions(), "The network.")
+    vae: str | None = option(
+        None, "Autoencoder of a model of latents, as --vae of sample.py; encodes batches and is not trained."
+    )
+    diffusion: DiffusionOptions = option(DiffusionOptions(), "The diffusion process.")
+    loss: LossOptions = option(LossOptions(), "The loss.")
+    optimizer: OptimizerOptions = option(OptimizerOptions(), "The optimizer.")
+    learning_rate: LearningRateOptions = option(LearningRateOptions(), "The learning rate.")
+    ema_decay: float = option(0.9999, "Decay of the EMA of the parameters.", minimum=0, maximum=1)
+    data: dict[str, Any] = dataclasses.field(
+        default_factory=lambda: {"name": "synthetic"},
+        metadata={"help": "`name` and keyword arguments of a data source, which checks them (docs/data.md)."},
+    )
+    data_threads: int = option(2, "Threads that read ahead.", minimum=1)
+    preview: PreviewOptions = option(PreviewOptions(), "Previews.")
+    validation: ValidationOptions = option(ValidationOptions(), "Validation.")
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if len(self.model.input_size) != 2:
+            raise UserError(f"model.input_size must be (height, width), got {self.model.input_size}")
+        VDT(**vars(self.model)).check_sizes()
+        if not isinstance(self.data.get("name"), str):
+            raise UserError(f"data.name must be a text, got {self.data.get('name')!r}")
+        for name, value in self.data.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"data.{name} must be a finite number, got {value}")
+        limit = self.diffusion.num_diffusion_timesteps
+        if self.diffusion.noise_schedule == "linear" and limit <= 20:  # its last beta, 20 / limit, must be below 1
+            raise UserError(f"diffusion.num_diffusion_timesteps must be > 20 with the linear schedule, got {limit}")
+        for name, section in (("preview", self.preview), ("validation", self.validation)):
+            if section.every and section.num_steps > limit:
+                raise UserError(
+                    f"{name}.num_steps must be <= diffusion.num_diffusion_timesteps={limit}, got {section.num_steps}"
+                )
+
+    def as_json(self) -> dict[str, Any]:
+        """The nested dictionary that config.json holds."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+
+@dataclasses.dataclass(frozen=True)
+class RunOptions:
+    """Where and how far train.py runs; not a part of what is trained."""
+
+    workdir: str | None = option(None, "Working directory; default: runs/<recipe>.")
+    stop_after: int | None = option(None, "Save and stop after this step; re-run the command to resume.", minimum=1)
+    coordinator: str | None = option(None, "host:port of process 0, where SLURM or a TPU does not say it.")
+    num_processes: int | None = option(None, "Number of processes of the run, with --coordinator.")
+    process_id: int | None = option(None, "Number of this process, from 0, with --coordinator.")
+
+    def __post_init__(self) -> None:
+        validate(self)

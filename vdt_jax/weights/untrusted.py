@@ -1,0 +1,44 @@
+"""What the readers of untrusted files share: the mapped bytes, and errors that are safe to print."""
+
+import contextlib
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from vdt_jax.errors import UnsafeFileError, UserError
+
+
+@contextlib.contextmanager
+def mapped(path: str | os.PathLike, kind: str) -> Iterator[np.ndarray]:
+    """Maps a file read-only; bytes are read when they are used.
+
+    Args:
+      path: a regular file.
+      kind: of file, for the error where there is none.
+
+    Yields:
+      The bytes, (N,) uint8.
+
+    Raises:
+      UserError: no such file.
+      UnsafeFileError: the file is empty, or the block raised one, which then names the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no file {path}: give {kind}")
+    try:
+        if path.stat().st_size == 0:
+            raise UnsafeFileError("the file is empty")
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        yield np.frombuffer(data, np.uint8)
+    except UnsafeFileError as error:
+        raise UnsafeFileError(f"{path} was not loaded: {error}") from None
+
+
+def shown(text: object) -> str:
+    """A text from a file as it may stand in a message: at most 200 characters, control characters escaped."""
+    return repr(str(text)[:200])[1:-1]
