@@ -33,7 +33,7 @@ from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.errors import UserError
 from vdt_jax.inference.functional import generate_on_devices, sample_keys
 from vdt_jax.latents.codec import sample_posterior
-from vdt_jax.latents.space import LoadedAutoencoder
+from vdt_jax.latents.space import VaeSpace
 from vdt_jax.models.autoencoder import AutoencoderKL
 from vdt_jax.models.vdt import REMAT, VDT, VDT_VARIANTS
 from vdt_jax.training.optimizer import make_learning_rate, make_optimizer
@@ -197,7 +197,7 @@ def sampling_pair(
     return theirs, lambda: jax.block_until_ready(generate_on_devices(ours, params, diffusion, clean, mask, keys))
 
 
-def autoencoder_pair(official: Official, mode: str) -> tuple[Any, LoadedAutoencoder]:
+def autoencoder_pair(official: Official, mode: str) -> tuple[Any, VaeSpace]:
     """The autoencoder of Stable Diffusion as diffusers builds it, with random weights, and ours with the same."""
     from diffusers import AutoencoderKL as TheirAutoencoder
 
@@ -219,11 +219,11 @@ def autoencoder_pair(official: Official, mode: str) -> tuple[Any, LoadedAutoenco
         raise SystemExit(f"decoded frames differ by {difference:.1e} of the largest value: not the same autoencoder")
     if mode == "compiled":
         theirs.encoder, theirs.decoder = torch.compile(theirs.encoder), torch.compile(theirs.decoder)
-    return theirs.to(official.device).eval(), LoadedAutoencoder(model, params)
+    return theirs.to(official.device).eval(), VaeSpace(model, params)
 
 
 def video_pair(
-    official: Official, ours: VDT, params: Any, autoencoders: tuple[Any, LoadedAutoencoder], num_steps: int
+    official: Official, ours: VDT, params: Any, autoencoders: tuple[Any, VaeSpace], num_steps: int
 ) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Interpolation from pixels to pixels."""
     theirs_vae, vae = autoencoders
@@ -262,14 +262,14 @@ def video_pair(
     return theirs, mine
 
 
-def encode_all(vae: LoadedAutoencoder, clips: jax.Array) -> jax.Array:
+def encode_all(vae: VaeSpace, clips: jax.Array) -> jax.Array:
     """Scaled latents (B, F, h, w, C) of clips (B, F, H, W, 3), all frames at once, drawn from the posterior."""
     moments: Any = vae.model.apply({"params": vae.params}, clips.reshape(-1, *clips.shape[2:]), method="encode")
     latents = sample_posterior(*moments, jax.random.key(0)) * vae.model.scaling_factor
     return latents.reshape(*clips.shape[:2], *latents.shape[1:])
 
 
-def decode_all(vae: LoadedAutoencoder, latents: jax.Array) -> Any:
+def decode_all(vae: VaeSpace, latents: jax.Array) -> Any:
     """Frames (B * F, H, W, 3) of scaled latents (B, F, h, w, C), all at once."""
     latents = latents.reshape(-1, *latents.shape[2:]) / vae.model.scaling_factor
     return vae.model.apply({"params": vae.params}, latents, method="decode")

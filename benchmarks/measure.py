@@ -1,4 +1,4 @@
-"""Timings with their spread, and reports that say where, when and with what they were taken."""
+"""Timings with their spread, and reports with the date, the hardware and the versions."""
 
 import datetime
 import json
@@ -29,9 +29,9 @@ class Timing(NamedTuple):
 
 
 def timed(*calls: Callable[[], Any], repeats: int) -> list[Timing]:
-    """Times functions that wait for their result, after one call each that is not counted.
+    """Times functions that block until their result is there, after one warm-up call each.
 
-    They take turns, so that whatever else the machine does meets them alike.
+    They take turns, so that other load on the machine affects all of them.
     """
     for call in calls:
         call()
@@ -45,14 +45,14 @@ def timed(*calls: Callable[[], Any], repeats: int) -> list[Timing]:
 
 
 def counted_memory(compiled: Any) -> str:
-    """Bytes that a compiled program needs, by the compiler's count."""
+    """The memory that a compiled program needs, by the compiler's count."""
     count = compiled.memory_analysis()
     total = count.argument_size_in_bytes + count.output_size_in_bytes + count.temp_size_in_bytes
     return f"{(total - count.alias_size_in_bytes) / 2**30:.2f} GiB by the compiler's count"
 
 
 def environment(*packages: str) -> dict[str, Any]:
-    """What a figure means nothing without."""
+    """The date, the hardware and the versions of a measurement."""
     device = jax.devices()[0]
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -1,4 +1,4 @@
-"""Reports of evaluate.py: compared number by number, and as a table."""
+"""Reports of evaluate.py: comparing two, number by number, and a table in Markdown."""
 
 import math
 import platform
@@ -9,7 +9,7 @@ _COLUMNS = ("PSNR", "SSIM", "LPIPS", "FVD", "motion")
 
 
 def differences(report: dict, committed: dict) -> list[str]:
-    """Every number that is missing or more than the tolerance from the committed one, a line each."""
+    """A line for each number that is missing or differs from the committed one by more than the tolerance."""
     problems = []
     for task, rows in committed["tasks"].items():
         for what, expected in rows.items():
@@ -23,7 +23,7 @@ def differences(report: dict, committed: dict) -> list[str]:
 
 
 def markdown_table(report: dict) -> str:
-    """The table, and a line that says with what it was made."""
+    """The table, and a line with the settings and versions that it was made with."""
     protocol, against = report["protocol"], report["truth against other truth"].get("FVD", math.nan)
     itself = report["truth against itself"].get("FVD", math.nan)
     lines = ["| task | what | PSNR | SSIM | LPIPS | FVD | motion |", "|---|---|---|---|---|---|---|"]

@@ -1,8 +1,8 @@
-"""How far samplers end from the solution of the probability-flow ODE, against their number of network calls.
+"""The distance of samplers from the solution of the probability-flow ODE, against their number of network calls.
 
-    PYTHONPATH=. python benchmarks/solver_error.py --plot=docs/images/solver_error.png
+    python benchmarks/solver_error.py --plot=docs/images/solver_error.png
 
-The solution is that of ddim with 1,000 steps from the same noise; the distance is the root mean square difference at
+The reference solution is ddim with 1,000 steps from the same noise; the distance is the root mean square difference at
 generated positions, on the scale of pixels in [-1, 1], over held-out clips. --plot needs matplotlib (extra `bench`).
 """
 
@@ -18,19 +18,20 @@ from measure import report
 
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
-from vdt_jax.data import make_source, take
+from vdt_jax.data import take
 from vdt_jax.diffusion.samplers import ddim, ddpm, dpm_solver_pp, unipc
-from vdt_jax.inference.functional import load, sample_keys, task_masks
+from vdt_jax.inference.functional import sample_keys
+from vdt_jax.inference.pipeline import Pipeline
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "As for sample.py.")
 _TASK = flags.DEFINE_string("task", "predict", "As for sample.py.")
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", 8, "Held-out clips.")
 _STEPS = flags.DEFINE_multi_integer("steps", [5, 10, 20, 50, 100], "Network calls; may be given more than once.")
-_REFERENCE = flags.DEFINE_integer("reference", 1000, "Steps of ddim that count as the solution.")
+_REFERENCE = flags.DEFINE_integer("reference", 1000, "Steps of ddim for the reference solution.")
 _PLOT = flags.DEFINE_string("plot", None, "A picture of the table.")
 _OUTPUT = flags.DEFINE_string("output", "runs/benchmarks/solver_error.json", "The report.")
 
-# Where the steps stand is half of a solver: each with all spacings, and ddpm, which solves another equation, with one.
+# Each solver with all spacings of its steps; ddpm, which solves another equation, with one.
 _SAMPLERS = {
     "ddim": ddim,
     "dpm_solver_pp": dpm_solver_pp,
@@ -42,14 +43,13 @@ _SPACINGS = {"even": "", "trailing": "trailing", "log-SNR": "logsnr"}
 
 def main(_) -> None:
     cli.quiet_start()
-    loaded, numbers = load(_CHECKPOINT.value), range(_NUM_CLIPS.value)
-    model = loaded.model.clone(unroll=1)  # it compiles in a fraction of the time
-    source = make_source(loaded.config["data"], model.video_shape, "held_out")
-    clean, keys = jnp.asarray(take(source, numbers)["video"]), sample_keys(0, numbers)
-    mask = task_masks(0, numbers, _TASK.value, model)
+    pipe, numbers = Pipeline.load(_CHECKPOINT.value), range(_NUM_CLIPS.value)
+    clean, keys = jnp.asarray(take(pipe.source(), numbers)["video"]), sample_keys(0, numbers)
+    mask = pipe.task_masks(_TASK.value, numbers)
+    model = pipe.model.clone(unroll=1)  # it compiles in a fraction of the time
 
-    # The network is the one thing that is compiled: a program for each sampler and number of steps would take hours.
-    network = jax.jit(lambda x_t, timesteps: model.apply({"params": loaded.params}, x_t, timesteps))
+    # Only the network is compiled: a program for each sampler and number of steps would take hours.
+    network = jax.jit(lambda x_t, timesteps: model.apply({"params": pipe.params}, x_t, timesteps))
 
     def python_loop(lower: int, upper: int, step: Any, state: Any) -> Any:
         for i in range(lower, upper):
@@ -57,7 +57,7 @@ def main(_) -> None:
         return state
 
     def solve(sampler: Any, respacing: str) -> np.ndarray:
-        return np.asarray(sampler(loaded.diffusion(respacing), network, keys, clean, mask, loop=python_loop))
+        return np.asarray(sampler(pipe.diffusion(respacing), network, keys, clean, mask, loop=python_loop))
 
     solution, generated = solve(ddim, str(_REFERENCE.value)), np.broadcast_to(np.asarray(mask) > 0.5, clean.shape)
     cells = [(name, spacing) for name in _SAMPLERS for spacing in _SPACINGS] + [("ddpm", "even")]

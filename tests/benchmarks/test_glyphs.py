@@ -1,13 +1,8 @@
-"""benchmarks/glyphs.py sees which digit a frame shows."""
+"""benchmarks/glyphs.py finds which digit a frame shows."""
 
-import sys
-from pathlib import Path
-
+import glyphs
 import jax.numpy as jnp
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import glyphs
 
 from vdt_jax.data import make_source, take
 

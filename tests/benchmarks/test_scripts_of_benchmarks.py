@@ -1,26 +1,11 @@
-"""The benchmarks run, refuse what cannot be, and say where and with what a figure was taken."""
+"""The benchmarks run, refuse mistakes in one line, and report where and with what a figure was measured."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import measure
-
-ROOT = Path(__file__).parents[2]
-
-
-def benchmark(name, *arguments):
-    """Exit code, and what it said."""
-    command = [sys.executable, f"benchmarks/{name}.py", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    environment["JAX_COMPILATION_CACHE_DIR"] = str(Path(sys.prefix) / "jax-cache")
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    return done.returncode, done.stdout + done.stderr
+import pytest
+import reports
+from helpers.scripts import fail, succeed
 
 
 def test_calls_take_turns_and_the_first_of_each_does_not_count(monkeypatch):
@@ -49,27 +34,9 @@ def test_a_report_says_with_what(tmp_path, capsys):
     assert written["rows"][0]["what"] == "a"
 
 
-def test_the_study_makes_no_table_of_unequal_runs(tmp_path):
-    (tmp_path / "ours_0.json").write_text(json.dumps({"settings": {"steps": 3}, "values": {}}))
-    code, said = benchmark("study", "--smoke", f"--output={tmp_path}")
-    assert code == 2 and "was made with other settings" in said and "Traceback" not in said
-
-
-@pytest.mark.slow
-def test_the_study_goes_on_and_answers(tmp_path):
-    arguments = ["--smoke", "--arms=ours,official", f"--output={tmp_path}"]
-    assert benchmark("study", *arguments, "--seeds=0")[0] == 0
-    made = (tmp_path / "ours_0.json").stat().st_mtime_ns
-    code, said = benchmark("study", *arguments, "--seeds=0,1")
-    assert code == 0 and "ours less official, 2 seeds" in said
-    assert (tmp_path / "ours_0.json").stat().st_mtime_ns == made
-    assert (tmp_path / "tables.md").is_file() and (tmp_path / "predict.png").is_file()
-
-
 @pytest.mark.slow
 def test_speed_of_a_training_step_and_of_sampling(tmp_path):
-    code, said = benchmark("speed", "--repeats=1", "--sampling_steps=1", f"--output={tmp_path}/speed.json")
-    assert code == 0, said
+    succeed("benchmarks/speed.py", "--repeats=1", "--sampling_steps=1", f"--output={tmp_path}/speed.json")
     training, sampling = json.loads((tmp_path / "speed.json").read_text())["rows"]
     assert training["MFU"] == "-" and "GiB" in training["memory"] and float(training["TFLOP/s"]) > 0
     assert sampling["what"] == "VDT-S/2, 1 steps" and float(sampling["TFLOP/s"]) > 0
@@ -77,5 +44,31 @@ def test_speed_of_a_training_step_and_of_sampling(tmp_path):
 
 def test_a_folder_that_is_no_clone_of_the_official_code(tmp_path):
     pytest.importorskip("torch")
-    code, said = benchmark("compare_official", f"--official={tmp_path}")
-    assert code == 2 and "is no clone of github.com/RERV/VDT" in said
+    assert "is no clone of github.com/RERV/VDT" in fail("benchmarks/compare_official.py", f"--official={tmp_path}")
+
+
+def test_eval_demo_reports_every_number_that_is_off():
+    committed = {
+        "tasks": {"predict": {"model": {"PSNR": 10.0, "FVD": 100.0}, "copy nearest": {"PSNR": 9.0, "motion": 0.0}}}
+    }
+    close = {
+        "tasks": {"predict": {"model": {"PSNR": 10.05, "FVD": 99.5}, "copy nearest": {"PSNR": 9.0, "motion": 0.0}}}
+    }
+    assert reports.differences(close, committed) == []
+    off = {"tasks": {"predict": {"model": {"PSNR": 10.2}, "copy nearest": {"PSNR": 9.0, "motion": 0.0}}}}
+    assert len(reports.differences(off, committed)) == 2
+
+
+def test_eval_demo_writes_its_table():
+    report = {
+        "protocol": {"clips": 16, "steps": 25, "sampler": "ddpm", "versions": {"jax": "0.10.2"}},
+        "tasks": {"predict": {"model": {"PSNR": 10.123, "FVD": 99.6}, "copy nearest": {"PSNR": 9.0, "motion": 0.0}}},
+        "truth against other truth": {"FVD": 767.6},
+        "truth against itself": {"FVD": 3e-12},
+    }
+    table = reports.markdown_table(report)
+    assert (
+        "| predict | model | 10.12 | - | - | 100 | - |" in table
+        and "| copy nearest | 9.00 | - | - | - | 0.00 |" in table
+    )
+    assert "16 held-out clips, 25 ddpm steps" in table and "FVD 768; against themselves: 3e-12" in table

@@ -1,19 +1,15 @@
-"""The study: its arms, its intervals, and RePaint; benchmarks/study.py --smoke runs all of it."""
+"""The study: its arms, its intervals, and RePaint; study/study.py --smoke runs all of it."""
 
-import sys
-from pathlib import Path
+import json
 
+import arms
+import intervals
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.scripts import fail, succeed
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import arms
-import intervals
-import reports
-
-from vdt_jax.inference.functional import generate_clips, respaced
 from vdt_jax.models.flops import training_flops
 from vdt_jax.models.vdt import VDT
 
@@ -108,34 +104,24 @@ def test_repaint_keeps_what_is_given():
     mask = np.ones((2, *model.video_shape[:3], 1), np.float32)
     mask[:, :4] = 0
     keys = jax.random.split(jax.random.key(1), 2)
-    diffusion = respaced(arms.DIFFUSION, 3, False)
-    x, _ = generate_clips(model, params, diffusion, clean, mask, keys, sampler="repaint", resamples=arms.RESAMPLINGS)
+    pipe = arms.pipeline(model, params)
+    options = {"sampler": "repaint", "resamples": arms.RESAMPLINGS}
+    x, _ = pipe.complete(clean, mask, keys, diffusion=pipe.diffusion(3), **options)
     np.testing.assert_array_equal(x[:, :4], clean[:, :4])
     assert np.isfinite(x).all() and np.abs(x[:, 4:]).max() < 1e-6  # the fresh network says x_0 = 0
 
 
-def test_eval_demo_tells_every_number_that_is_off():
-    committed = {
-        "tasks": {"predict": {"model": {"PSNR": 10.0, "FVD": 100.0}, "copy nearest": {"PSNR": 9.0, "motion": 0.0}}}
-    }
-    close = {
-        "tasks": {"predict": {"model": {"PSNR": 10.05, "FVD": 99.5}, "copy nearest": {"PSNR": 9.0, "motion": 0.0}}}
-    }
-    assert reports.differences(close, committed) == []
-    off = {"tasks": {"predict": {"model": {"PSNR": 10.2}, "copy nearest": {"PSNR": 9.0, "motion": 0.0}}}}
-    assert len(reports.differences(off, committed)) == 2
+def test_the_study_makes_no_table_of_unequal_runs(tmp_path):
+    (tmp_path / "ours_0.json").write_text(json.dumps({"settings": {"steps": 3}, "values": {}}))
+    line = fail("study/study.py", "--smoke", f"--output={tmp_path}")
+    assert "ours_0.json was made with other settings" in line and "steps=3 (now 14)" in line
 
 
-def test_eval_demo_writes_its_table():
-    report = {
-        "protocol": {"clips": 16, "steps": 25, "sampler": "ddpm", "versions": {"jax": "0.10.2"}},
-        "tasks": {"predict": {"model": {"PSNR": 10.123, "FVD": 99.6}, "copy nearest": {"PSNR": 9.0, "motion": 0.0}}},
-        "truth against other truth": {"FVD": 767.6},
-        "truth against itself": {"FVD": 3e-12},
-    }
-    table = reports.markdown_table(report)
-    assert (
-        "| predict | model | 10.12 | - | - | 100 | - |" in table
-        and "| copy nearest | 9.00 | - | - | - | 0.00 |" in table
-    )
-    assert "16 held-out clips, 25 ddpm steps" in table and "FVD 768; against themselves: 3e-12" in table
+@pytest.mark.slow
+def test_the_study_resumes_and_answers(tmp_path):
+    arguments = ["--smoke", "--arms=ours,official", f"--output={tmp_path}"]
+    succeed("study/study.py", *arguments, "--seeds=0")
+    made = (tmp_path / "ours_0.json").stat().st_mtime_ns
+    assert "ours less official, 2 seeds" in succeed("study/study.py", *arguments, "--seeds=0,1")
+    assert (tmp_path / "ours_0.json").stat().st_mtime_ns == made
+    assert (tmp_path / "tables.md").is_file() and (tmp_path / "predict.png").is_file()

@@ -1,4 +1,4 @@
-"""What the study's runs say: intervals over seeds, tables in Markdown, and plots."""
+"""The results of the study: intervals over seeds, tables in Markdown, and plots."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from PIL import Image
 from vdt_jax.diffusion.masks import TASKS
 from vdt_jax.video import as_rgb, frame_grid
 
-Runs = Mapping[str, Mapping[int, Mapping[str, float]]]  # of an arm and a seed, the values by name
+Runs = Mapping[str, Mapping[int, Mapping[str, float]]]  # arm -> seed -> name -> value
 
 # Two-sided 95 % points of Student's t, by degrees of freedom.
 _T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
@@ -21,7 +21,7 @@ ROWS = (*MEASURED, _ALL)
 
 
 def with_means(values: Mapping[str, float]) -> dict[str, float]:
-    """A run's values, and the means of each measure over the seven tasks, as far as they have it."""
+    """The values of a run, with the mean of each measure over those of the seven tasks that have it."""
     means = {}
     for measure in ("PSNR", "SSIM"):
         of_tasks = [values[f"{task} {measure}"] for task in TASKS if f"{task} {measure}" in values]
@@ -46,7 +46,7 @@ def _common_seeds(runs: Runs, names: Sequence[str]) -> list[int]:
 
 
 def differences(runs: Runs, question: str) -> dict[str, tuple[float, float]]:
-    """By measure, the first arm of a question less the second, seed by seed: mean and half of the interval."""
+    """For each measure the first arm of a question minus the second, paired by seed: mean and half of the interval."""
     first, second = (runs[name] for name in QUESTIONS[question])
     seeds = _common_seeds(runs, QUESTIONS[question])
     shared = [name for name in first[seeds[0]] if name in second[seeds[0]]]
@@ -68,7 +68,7 @@ def arms_table(runs: Runs, baselines: Mapping[str, Mapping[str, float]], measure
 
 
 def differences_table(runs: Runs, question: str) -> str:
-    """A row for each task, a column for each measure; an interval without 0 is bold."""
+    """A row for each task, a column for each measure; bold if the interval excludes 0."""
     found = differences(runs, question)
     measures = [name for name in ("PSNR", "SSIM", "motion", "loss") if any(key.endswith(name) for key in found)]
     rows = []
@@ -89,12 +89,12 @@ def _cell(mean: float | None, half: float | None = None, bold: bool = False) -> 
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table."""
+    """A table in Markdown."""
     return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
 
 
 def draw(runs: Runs, path: Path) -> None:
-    """A panel for each question: the difference in PSNR by task, with its interval."""
+    """Plots a panel for each question: the difference in PSNR by task, with its interval."""
     import matplotlib.pyplot as plt
 
     questions = answered(runs)
@@ -116,5 +116,5 @@ def draw(runs: Runs, path: Path) -> None:
 
 
 def draw_samples(videos: Sequence[np.ndarray], path: Path) -> None:
-    """A row of frames for each video (F, H, W, 1) in uint8."""
+    """Draws a row of frames for each video (F, H, W, 1) uint8."""
     Image.fromarray(frame_grid(*map(as_rgb, videos))).save(path)

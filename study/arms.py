@@ -1,4 +1,4 @@
-"""The arms of the study (study.py): models of digits that differ in one thing, trained in one program, and measured."""
+"""The arms of the study (study.py): models of digits that differ in one thing; training and measuring them."""
 
 import dataclasses
 import functools
@@ -17,7 +17,8 @@ from vdt_jax.diffusion.samplers import sample_noise
 from vdt_jax.evaluation.metrics.baselines import BASELINES
 from vdt_jax.evaluation.metrics.frames import psnr, ssim
 from vdt_jax.evaluation.metrics.motion import motion
-from vdt_jax.inference.functional import generate_clips, respaced, sample_keys, task_masks
+from vdt_jax.inference.functional import sample_keys, task_masks
+from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.models.flops import training_flops
 from vdt_jax.models.vdt import VDT
 from vdt_jax.training.optimizer import make_learning_rate, make_optimizer
@@ -26,7 +27,7 @@ from vdt_jax.video import to_uint8
 
 MODEL = dict(num_frames=16, in_channels=1, hidden_size=64, depth=4, num_heads=4, learn_sigma=False, unroll=4)
 SMOKE = dict(hidden_size=16, depth=1, num_heads=2, unroll=1)
-# What is learned: options of the source, and sizes that give 9 and 16 tokens a frame.
+# Datasets: options of the source, and sizes that give 9 and 16 tokens a frame.
 DATASETS = {
     "digits": ({"name": "moving_digits", "num_digits": 1}, dict(input_size=(24, 24), patch_size=8)),
     "mnist": ({"name": "moving_mnist", "num_digits": 2}, dict(input_size=(64, 64), patch_size=16)),
@@ -34,7 +35,7 @@ DATASETS = {
 DIFFUSION = dict(noise_schedule="cosine", prediction="x_start", loss_on="v", min_snr_gamma=5.0, clip_denoised=True)
 BATCH_SIZE, POOL, PEAK, EMA_DECAY, NOISE_SHIFT = 8, 4096, 2e-3, 0.995, 2.0
 SAMPLING_STEPS, RESAMPLINGS = 16, 4
-FEW_GIVEN, FEW_COUNTED = 5, 10  # frames given, and frames after them that count: MCVD's prediction of moving MNIST
+FEW_GIVEN, FEW_COUNTED = 5, 10  # frames given, and frames after them that count, as MCVD predicts moving MNIST
 FEW = f"predict {FEW_GIVEN} to {FEW_COUNTED}"
 MEASURED = (*TASKS, FEW)
 
@@ -43,14 +44,14 @@ MaskFn = Callable[[jax.Array, jax.Array, int, tuple[int, int, int]], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """One way to spend the steps.
+    """One way to spend the training steps.
 
     Attributes:
       masks: (key, index of the task, batch size, (F, h, w)) -> (B, F, h, w, 1).
-      models: the tasks that each have a model of their own; (None,) is one for all.
+      models: the tasks that have a model each; (None,) is one model for all.
       loss: see GaussianDiffusion.training_losses.
-      frames_first: share of the arithmetic that goes into single frames, whose model the other steps begin with.
-      repaint: whether given positions enter while sampling alone.
+      frames_first: share of the compute spent on single frames, whose model initialises that of clips.
+      repaint: whether given positions are used in sampling only.
     """
 
     masks: MaskFn
@@ -106,11 +107,11 @@ def pool(dataset: str, digits: str | None, shape: tuple[int, int, int, int], num
 def train(
     model: VDT, masks: MaskFn, loss: str, steps: int, clips: jax.Array, params: Any, index: jax.Array, key: jax.Array
 ) -> Any:
-    """EMA parameters after so many steps on clips (N, F, H, W, C) uint8, or on their single frames; one program."""
+    """EMA parameters after `steps` steps on clips (N, F, H, W, C) uint8, or on their single frames; one program."""
     diffusion = make_diffusion(**DIFFUSION, learn_sigma=False)
     learning_rate = make_learning_rate(PEAK, max(steps // 20, 1), steps, "cosine")
     optimizer = make_optimizer(learning_rate, b2=0.99)
-    if model.num_frames == 1:  # as many frames as a batch of clips has, each on its own
+    if model.num_frames == 1:  # as many single frames as a batch of clips has
         batch_size, clips = BATCH_SIZE * clips.shape[1], clips.reshape(-1, 1, *clips.shape[2:])
     else:
         batch_size = BATCH_SIZE
@@ -139,14 +140,14 @@ def init(model: VDT, key: jax.Array) -> Any:
 
 
 def still_model(sizes: dict[str, Any]) -> VDT:
-    """The model of single frames that a model of these sizes can begin with."""
+    """The model of single frames that can initialise a model of these sizes."""
     return VDT(**(sizes | {"num_frames": 1, "temporal": False}))
 
 
 def split_steps(arm: Arm, sizes: dict[str, Any], steps: int) -> tuple[int, int]:
-    """Steps on single frames and on clips of each of an arm's models: together as much arithmetic as `steps` on clips.
+    """Steps on single frames and on clips of each model of an arm: together as much compute as `steps` on clips.
 
-    A step on frames looks at as many of them as a step on clips, and costs less: it has no temporal attention.
+    A step on single frames takes as many frames as a step on clips, and costs less: it has no temporal attention.
     """
     model, share = VDT(**sizes), steps // len(arm.models)
     cheaper = training_flops(model) / (model.num_frames * training_flops(still_model(sizes)))
@@ -154,7 +155,7 @@ def split_steps(arm: Arm, sizes: dict[str, Any], steps: int) -> tuple[int, int]:
 
 
 def train_arm(arm: Arm, sizes: dict[str, Any], steps: int, clips: jax.Array, seed: int) -> list[Any]:
-    """The parameters of each of an arm's models; its steps are shared among them."""
+    """The parameters of each model of an arm; the models share its steps."""
     model, params = VDT(**sizes), []
     on_frames, on_clips = split_steps(arm, sizes, steps)
     for number, task in enumerate(arm.models):
@@ -169,7 +170,7 @@ def train_arm(arm: Arm, sizes: dict[str, Any], steps: int, clips: jax.Array, see
 
 
 def start_on_clips(fresh: Any, learned: Any) -> Any:
-    """What was learned on frames, with fresh temporal layers whose last map is 0: they begin by adding nothing."""
+    """Parameters of single frames, with fresh temporal layers whose last kernel is 0, so that they add nothing at first."""
     blocks = fresh["blocks"] | learned["blocks"]
     blocks["temporal_fc"] = jax.tree.map(jnp.zeros_like, fresh["blocks"]["temporal_fc"])
     return fresh | learned | {"blocks": blocks}
@@ -179,12 +180,12 @@ def start_on_clips(fresh: Any, learned: Any) -> Any:
 
 
 def held_out(dataset: str, digits: str | None, shape: tuple[int, int, int, int], num_clips: int) -> np.ndarray:
-    """Clips (N, F, H, W, 1) in [-1, 1] that no arm has seen."""
+    """Held-out clips (N, F, H, W, 1) in [-1, 1]."""
     return take(make_source(DATASETS[dataset][0] | {"path": digits}, shape, "held_out"), range(num_clips))["video"]
 
 
 def masks_of(task: str, model: VDT, num_clips: int) -> tuple[np.ndarray, np.ndarray]:
-    """What is generated for one of MEASURED, and what of it counts: masks (N, F, H, W, 1), 1 = generate."""
+    """The mask of one of MEASURED, 1 = generate, and which generated positions count: (N, F, H, W, 1) each."""
     if task != FEW:
         mask = np.asarray(task_masks(0, range(num_clips), task, model))
         return mask, mask
@@ -197,14 +198,14 @@ def masks_of(task: str, model: VDT, num_clips: int) -> tuple[np.ndarray, np.ndar
 def measure(
     arm: Arm, sizes: dict[str, Any], params: list[Any], clean: np.ndarray
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """What an arm does on held-out clips.
+    """Measures an arm on held-out clips.
 
     Returns:
       "TASK PSNR" and "TASK SSIM" on the positions that count, "TASK motion" as a share of the truth's, "unconditional
       loss"; and the samples of each task in uint8.
     """
     model, values, videos = VDT(**sizes), {}, {}
-    keys, diffusion = sample_keys(0, range(len(clean))), respaced(DIFFUSION, SAMPLING_STEPS, False)
+    keys = sample_keys(0, range(len(clean)))
     options = {"sampler": "repaint", "resamples": RESAMPLINGS} if arm.repaint else {}
 
     def params_for(task):
@@ -212,16 +213,21 @@ def measure(
 
     for task in MEASURED:
         mask, counted = masks_of(task, model, len(clean))
-        own = params_for("predict" if task == FEW else task)
-        samples, _ = generate_clips(model, own, diffusion, clean, mask, keys, **options)
+        pipe = pipeline(model, params_for("predict" if task == FEW else task))
+        samples, _ = pipe.complete(clean, mask, keys, diffusion=pipe.diffusion(SAMPLING_STEPS), **options)
         values |= score(task, samples, clean, counted)
         videos[task] = to_uint8(samples)
     values["unconditional loss"] = float(unconditional_loss(model, params_for("unconditional"), clean, keys))
     return values, videos
 
 
+def pipeline(model: VDT, params: Any) -> Pipeline:
+    """A model of an arm, ready to sample."""
+    return Pipeline(model, params, {"diffusion": DIFFUSION})
+
+
 def score(task: str, samples: np.ndarray, clean: np.ndarray, counted: np.ndarray) -> dict[str, float]:
-    """The measures of one task. Where nothing is given, nearness to one clip says nothing: there is motion alone."""
+    """The metrics of one task. Where nothing is given many samples are right, so there is motion only."""
     values = {f"{task} motion": float(motion(samples, counted).mean() / motion(clean, counted).mean())}
     if task == "unconditional":
         return values
@@ -232,7 +238,7 @@ def score(task: str, samples: np.ndarray, clean: np.ndarray, counted: np.ndarray
 
 
 def measure_baselines(sizes: dict[str, Any], clean: np.ndarray) -> dict[str, dict[str, float]]:
-    """The same measures of what needs no model."""
+    """The same metrics of the baselines."""
     rows: dict[str, dict[str, float]] = {}
     for task in MEASURED:
         mask, counted = masks_of(task, VDT(**sizes), len(clean))
