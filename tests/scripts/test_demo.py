@@ -10,33 +10,28 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from glyphs import digits_shown
 
-from vdt_jax.data import make_source, take
+from vdt_jax.data import take
 from vdt_jax.evaluation.metrics.baselines import copy_nearest, linear_blend
 from vdt_jax.evaluation.metrics.frames import psnr, ssim
-from vdt_jax.inference.functional import generate_on_devices, load, sample_keys, task_masks
+from vdt_jax.inference.functional import sample_keys
+from vdt_jax.inference.pipeline import Pipeline
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "demo_sample.npz"
 
 
 @pytest.fixture(scope="module")
 def demo():
-    loaded = load("demo")
-    source = make_source(loaded.config["data"], loaded.model.video_shape, "held_out")
-    return loaded, loaded.diffusion(25), source
+    pipe = Pipeline.load("demo")
+    return pipe, pipe.source()
 
 
 def sample(demo, task, numbers, told=False):
-    loaded, diffusion, source = demo
+    pipe, source = demo
     clips = take(source, numbers)
-    clean, labels = clips["video"], clips["labels"] if told else None
-    mask = np.asarray(task_masks(0, numbers, task, loaded.model))
-    return (
-        generate_on_devices(
-            loaded.model, loaded.params, diffusion, clean, mask, sample_keys(0, numbers), labels=labels
-        ),
-        clean,
-        mask,
-    )
+    labels = clips["labels"] if told else None
+    mask, keys = pipe.task_masks(task, numbers), sample_keys(0, numbers)
+    video, mask = pipe.complete(clips["video"], mask, keys, diffusion=pipe.diffusion(25), labels=labels)
+    return video, clips["video"], mask
 
 
 @pytest.mark.parametrize(
@@ -54,7 +49,7 @@ def test_it_beats_what_can_be_done_without_a_model(demo, task, baseline, margin)
 def test_a_digit_that_it_is_told_stays_that_digit(demo):
     video, _, _ = sample(demo, "unconditional", range(8), told=True)
     shown = np.stack([digits_shown(jnp.asarray(clip)) for clip in video])
-    right = np.mean(shown == take(demo[2], range(8))["labels"][:, None])
+    right = np.mean(shown == take(demo[1], range(8))["labels"][:, None])
     print(f"{right:.0%} of the frames show the digit of their class")
     assert right > 0.9
     unsaid, _, _ = sample(demo, "unconditional", range(8))

@@ -159,14 +159,15 @@ def test_every_sampler_and_guidance_says_something_else(run, arguments):
     assert np.abs(out[3:].astype(int) - plain[3:]).max() > 2
 
 
-def test_extend_forward(run, inputs, capsys):
+def test_extend_forward(run, inputs, caplog):
+    caplog.set_level("INFO")
     folder = run(f"--input={inputs}/a.npz", "--extend=11", "--num_given=2", "--num_samples=2")
     for number in range(2):
         out = sampled(folder, f"out_{number}.npz")
         assert out.shape == (13, H, W, 3)
         np.testing.assert_array_equal(out[:2, ..., :1], truth([0, 1]))
     assert np.abs(out.astype(int) - sampled(folder, "out_0.npz")).max() > 20
-    assert "out_1.npz: 13 frames, 85% generated, 8 frames a second" in capsys.readouterr().out
+    assert "out_1.npz: 13 frames, 85% generated, 8 frames a second" in caplog.text
 
 
 def test_extend_backward_to_an_mp4(run, inputs):
