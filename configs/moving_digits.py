@@ -2,9 +2,9 @@
 
     python train.py --config=configs/moving_digits.py --workdir=runs/digits
 
-2.38 M parameters, 16 frames of 32x32. 1.5 to 1.7 steps a second on two idle CPU cores; all 40,000 steps were not run
-yet. The hard part is a digit that keeps its identity over the clip. Labels on half of the clips (`label_dropout`) and
-more noise (`noise_shift`), which hides single frames but not the whole clip, make that faster to learn.
+2.38 M parameters, 16 frames of 32x32. 1.2 steps a second on one CPU core: the 50,000 steps take 12 hours. The hard part
+is a digit that keeps its identity over the clip. Labels on some of the clips (`label_dropout`) and more noise
+(`noise_shift`), which hides single frames but not the whole clip, make that faster to learn.
 --config.data.num_digits=2 draws two digits, without classes (add --config.model.num_classes=1), and takes much longer.
 docs/digits.md has the training and metrics of the bundled model.
 """
@@ -19,7 +19,7 @@ from configs import default
 def get_config() -> ConfigDict:
     config: Any = default.get_config()
     config.batch_size = 16
-    config.total_steps = 40_000
+    config.total_steps = 50_000
     config.checkpoint_every = 500
     config.model.update(
         input_size=(32, 32),
@@ -35,10 +35,10 @@ def get_config() -> ConfigDict:
     )
     config.diffusion.update(noise_schedule="cosine", prediction="x_start", loss_on="v", clip_denoised=True)
     config.diffusion.min_snr_gamma = 5.0
-    config.optimizer.b2 = 0.99
-    config.learning_rate.update(peak=1.5e-3, warmup_steps=200, decay="tail")
+    config.optimizer.update(name="muon", b2=0.99)
+    config.learning_rate.update(peak=4e-3, warmup_steps=200, decay="tail")
     config.loss.noise_shift = 3.0  # the digit is decided at high noise
-    config.loss.label_dropout = 0.5  # samples must work from given frames alone, too
+    config.loss.label_dropout = 0.7  # samples must work from given frames alone, too
     config.ema_decay = 0.999
     config.data.update(name="moving_digits", num_digits=1)
     config.preview.num_steps = 25
