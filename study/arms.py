@@ -170,7 +170,7 @@ def train_arm(arm: Arm, sizes: dict[str, Any], steps: int, clips: jax.Array, see
 
 
 def start_on_clips(fresh: Any, learned: Any) -> Any:
-    """Parameters of single frames, with fresh temporal layers whose last kernel is 0, so that they add nothing at first."""
+    """Parameters of single frames, with fresh temporal layers whose last kernel is 0: they add nothing at first."""
     blocks = fresh["blocks"] | learned["blocks"]
     blocks["temporal_fc"] = jax.tree.map(jnp.zeros_like, fresh["blocks"]["temporal_fc"])
     return fresh | learned | {"blocks": blocks}
