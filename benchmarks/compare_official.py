@@ -1,13 +1,13 @@
 """The official PyTorch code beside this one: same device, same weights, same batch, outputs compared first.
 
-    PYTHONPATH=. python benchmarks/compare_official.py --official=FOLDER
+    python benchmarks/compare_official.py --official=FOLDER
 
 FOLDER is your own clone of github.com/RERV/VDT; nothing of it is here. It needs torch and timm, and --work=video also
 diffusers, which `make bench OFFICIAL=FOLDER` installs. Modes of the official code:
 
     stock     as it is, float32
     tf32      with TF32 matrix products (GPUs; elsewhere the same as stock)
-    compiled  bfloat16 autocast and torch.compile, attention through SDPA, which timm takes by itself
+    compiled  bfloat16 autocast and torch.compile, attention through SDPA, the default of timm
 
 The training step is theirs and ours with AdamW and an EMA; the loss is the official one on both sides. Ours runs in
 float32, TF32 and bfloat16 beside them. --work=video is interpolation from frames of 256x256 to frames: all are encoded
@@ -44,13 +44,13 @@ from vdt_jax.weights.vdt import vdt_table
 
 WORK = ("forward", "training", "sampling", "video")
 _OFFICIAL = flags.DEFINE_string("official", None, "A clone of the official repository.")
-_MODEL = flags.DEFINE_enum("model", "VDT-S/2", list(VDT_VARIANTS), "Which network.")
+_MODEL = flags.DEFINE_enum("model", "VDT-S/2", list(VDT_VARIANTS), "Network.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Samples of 16 x 32x32 latents.")
 _MODES = flags.DEFINE_multi_enum("mode", ["stock"], ("stock", "tf32", "compiled"), "May be given more than once.")
 _WORK = flags.DEFINE_multi_enum("work", ["forward", "training", "sampling"], WORK, "May be given more than once.")
 _SAMPLING_STEPS = flags.DEFINE_multi_integer("sampling_steps", [16], "May be given more than once.")
 _UNROLL = flags.DEFINE_integer("unroll", 1, "Blocks per iteration of our scan over depth.")
-_REMAT = flags.DEFINE_enum("remat", "matmuls", list(REMAT), "What our training step keeps of a block for its gradient.")
+_REMAT = flags.DEFINE_enum("remat", "matmuls", list(REMAT), "Rematerialisation of our training step.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", "runs/benchmarks/compare_official.json", "The report.")
 
@@ -61,10 +61,10 @@ _WORST_DECODED = 3e-2  # in whatever precision ours has
 
 def main(_) -> None:
     if _OFFICIAL.value is None or not (Path(_OFFICIAL.value) / "models.py").is_file():
-        raise UserError(f"--official={_OFFICIAL.value} is no clone of github.com/RERV/VDT: it must hold models.py")
+        raise UserError(f"official must be a clone of github.com/RERV/VDT, with models.py, got {_OFFICIAL.value}")
     rows = []
     for mode in _MODES.value:
-        torch.backends.cuda.matmul.allow_tf32 = mode != "stock"  # of convolutions torch's own default stays
+        torch.backends.cuda.matmul.allow_tf32 = mode != "stock"  # convolutions keep the default of torch
         jax.config.update("jax_default_matmul_precision", _PRECISION[mode])
         official = load_official(Path(_OFFICIAL.value), _MODEL.value, compiled=mode == "compiled")
         dtype = "bfloat16" if mode == "compiled" else "float32"
@@ -113,7 +113,7 @@ def clips(ours: VDT) -> np.ndarray:
 
 
 def largest_difference(official: Official, ours: VDT, params: Any) -> float:
-    """Of the two outputs, relative to the largest value."""
+    """The largest difference of the two outputs, relative to the largest value."""
     theirs, mine = (call() for call in forward_pair(official, ours, params))
     theirs = theirs.float().cpu().numpy().transpose(0, 1, 3, 4, 2)
     return float(np.abs(theirs - np.asarray(mine)).max() / np.abs(theirs).max())
@@ -157,7 +157,7 @@ def training_pair(official: Official, ours: VDT, params: Any) -> tuple[Callable[
 
     optimizer = make_optimizer(make_learning_rate(1e-4, 0, 1, "constant"))
     step = jax.jit(make_train_step(ours, make_diffusion(), optimizer, loss="parity"), donate_argnums=0)
-    params = jax.tree.map(jax.numpy.copy, params)  # the step gives its state away
+    params = jax.tree.map(jax.numpy.copy, params)  # the step donates its state
     state = TrainState(
         jax.numpy.int32(0),
         params,

@@ -1,11 +1,11 @@
-"""How fast is data served, and does the accelerator wait for it?
+"""Speed and memory of data loading, and the share of time that an accelerator would wait for it.
 
     python benchmarks/data.py --input=FOLDER_OF_VIDEOS --sections=decode,latents,index,memory
 
 decode: clips a second from random places of the same files, ours (cropped, antialiased, in a process with limits)
 beside decord, OpenCV and PyAV by hand (opened, searched, decoded, resized), all on one core; then the whole pipeline.
 latents: the share of its time that a step would wait, at the pace of an accelerator, with a cache of random latents.
-index: seconds to look at 10,000 files, and to start again. memory: of a process that serves a million clips.
+index: seconds to index 10,000 files, and to load the index. memory: of a process that serves a million clips.
 """
 
 import functools
@@ -37,8 +37,8 @@ _SERVED = flags.DEFINE_integer("served", 1_000_000, "Clips of memory.")
 _SIZE = flags.DEFINE_integer("size", 64, "Height and width of frames in decode.")
 
 _FRAMES = 16
-_RATES = {"VDT-L/2": (37, 32), "VDT-S/2": (740, 256)}  # samples a second of one H100 that are assumed, batch
-_SECONDS = 20.0  # that a pace is kept up
+_RATES = {"VDT-L/2": (37, 32), "VDT-S/2": (740, 256)}  # assumed samples a second of one H100, batch
+_SECONDS = 20.0  # of each measurement
 
 
 def by_pyav(path: str, numbers: Sequence[int], size: int) -> np.ndarray:
@@ -139,7 +139,7 @@ def latents() -> None:
 
 
 def waiting(source: object, pace: float, batch_size: int, threads: int) -> float:
-    """The share of its time that a step waits for data, where the step alone would make `pace` samples a second."""
+    """The share of its time that a training step waits for data, if it could process `pace` samples a second."""
     stream = batches(source, batch_size=batch_size, seed=0, num_threads=threads)  # type: ignore[arg-type]
     next(stream)
     start, waited = time.perf_counter(), 0.0

@@ -13,7 +13,7 @@ import torch
 
 
 class Official(NamedTuple):
-    """The official network on its device, as it is called in this mode, and what makes its diffusions."""
+    """The official network on its device, the function to call in this mode, and the constructor of its diffusions."""
 
     model: Any
     network: Callable[..., torch.Tensor]
@@ -22,8 +22,8 @@ class Official(NamedTuple):
 
 
 def load_official(folder: Path, name: str, compiled: bool = False) -> Official:
-    """Their network with random weights, none of them zero: at its own initial values the output is zero."""
-    vars(np)["int"] = int  # what their code still calls it
+    """Their network with random non-zero weights: with its initial values the output is zero."""
+    vars(np)["int"] = int  # an old name that their code uses
     if importlib.util.find_spec("torchvision") is None:
         _pretend_torchvision()
     if str(folder) not in sys.path:
@@ -67,11 +67,11 @@ def _pretend_torchvision() -> None:
 
 
 def wait(official: Official) -> None:
-    """Until the device has done what it was given."""
+    """Blocks until the device is idle."""
     if official.device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def to_torch(official: Official, x: np.ndarray) -> torch.Tensor:
-    """(B, F, h, w, C) in their order, (B, F, C, h, w)."""
+    """An array (B, F, h, w, C) as a tensor in their order, (B, F, C, h, w)."""
     return torch.from_numpy(np.ascontiguousarray(x.transpose(0, 1, 4, 2, 3))).to(official.device)

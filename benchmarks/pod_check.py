@@ -3,8 +3,8 @@
     python benchmarks/pod_check.py                      # every row of the table, minutes each
     python benchmarks/pod_check.py --rows=v5e:4x4/16 --model=tiny
 
-Prints what the compiler counts per chip, and the collectives of the program. It fails where a program has a collective
-that it should not have, where a step that must fit does not, and where memory per chip grows with the pod.
+Prints the memory per chip by the compiler's count, and the collectives of the program. Fails if a program has an
+unexpected collective, if a step that must fit does not, or if memory per chip grows with the pod.
 """
 
 import functools
@@ -38,13 +38,13 @@ from vdt_jax.models.vdt import VDT, VDT_VARIANTS
 from vdt_jax.training.optimizer import make_optimizer
 from vdt_jax.training.step import init_state, make_train_step, shard_train_step
 
-_ROWS = flags.DEFINE_list("rows", None, "Which of the table, as topology/fsdp; all if not given.")
-_MODEL = flags.DEFINE_enum("model", "VDT-L/2", [*VDT_VARIANTS, "tiny"], "Which sizes.")
-_OUTPUT = flags.DEFINE_string("output", None, "A file of JSON lines that the rows are added to.")
+_ROWS = flags.DEFINE_list("rows", None, "Rows of the table, as topology/fsdp; default: all.")
+_MODEL = flags.DEFINE_enum("model", "VDT-L/2", [*VDT_VARIANTS, "tiny"], "Network.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON-lines file to append the rows to.")
 
 
 class Row(NamedTuple):
-    """One program: a topology, how the state is spread over it, and the work of a chip."""
+    """One program: a topology, the sharding of the state, and the work of a chip."""
 
     topology: str
     fsdp: int
@@ -52,7 +52,7 @@ class Row(NamedTuple):
     remat: str
     fits: bool = True
     grad_accum: int = 1
-    most: float | None = None  # GiB, where that is less than the chip has
+    most: float | None = None  # GiB, if less than the chip has
 
 
 # v5e has 16 GiB a chip, v6e 32, v5p 95.
@@ -68,8 +68,8 @@ ROWS = (
 TINY = dict(depth=2, hidden_size=256, patch_size=2, num_heads=4)
 GIB = 2**30
 
-# Gradients are summed, and the loop that draws block masks asks whether anyone goes on. With FSDP kernels are gathered,
-# and their gradients are summed and split, which the compiler does in a ring of collective-permutes beside the product.
+# Gradients are all-reduced, and so is the condition of the loop that draws block masks. With FSDP kernels are gathered,
+# and their gradients reduce-scattered, which the compiler does in a ring of collective-permutes during the product.
 _ALLOWED = {False: {"all-reduce"}, True: {"all-reduce", "all-gather", "reduce-scatter", "collective-permute"}}
 _COLLECTIVES = (
     "all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast"
@@ -77,8 +77,8 @@ _COLLECTIVES = (
 
 
 def census(program: str) -> tuple[dict[str, int], int]:
-    """How many of each collective an optimised HLO program has (a start and its end count once), and the elements of
-    the largest array that one other than all-reduce gives: with FSDP a kernel, never activations."""
+    """The number of each collective in an optimised HLO program, and the elements of the largest result of one other
+    than all-reduce: with FSDP that is a kernel, never activations. An asynchronous start and its end count once."""
     found, largest = Counter(), 0
     for shape, kind in re.findall(rf"= \(?\w+\[([\d,]*)\].*? ({_COLLECTIVES})(?:-start)?\(", program):
         found[kind] += 1
@@ -88,7 +88,7 @@ def census(program: str) -> tuple[dict[str, int], int]:
 
 
 def compile_row(row: Row, sizes: dict) -> dict:
-    """Compiles one program: memory per chip in GiB, collectives, seconds; or `error` where it does not fit."""
+    """Compiles one program: memory per chip in GiB, collectives, seconds; or `error` if it does not fit."""
     start = time.monotonic()
     alone = {"chips_per_host_bounds": [1, 1, 1]} if row.topology.endswith(":1x1") else {}
     devices = topologies.get_topology_desc(platform="tpu", topology_name=row.topology, **alone).devices
@@ -127,7 +127,7 @@ def compile_row(row: Row, sizes: dict) -> dict:
 
 
 def problems(found: list[dict]) -> list[str]:
-    """What is wrong with the rows that were compiled."""
+    """The errors of the compiled rows."""
     wrong = []
     for row in found:
         name = f"{row['topology']} fsdp={row['fsdp']}"

@@ -1,10 +1,10 @@
-"""Does training on any kind of data go on after a kill as if nothing had been?
+"""Whether training on every kind of data resumes after a kill with the same bits.
 
     python benchmarks/resume_data.py --input=FOLDER_OF_VIDEOS --output=runs/resume_data
 
-Makes of the videos a tree of frame folders, a tensorflow-datasets dataset and a latent cache; trains a tiny model on
-each and on the videos themselves, once without a stop and once killed (SIGKILL) at about half of its steps and
-started again; and compares losses and EMA weights bit by bit.
+Converts the videos to a tree of frame folders, a tensorflow-datasets dataset and a latent cache; trains a tiny model on
+each and on the videos, once uninterrupted and once killed (SIGKILL) at about half of its steps and resumed; compares
+losses and EMA weights bit by bit.
 """
 
 import json
@@ -25,7 +25,7 @@ from vdt_jax.checkpoints import load_model
 from vdt_jax.video import fit_frame, probe, read_frames
 
 _INPUT = flags.DEFINE_string("input", None, "A folder of videos.", required=True)
-_OUTPUT = flags.DEFINE_string("output", "runs/resume_data", "Where data and runs are written, anew.")
+_OUTPUT = flags.DEFINE_string("output", "runs/resume_data", "Folder for data and runs; it is replaced.")
 _VAE = flags.DEFINE_string("vae", "tests/goldens/vae_tiny", "An autoencoder; its weights may be random.")
 _KINDS = flags.DEFINE_list("kinds", ["videos", "frames", "tfds", "latents"], "What to train on.")
 
@@ -54,7 +54,7 @@ def run(script: str, *arguments: str) -> None:
 
 
 def make_data(kind: str, videos: Path, folder: Path) -> tuple[list[str], int]:
-    """Flags that train on one kind of data, and how many steps."""
+    """The flags of training on one kind of data, and the number of steps."""
     if kind == "videos":
         return [f"--config.data.path={videos}"], 40
     data = folder / kind
@@ -96,7 +96,11 @@ def train_killed(arguments: list[str], workdir: Path, kill_at: int) -> int:
 
 
 def compare(kind: str, videos: Path, folder: Path) -> str:
-    """One kind of data; a line of what came out. Raises AssertionError where the runs differ."""
+    """Compares the runs on one kind of data; returns a line of results.
+
+    Raises:
+      AssertionError: the runs differ.
+    """
     data, steps = make_data(kind, videos, folder)
     every = [*_TINY, *data, f"--config.total_steps={steps}", f"--config.checkpoint_every={steps // 8}"]
     whole, killed = folder / f"{kind}_whole", folder / f"{kind}_killed"

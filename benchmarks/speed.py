@@ -1,10 +1,10 @@
-"""Training steps and sampling: time, memory and, where the device's peak is known, its share.
+"""Training steps and sampling: time, memory and, if the peak of the device is known, model FLOPs utilisation.
 
-    PYTHONPATH=. python benchmarks/speed.py --models=VDT-S/2 --batch_size=1
+    python benchmarks/speed.py --models=VDT-S/2 --batch_size=1
 
-Latents of 16 x 32x32 from random numbers; the training step has AdamW, the EMA and masks drawn in it. Sampling is
-interpolation, by the sampler named. The compile time is that of a program that no cache holds. With --repeats=0 the
-training step is compiled and not run: whether it fits, by the compiler's count.
+Random latents of 16 x 32x32. The training step includes AdamW, the EMA and drawing masks. Sampling is interpolation.
+Compile times are without a cache. --repeats=0 compiles the training step without running it, to see by the compiler's
+count whether it fits.
 """
 
 import functools
@@ -25,9 +25,9 @@ from vdt_jax.models.vdt import REMAT, VDT, VDT_VARIANTS
 from vdt_jax.training.optimizer import make_learning_rate, make_optimizer
 from vdt_jax.training.step import init_state, make_train_step
 
-_MODELS = flags.DEFINE_list("models", ["VDT-S/2"], f"Of {', '.join(VDT_VARIANTS)}.")
+_MODELS = flags.DEFINE_list("models", ["VDT-S/2"], f"Networks, of {', '.join(VDT_VARIANTS)}.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Samples a step.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the computation.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "dtype of the computation.")
 _UNROLL = flags.DEFINE_integer("unroll", 1, "Blocks per iteration of the scan over depth.")
 _REMAT = flags.DEFINE_enum("remat", "matmuls", list(REMAT), "What training keeps of a block for its gradient.")
 _SAMPLING_STEPS = flags.DEFINE_multi_integer("sampling_steps", [16], "Network calls; may be given more than once.")
@@ -39,7 +39,7 @@ _OUTPUT = flags.DEFINE_string("output", "runs/benchmarks/speed.json", "The repor
 
 def main(_) -> None:
     if unknown := set(_MODELS.value) - set(VDT_VARIANTS):
-        raise UserError(f"no model {', '.join(sorted(unknown))}: choose from {', '.join(VDT_VARIANTS)}")
+        raise UserError(f"models must be among {', '.join(VDT_VARIANTS)}, got {', '.join(sorted(unknown))}")
     rows = []
     for name in _MODELS.value:
         model = VDT(**VDT_VARIANTS[name], dtype=_DTYPE.value, unroll=_UNROLL.value, remat=_REMAT.value)

@@ -1,6 +1,6 @@
-"""How long it takes until something happens: compile time against depth, and from `python` to the first step.
+"""Start-up time: compilation against depth, and from `python` to the first training step.
 
-    PYTHONPATH=. python benchmarks/startup.py
+    python benchmarks/startup.py
 
 The blocks are scanned, so that a deep network compiles about as fast as a shallow one. The start is that of train.py
 in a process of its own, with a compilation cache that is empty and then with the cache that this left.
@@ -26,7 +26,7 @@ from vdt_jax.training.optimizer import make_learning_rate, make_optimizer
 from vdt_jax.training.step import init_state, make_train_step
 
 _DEPTHS = flags.DEFINE_multi_integer("depth", [4, 28, 112], "Depths to compile a training step at.")
-_WIDTH = flags.DEFINE_integer("hidden_size", 384, "Width of the networks compiled, of 16 x 32x32 latents.")
+_WIDTH = flags.DEFINE_integer("hidden_size", 384, "Width of the networks, whose clips are 16 x 32x32 latents.")
 _CONFIG = flags.DEFINE_string("config", "configs/default.py", "The recipe that is started.")
 _REPEATS = flags.DEFINE_integer("repeats", 3, "Compilations of each depth.")
 _OUTPUT = flags.DEFINE_string("output", "runs/benchmarks/startup.json", "The report.")
@@ -47,7 +47,7 @@ def main(_) -> None:
 
 
 def compile_seconds(depth: int) -> float:
-    """Lowering and compiling a training step, without any cache."""
+    """Seconds to lower and compile a training step, without a cache."""
     model = VDT(hidden_size=_WIDTH.value, depth=depth, num_heads=6, remat="matmuls")
     optimizer = make_optimizer(make_learning_rate(1e-4, 0, 1, "constant"))
     state = jax.eval_shape(functools.partial(init_state, model, optimizer), jax.random.key(0))
@@ -62,7 +62,7 @@ def compile_seconds(depth: int) -> float:
 
 
 def start_seconds(folder: str, what: str) -> float:
-    """From `python` to the end of train.py's first step, the checkpoint of it included."""
+    """Seconds from `python` to the end of the first step of train.py and its checkpoint."""
     command = [sys.executable, "train.py", f"--config={_CONFIG.value}", f"--workdir={folder}/{what}", "--stop_after=1"]
     command += ["--config.batch_size=1", "--config.preview.every=0"]
     start = time.perf_counter()

@@ -44,7 +44,9 @@ def test_speed_of_a_training_step_and_of_sampling(tmp_path):
 
 def test_a_folder_that_is_no_clone_of_the_official_code(tmp_path):
     pytest.importorskip("torch")
-    assert "is no clone of github.com/RERV/VDT" in fail("benchmarks/compare_official.py", f"--official={tmp_path}")
+    assert "official must be a clone of github.com/RERV/VDT" in fail(
+        "benchmarks/compare_official.py", f"--official={tmp_path}"
+    )
 
 
 def test_eval_demo_reports_every_number_that_is_off():

@@ -114,7 +114,7 @@ def test_repaint_keeps_what_is_given():
 def test_the_study_makes_no_table_of_unequal_runs(tmp_path):
     (tmp_path / "ours_0.json").write_text(json.dumps({"settings": {"steps": 3}, "values": {}}))
     line = fail("study/study.py", "--smoke", f"--output={tmp_path}")
-    assert "ours_0.json was made with other settings" in line and "steps=3 (now 14)" in line
+    assert "ours_0.json was made with other settings" in line and "batch_size=None (now 8)" in line
 
 
 @pytest.mark.slow

@@ -78,15 +78,14 @@ def evaluate(
     measures = make_measures(metrics, chosen.lpips, make_mesh(), chosen.metric_weights)
     protocol = make_protocol(pipeline, source, data, chosen, preset=preset, checkpoint=checkpoint, vae=vae)
 
-    # ------------------------------------------------------------------ the protocol comes first
+    # ------------------------------------------------------------------ protocol
     output = Path(chosen.output)
     output.mkdir(parents=True, exist_ok=True)
     logger.info("%s", protocol)
     protocol.keep(output / "protocol.json")
     evaluation = Evaluation(pipeline, protocol, source, measures, output / "parts", chosen.batch_size)
     for task in protocol.tasks:
-        if evaluation.fvd_frames(task) is None:
-            logger.info("not measured: Frechet distances of %s: its clips differ in which frames are generated", task)
+        evaluation.fvd_frames(task)  # its errors end the evaluation before any work
 
     # ------------------------------------------------------------------ tasks
     done, total = 0, protocol.clips * len(protocol.tasks)
@@ -217,6 +216,7 @@ class Evaluation:
             mask = np.asarray(self._mask(self._batch(first), task))
             generated |= {tuple(np.flatnonzero(frames).tolist()) for frames in np.max(mask, axis=(2, 3, 4)) > 0.5}
         if len(generated) > 1:
+            logger.info("not measured: Frechet distances of %s: its clips differ in which frames are generated", task)
             return None
         frames = generated.pop()
         if "FVD" in self._measures.features and len(frames) < MIN_FRAMES:
