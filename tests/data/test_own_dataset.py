@@ -186,8 +186,8 @@ def test_options_in_a_recipe_and_on_the_command_line(own, tmp_path, monkeypatch,
     monkeypatch.setattr("sys.argv", argv)
     values(argv)
     monkeypatch.setattr(flags, "FLAGS", values)
-    config = cli.load_config_flag(values["config"].value)
-    assert {key: value for key, value in json.loads(config.data.to_json()).items() if value is not None} == data
+    section = cli.values_of_config()["data"]
+    assert {key: value for key, value in section.items() if value is not None} == data
 
 
 @pytest.fixture

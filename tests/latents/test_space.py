@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -78,8 +79,7 @@ def test_hidden_pixels_are_the_mean_of_the_given(vae, clips, mask):
 
 def test_given_pixels_come_back_as_they_were(vae, clips, mask):
     keys = sample_keys(0, range(2))
-    x = np.zeros((1, *MODEL.video_shape), np.float32)
-    params = MODEL.init(jax.random.key(0), x, np.zeros(1))["params"]
+    params = MODEL.init(jax.random.key(0), jnp.zeros((1, *MODEL.video_shape)), jnp.zeros(1))["params"]
     latents = vae.encode(clips, mask, keys)
     samples = generate(MODEL, params, make_diffusion(timestep_respacing="2"), latents, mask, keys)
     given = np.broadcast_to(mask < 0.5, samples.shape)

@@ -200,9 +200,11 @@ def mistakes(tmp_path_factory):
     """For each of MISTAKES, what train.py did, and the working directory that it was given."""
     workdirs = [tmp_path_factory.mktemp("mistakes") / "run" for _ in MISTAKES]
     runs = [[f"--workdir={workdir}", *arguments] for workdir, (arguments, _) in zip(workdirs, MISTAKES, strict=True)]
-    *done, help = scripts("train.py", *runs, ["--help"])
-    assert "--stop_after: Save and stop after this step" in help.stdout
-    return list(zip(done, workdirs, strict=True))
+    return list(zip(scripts("train.py", *runs), workdirs, strict=True))
+
+
+def test_help_lists_the_flags_of_the_script():
+    assert "--stop_after: Save and stop after this step" in script("train.py", "--help").stdout
 
 
 @pytest.mark.parametrize("number", range(len(MISTAKES)), ids=lambda number: MISTAKES[number][1])
