@@ -139,11 +139,7 @@ class Evaluation:
         folder.mkdir(parents=True, exist_ok=True)
 
     def task(self, task: str, update: Callable[[int], object]) -> tuple[dict[str, dict[str, float]], np.ndarray]:
-        """Measures all clips of a task.
-
-        Args:
-          task: its name.
-          update: called with the number of clips of each finished batch.
+        """Measures all clips of a task; `update` is called with the number of clips of each finished batch.
 
         Returns:
           The summary of each candidate, and the PSNR of the model's first sample of each clip (clips,).
@@ -183,12 +179,7 @@ class Evaluation:
         return {name: frechet_distance(truth[name], rows) for name, rows in others.items()}, itself
 
     def sample(self, numbers: Any, task: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Samples of clips.
-
-        Args:
-          numbers: those of the clips, a range or a list.
-          task: its name.
-          seed: of the noise; that of the masks is the protocol's.
+        """Samples of the clips of these numbers; the seed is that of the noise.
 
         Returns:
           Samples and truth (B, F, H, W, C) in [-1, 1], and the mask over pixels (B, F, H, W, 1), 1 = generate.

@@ -25,17 +25,11 @@ Arrays = dict[str, np.ndarray]
 
 
 class Measures(NamedTuple):
-    """The metrics asked for, with the networks that they need.
-
-    Attributes:
-      names: of METRICS.
-      lpips: (sample, truth, mask) -> (B,), or None.
-      features: "FVD" and "frame Frechet": videos (B, F, H, W, C) -> features (rows, width).
-    """
+    """The metrics asked for, with the networks that they need."""
 
     names: tuple[str, ...]
-    lpips: Callable[..., np.ndarray] | None
-    features: Mapping[str, Callable[[np.ndarray], np.ndarray]]
+    lpips: Callable[..., np.ndarray] | None  # (sample, truth, mask) -> (B,)
+    features: Mapping[str, Callable[[np.ndarray], np.ndarray]]  # "FVD", "frame Frechet": videos -> (rows, width)
 
 
 def default_metrics(lpips_network: str, folder: str | None, shape: tuple[int, int, int, int]) -> tuple[str, ...]:
@@ -60,13 +54,7 @@ def networks_of(metrics: Iterable[str], lpips_network: str) -> list[str]:
 
 
 def make_measures(names: Sequence[str], lpips_network: str, mesh: Mesh, folder: str | None = None) -> Measures:
-    """Loads the networks of metrics.
-
-    Args:
-      names: of METRICS; PSNR is measured even if it is not among them.
-      lpips_network: `alexnet` or `vgg16`.
-      mesh: the devices to measure on.
-      folder: of the weights; None for the installed packages.
+    """Loads the networks of metrics; PSNR is measured even if it is not among them.
 
     Raises:
       UserError: missing weights.
@@ -81,16 +69,7 @@ def make_measures(names: Sequence[str], lpips_network: str, mesh: Mesh, folder: 
 
 
 def score(measures: Measures, sample: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> Arrays:
-    """The scores of each clip.
-
-    Args:
-      measures: see `make_measures`.
-      sample, truth: (B, F, H, W, C) in [-1, 1].
-      mask: (B, F, H, W, 1), the positions that count are 1.
-
-    Returns:
-      (B,) float64 for each metric.
-    """
+    """The scores (B,) of videos (B, F, H, W, C) in [-1, 1] where the mask (B, F, H, W, 1) is 1, by metric."""
     scores: dict[str, Any] = {"PSNR": psnr(sample, truth, mask)}
     if "ssim" in measures.names:
         scores["SSIM"] = ssim(sample, truth, mask)
@@ -114,8 +93,7 @@ def summarise(arrays: Arrays, measures: Measures) -> dict[str, dict[str, float]]
     number; the distance of all samples is reported beside it.
 
     Args:
-      arrays: "candidate/metric": scores (B, samples) or features (rows, samples, width); of the truth (B,) or
-        (rows, width).
+      arrays: "candidate/metric": scores (B, samples) or features (rows, samples, width); of the truth without samples.
       measures: see `make_measures`.
 
     Returns:

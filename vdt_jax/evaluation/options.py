@@ -16,14 +16,7 @@ METRICS = ("psnr", "ssim", "motion", "lpips", "fvd", "frame_frechet")
 POSITIONS = ("generated", "all")
 FVD_FRAMES = ("all", "generated")
 # Options that a preset may set have the default None, and these values after it.
-_DEFAULTS = {
-    "tasks": TASKS,
-    "split": "held_out",
-    "num_clips": 16,
-    "samples_per_clip": 1,
-    "steps": 50,
-    "fvd_frames": "all",
-}
+_DEFAULTS = dict(tasks=TASKS, split="held_out", num_clips=16, samples_per_clip=1, steps=50, fvd_frames="all")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,19 +38,13 @@ class EvaluateOptions:
     split: str | None = option(None, "Which clips; default: held_out.", choices=SPLITS)
     num_clips: int | None = option(None, "Clips a task; default: 16.", minimum=1)
     first_clip: int = option(0, "Number of the first clip.", minimum=0)
-    every: int | None = option(
-        None, "Use every N-th clip; default: 1, with a preset as many as spread the clips evenly.", minimum=1
-    )
-    samples_per_clip: int | None = option(
-        None, "Samples of each clip, whose mean and best are reported; default: 1.", minimum=1
-    )
+    every: int | None = option(None, "Use every N-th clip; default: 1, with a preset spread evenly.", minimum=1)
+    samples_per_clip: int | None = option(None, "Samples of each clip: their mean and best; default: 1.", minimum=1)
     batch_size: int = option(16, "Clips sampled at once, on all devices together.", minimum=1)
     sampler: str = option("ddpm", "Sampler.", choices=tuple(SAMPLERS))
     steps: int | None = option(None, "Sampling steps; default: 50.", minimum=1)
     seed: int = option(0, "Seed of noise and masks.", minimum=0, maximum=MAX_SEED)
-    metrics: tuple[str, ...] | None = option(
-        None, "What to measure; default: all but frame_frechet whose weights are installed.", choices=METRICS
-    )
+    metrics: tuple[str, ...] | None = option(None, "Metrics; default: all but frame_frechet.", choices=METRICS)
     lpips: str = option("alexnet", "Network of LPIPS.", choices=NETWORKS)
     metric_weights: str | None = option(None, "Folder with the weights of LPIPS and FVD; default: the extra `eval`.")
     positions: str = option("generated", "Positions that PSNR, SSIM, motion and LPIPS count.", choices=POSITIONS)
@@ -79,9 +66,7 @@ class EvaluateOptions:
 def apply_preset(options: EvaluateOptions, shape: tuple[int, int, int, int]) -> tuple[EvaluateOptions, str | None]:
     """Fills the options that were not given: from the preset if one is named, then from the defaults.
 
-    Args:
-      options: as they were given.
-      shape: (F, H, W, C) of the clips that the model generates.
+    The model generates clips of a shape (F, H, W, C).
 
     Returns:
       The options, and the preset's entry in the protocol: its name, what was given otherwise, and its note.
@@ -89,7 +74,7 @@ def apply_preset(options: EvaluateOptions, shape: tuple[int, int, int, int]) -> 
     Raises:
       UserError: the preset measures clips of another size.
     """
-    values, text = dict(_DEFAULTS), None
+    values, text = dict[str, Any](_DEFAULTS), None
     if options.preset is None:
         values["every"] = 1
     else:

@@ -115,14 +115,7 @@ def make_protocol(
     checkpoint: str | None,
     vae: str | None,
 ) -> Protocol:
-    """The protocol of an evaluation.
-
-    Args:
-      pipeline: the model.
-      source: the clips, of a `data` section.
-      options: all of those that a preset may set have a value; `metrics` too.
-      preset: see `apply_preset`.
-      checkpoint, vae: names of the model and of its autoencoder.
+    """The protocol of an evaluation with options of `apply_preset` and `metrics`, on the clips of a `data` section.
 
     Raises:
       UserError: no clip has the number first_clip.

@@ -78,13 +78,7 @@ class Report:
 
 
 def write_report(report: Report, folder: Path, sections: Sequence[Section]) -> None:
-    """Writes report.json and index.html.
-
-    Args:
-      report: the numbers.
-      folder: where; the pictures are there.
-      sections: one a task, see `write_section`.
-    """
+    """Writes report.json and index.html, with the sections of `write_section`."""
     atomic_write(folder / "report.json", json.dumps(report.to_json(), indent=2) + "\n")
     protocol = Section("protocol", str(report.protocol), [])
     write_page(folder / "index.html", _TITLE, _INTRODUCTION, *report.table(), [protocol, *sections])
@@ -97,7 +91,7 @@ def write_section(
     task: str,
     ranking: np.ndarray,
 ) -> Section:
-    """Writes the pictures of the worst and the best clips of a task, sampled again.
+    """Samples the worst and the best clips of a task again, and writes their pictures; returns the page's section.
 
     Args:
       sample: `Evaluation.sample`.
@@ -105,9 +99,6 @@ def write_section(
       options: as they were given.
       task: its name.
       ranking: (clips,) the PSNR of each.
-
-    Returns:
-      The section of the page.
     """
     shown = best_and_worst(ranking, options.shown)
     numbers = [protocol.numbers[place] for place, _ in shown]
@@ -131,10 +122,6 @@ def command(protocol: Protocol, options: EvaluateOptions, task: str) -> str:
         value = getattr(options, field.name)
         values[field.name] = None if value == field.default else value
     values |= {"tasks": task, "output": f"{options.output}-{task}"}
-    if task in protocol.told_labels:
-        values["told_labels"] = task
-    else:
-        values |= {"told_labels": None, "guidance": None}
     flags = [
         f"--{name}={','.join(value) if isinstance(value, tuple) else value}"
         for name, value in values.items()
