@@ -29,7 +29,7 @@ def main(_) -> None:
     cli.quiet_start()
     checkpoint, vae = _CHECKPOINT.value, _VAE.value
     pipe = Pipeline.load(checkpoint, vae=vae)
-    with steps_progress("clips") as progress:
+    with steps_progress("clips", "clip") as progress:
         report = evaluate(pipe, checkpoint=checkpoint, vae=vae, progress=progress, **dataclasses.asdict(options))
     print(report)
     print(f"page: {Path(options.output) / 'index.html'}")

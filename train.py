@@ -21,9 +21,9 @@ from vdt_jax.files import Mirror, open_folder
 from vdt_jax.options import build
 from vdt_jax.progress import RunLog
 from vdt_jax.training.config import RunOptions, TrainConfig
-from vdt_jax.training.resume import check_init_from, check_same_run, first_state
 from vdt_jax.training.setup import Run
 from vdt_jax.training.skipped import report_skipped
+from vdt_jax.training.start import check_init_from, check_same_run, first_state
 from vdt_jax.training.step import Metrics
 from vdt_jax.training.validation import Validation
 
@@ -63,7 +63,7 @@ def train(config: TrainConfig, path: str, stop_after: int | None, interruption: 
     checkpoints = Checkpoints(
         workdir, every=config.checkpoint_every, keep=config.keep_checkpoints, keep_every=config.keep_every
     )
-    state = checkpoints.restore(run.state) or first_state(run)
+    state = checkpoints.restore(run.state_shapes) or first_state(run)
     first_step = int(state.step)
     last_step = min(config.total_steps, stop_after or config.total_steps)
     train_batches = run.batches(first_step)

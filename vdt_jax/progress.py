@@ -36,7 +36,7 @@ def progress(what: str, total: int, unit: str = "B") -> Iterator[Callable[[int],
 
 
 @contextlib.contextmanager
-def steps_progress(what: str) -> Iterator[Callable[[int, int], object]]:
+def steps_progress(what: str, unit: str = "step") -> Iterator[Callable[[int, int], object]]:
     """`progress` for work whose total is known only once it runs.
 
     Yields:
@@ -47,7 +47,7 @@ def steps_progress(what: str) -> Iterator[Callable[[int, int], object]]:
 
         def report(now: int, total: int) -> None:
             nonlocal done, update
-            update = update or stack.enter_context(progress(what, total, "step"))
+            update = update or stack.enter_context(progress(what, total, unit))
             update(now - done)
             done = now
 

@@ -1,5 +1,6 @@
 """Small videos whose frames tell their numbers, and writing them as chosen."""
 
+import itertools
 import os
 from fractions import Fraction
 
@@ -7,6 +8,7 @@ import av
 import numpy as np
 
 from vdt_jax.data import make_source
+from vdt_jax.video import fit_frame, read_frames
 
 SHAPE = (4, 16, 24, 3)
 
@@ -49,3 +51,9 @@ def moving_square(num_frames=20, height=48, width=64):
 
 def open_folder(path, split="train", shape=SHAPE, **options):
     return make_source({"name": "video_folder", "path": str(path), "held_out": 0.0} | options, shape, split)
+
+
+def read_clip(path, shape, start=0, stride=1):
+    """Frames start, start + stride, ... of a video, cropped and resized: uint8 of shape (F, H, W, C)."""
+    frames = itertools.islice(read_frames(path, start, stride), shape[0])
+    return np.stack([fit_frame(frame, shape[1:3], shape[3]) for frame in frames])

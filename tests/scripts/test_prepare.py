@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from helpers.damaged_videos import KINDS, pictures, video
 from helpers.scripts import SHRUNK, fail, succeed
+from helpers.videos import read_clip
 
 from vdt_jax.data import make_source
 from vdt_jax.data.pipeline import batches
@@ -22,7 +23,7 @@ from vdt_jax.latents.prepare import PrepareOptions, prepare
 from vdt_jax.latents.space import PixelSpace, VaeSpace, pixel_source
 from vdt_jax.models.fingerprint import fingerprint
 from vdt_jax.models.vdt import VDT
-from vdt_jax.video import read_clip, to_float, to_uint8
+from vdt_jax.video import to_float, to_uint8
 
 ROOT = Path(__file__).parents[2]
 VAE = Path(__file__).parents[1] / "goldens" / "vae_tiny"

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers.videos import read_clip
 from PIL import Image
 
 from vdt_jax.errors import UserError
@@ -11,7 +12,6 @@ from vdt_jax.video import (
     frame_grid,
     frame_rate,
     hide,
-    read_clip,
     read_frames,
     side_by_side,
     to_float,

@@ -6,7 +6,6 @@ written.
 """
 
 import dataclasses
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -18,7 +17,8 @@ import numpy as np
 
 from vdt_jax.checkpoints.models import load_model, save_model
 from vdt_jax.errors import UserError
-from vdt_jax.models.vdt import FROZEN_PARAMS, VDT
+from vdt_jax.files import file_sha256
+from vdt_jax.models.vdt import FROZEN_PARAMS, VDT, param_shapes
 from vdt_jax.options import option, validate
 from vdt_jax.progress import progress
 from vdt_jax.weights import autoencoder
@@ -79,13 +79,12 @@ def _from_torch(path: Path, output: Path, options: ConvertOptions) -> dict[str, 
     sizes = read_sizes(state_dict, options.num_heads)
     model = VDT(**sizes)
     model.check_sizes()
-    x = jax.ShapeDtypeStruct((1, *model.video_shape), jnp.float32)
-    expected = jax.eval_shape(model.init, jax.random.key(0), x, jax.ShapeDtypeStruct((1,), jnp.float32))["params"]
+    expected = param_shapes(model)
     table = vdt_table(model.depth, model.patch_size)
     with progress("converting", sum(array.size for array in state_dict.values()), "values") as done:
         params, copied = read_table(state_dict, table, expected, done)
     report: dict[str, Any] = {
-        "source": {"file": path.name, "sha256": _sha256(path)},
+        "source": {"file": path.name, "sha256": file_sha256(path)},
         "model": sizes,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
         "trained_parameters": sum(
@@ -145,7 +144,7 @@ def _to_torch(path: Path, output: Path) -> dict[str, Any]:
         tensors = to_torch(params, model.patch_size)
     with progress("writing", sum(array.nbytes for array in tensors.values())) as done:
         save_safetensors(output, tensors, done)
-    return {"tensors": len(tensors), "sha256": _sha256(output)}
+    return {"tensors": len(tensors), "sha256": file_sha256(output)}
 
 
 def _output_on_fixed_input(model: VDT, params: Any) -> dict[str, Any]:
@@ -162,8 +161,3 @@ def _output_on_fixed_input(model: VDT, params: Any) -> dict[str, Any]:
         "largest": f"{np.abs(out).max():.6e}",
         "first pixel": [f"{value:.6e}" for value in first],
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
 
@@ -15,7 +14,7 @@ from vdt_jax.checkpoints.manifest import all_steps, damage, finished_steps
 from vdt_jax.distributed.mesh import path_name, put_whole
 from vdt_jax.errors import UserError
 from vdt_jax.files import atomic_write, open_folder
-from vdt_jax.models.vdt import VDT
+from vdt_jax.models.vdt import VDT, param_shapes
 
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
@@ -111,8 +110,7 @@ def load_model(path: str | os.PathLike) -> tuple[VDT, Any]:
     if isinstance(options["input_size"], list):  # JSON knows no tuples, and a module's fields must be hashable
         options["input_size"] = tuple(options["input_size"])
     model = VDT(**options)
-    x = jax.ShapeDtypeStruct((1, *model.video_shape), jnp.float32)
-    expected = jax.eval_shape(model.init, jax.random.key(0), x, jax.ShapeDtypeStruct((1,), jnp.float32))["params"]
+    expected = param_shapes(model)
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     expected = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), expected)
     folder = _folder(path) / "params"

@@ -9,7 +9,7 @@ from vdt_jax.data.clips import CENTRED, Clip, SlowClip, UnreadableClip
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import find_videos
 from vdt_jax.data.index import index_videos
-from vdt_jax.data.windows import ClipTable, Window, log_short, nothing_of, of_split
+from vdt_jax.data.windows import ClipTable, Window, log_short, no_clips_message, of_split
 from vdt_jax.errors import UserError
 from vdt_jax.video import CENTRE, Crop, VideoInfo
 from vdt_jax.video.images import natural_key
@@ -84,7 +84,8 @@ class VideoFolder:
         readable = [(found[n], info) for n in chosen if isinstance(info := known[n], VideoInfo)]
         usable = [(video, info) for video, info in readable if self._window.count(info)]
         if not usable:
-            raise UserError(nothing_of(split, self._root, len(chosen), [info for _, info in readable], self._window))
+            infos = [info for _, info in readable]
+            raise UserError(no_clips_message(split, self._root, len(chosen), infos, self._window))
         self._videos = usable
         self._slow: set[int] = set()  # videos whose other clips are not tried: each could take as long
         self._clips = ClipTable([self._window.count(info) for _, info in usable])

@@ -120,7 +120,7 @@ def of_split(videos: Sequence[Found], split: str, share: float) -> list[int]:
     return [n for n in every if (ranks[n] < bound) == (split == "held_out")]
 
 
-def nothing_of(split: str, where: object, count: int, readable: Sequence[VideoInfo], window: Window) -> str:
+def no_clips_message(split: str, where: object, count: int, readable: Sequence[VideoInfo], window: Window) -> str:
     """An error message for a split without clips.
 
     Args:

@@ -56,7 +56,8 @@ class GaussianDiffusion:
         beta-tilde.
       loss_on: the quantity whose squared error is the first loss term; None is `prediction` itself. A network that
         predicts x_start with its loss on v needs no capacity for noise (Li and He 2025, arXiv 2511.13720).
-      min_snr_gamma: upper limit of a noise level's weight, as SNR on x_start (Hang et al. 2023, arXiv 2303.09556).
+      min_snr_gamma: upper limit of the weight on x_start that `loss_on` implies: SNR for eps (Hang et al. 2023, arXiv
+        2303.09556), SNR + 1 for v, 1 for x_start.
       clip_denoised: whether samplers clip their estimates of x_0 to [-1, 1]: right for pixels, not for latents.
     """
 

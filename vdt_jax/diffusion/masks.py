@@ -102,7 +102,7 @@ def _mask(
     num_frames, *grid = shape
     frame_key, each_key, block_key = jax.random.split(key, 3)
     frames = jnp.arange(num_frames)
-    given = jnp.stack(
+    given = jnp.stack(  # in the order of TASKS
         [
             frames < num_given,
             frames >= num_frames - num_given,

@@ -19,14 +19,14 @@ class Clip:
       video: (F, H, W, C) uint8. Of a long video that was written to `output` these are the first frames only.
       mask: (F, H, W, 1) uint8, 1 = generated, 0 = given.
       fps: frames a second.
-      given: (F, H, W, C) uint8, the input; equal to the truth at generated positions if `truth_known`.
+      input: (F, H, W, C) uint8; equal to the truth at generated positions if `truth_known`.
       truth_known: whether the input has all the frames of the clip.
     """
 
     video: np.ndarray
     mask: np.ndarray
     fps: float
-    given: np.ndarray
+    input: np.ndarray
     truth_known: bool = False
 
     def save(self, path: str | os.PathLike) -> None:
@@ -46,7 +46,7 @@ class Clip:
           UserError: another suffix.
         """
         suffix = Path(path).suffix
-        views = comparison_views(self.given, self.mask, [self.video], self.truth_known)
+        views = comparison_views(self.input, self.mask, [self.video], self.truth_known)
         if suffix == ".gif":
             write_video(path, side_by_side(*views), self.fps)
         elif suffix == ".png":

@@ -79,7 +79,7 @@ def run(
         check_suffix(output)
     request = Request(pipe, input, options, None if output is None else Path(output))
     if options.fps_factor is not None:
-        return [_raise(request, progress)]
+        return [_raise_rate(request, progress)]
     return list(_extend(request, progress) if options.extend is not None else _complete(request, progress))
 
 
@@ -260,7 +260,7 @@ def _extend(request: Request, progress: Progress | None) -> Iterator[Clip]:
             yield Clip(shown[i], _frame_mask(new, shown[i]), request.fps, input, truth_known=known)
 
 
-def _raise(request: Request, progress: Progress | None) -> Clip:
+def _raise_rate(request: Request, progress: Progress | None) -> Clip:
     """The video is read, filled in and written window by window."""
     factor, fps = request.options.fps_factor or 1, request.fps * (request.options.fps_factor or 1)
     frames, num_input = stream_frames(request.video, request.pipe.shape, request.options.start)

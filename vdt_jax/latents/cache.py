@@ -20,7 +20,7 @@ import numpy as np
 
 from vdt_jax.data.clips import Clip
 from vdt_jax.data.discover import Found
-from vdt_jax.data.windows import ClipTable, Window, log_short, nothing_of, of_split
+from vdt_jax.data.windows import ClipTable, Window, log_short, no_clips_message, of_split
 from vdt_jax.errors import UserError
 from vdt_jax.files import atomic, atomic_write, differing, file_sha256
 from vdt_jax.video import VideoInfo
@@ -164,7 +164,7 @@ class Latents:
         chosen = [videos[n] for n in of_split([video[0] for video in videos], split, held_out)]
         usable = [video for video in chosen if self._window.count(video[1])]
         if not usable:
-            raise UserError(nothing_of(split, path, len(chosen), [video[1] for video in chosen], self._window))
+            raise UserError(no_clips_message(split, path, len(chosen), [video[1] for video in chosen], self._window))
         self._videos = usable
         self._clips = ClipTable([self._window.count(video[1]) for video in usable])
         if split == "train":

@@ -3,8 +3,8 @@
 Lu et al. 2024 (arXiv 2305.13311), section 3; DiT: Peebles and Xie 2023 (arXiv 2212.09748). A block computes
 
     x = x + temporal_fc(TemporalAttention(LN(x)))                                    over frames, per position
-    x = x + gate_msa * SpatialAttention(scale_msa, shift_msa * LN(x))                over positions, per frame
-    x = x + gate_mlp * MLP(scale_mlp, shift_mlp * LN(x))
+    x = x + gate_msa * SpatialAttention((1 + scale_msa) * LN(x) + shift_msa)         over positions, per frame
+    x = x + gate_mlp * MLP((1 + scale_mlp) * LN(x) + shift_mlp)
 
 with shift, scale and gate from the timestep (adaLN-Zero). One array (B, F, N, D) holds the tokens throughout; only the
 queries, keys and values are laid out head by head, over frames or over tokens. Parameter paths are the torch names with
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Float, Int, Num, PyTree
 
 from vdt_jax.distributed.mesh import GATHERED
 from vdt_jax.errors import UserError
@@ -326,6 +326,12 @@ class VDT(nn.Module):
         out_channels = self.in_channels * (2 if self.learn_sigma else 1)
         tokens = FinalLayer(self.patch_size, out_channels, self.dtype, name="final_layer")(tokens, c)
         return unpatchify(tokens, self.grid, self.patch_size).astype(jnp.float32)
+
+
+def param_shapes(model: VDT) -> PyTree:
+    """Shapes and dtypes of the parameters; nothing is computed."""
+    x = jax.ShapeDtypeStruct((1, *model.video_shape), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), x, jax.ShapeDtypeStruct((1,), jnp.float32))["params"]
 
 
 def _table(embedding: Float[np.ndarray, "n d"]) -> Float[Array, "1 n d"]:

@@ -71,7 +71,7 @@ class Run:
         init = functools.partial(init_state, self.model, self.optimizer)
         shapes = jax.eval_shape(init, self.init_key)
         shardings = state_shardings(shapes, self.mesh)
-        self.state = with_shardings(shapes, shardings)
+        self.state_shapes = with_shardings(shapes, shardings)
         self.init_state = jax.jit(init, out_shardings=shardings)
         self.encode = self._encode(encode_key)
         self.train_step = self._train_step()
@@ -103,11 +103,11 @@ class Run:
             frozen=config.optimizer.frozen,
             **vars(config.loss),
         )
-        step = shard_train_step(step, self.state, self.mesh)
+        step = shard_train_step(step, self.state_shapes, self.mesh)
         video = jax.ShapeDtypeStruct((config.batch_size, *model.video_shape), np.float32)
         batch = {"video": video, "labels": jax.ShapeDtypeStruct((config.batch_size,), np.int32)}
         batch = with_shardings(batch, jax.tree.map(lambda _: batch_sharding(self.mesh), batch))
-        jax.eval_shape(step, self.state, batch, self.train_key)
+        jax.eval_shape(step, self.state_shapes, batch, self.train_key)
         return step
 
     def batches(self, first_step: int) -> Iterator[Batch]:
@@ -130,7 +130,7 @@ class Run:
     @property
     def summary(self) -> str:
         """Sizes, data and devices, for the log."""
-        trained = count_trained(self.state.params, self.config.optimizer.frozen) / 1e6
+        trained = count_trained(self.state_shapes.params, self.config.optimizer.frozen) / 1e6
         devices = f"{self.mesh.size} {self._device} device(s) in {jax.process_count()} process(es)"
         return f"{trained:.2f} M trained parameters, {len(self.source)} clips, {devices}"
 

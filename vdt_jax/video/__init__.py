@@ -18,7 +18,7 @@ from vdt_jax.video.frames import (
 )
 from vdt_jax.video.images import IMAGE_SUFFIXES
 from vdt_jax.video.info import VideoInfo
-from vdt_jax.video.read import VIDEO_SUFFIXES, frame_rate, probe, read_clip, read_frames, read_numbers
+from vdt_jax.video.read import VIDEO_SUFFIXES, frame_rate, probe, read_frames, read_numbers
 from vdt_jax.video.write import OUTPUT_SUFFIXES, VideoWriter, write_video
 
 __all__ = [
@@ -36,7 +36,6 @@ __all__ = [
     "frame_rate",
     "hide",
     "probe",
-    "read_clip",
     "read_frames",
     "read_numbers",
     "side_by_side",

@@ -17,7 +17,6 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vdt_jax.errors import UserError
-from vdt_jax.video.frames import CENTRE, Crop, fit_frame
 from vdt_jax.video.images import folder_numbers, image_numbers, is_image, probe_folder, probe_image
 from vdt_jax.video.info import VideoInfo, as_pts
 
@@ -103,26 +102,6 @@ def read_frames(path: str | os.PathLike, start: int = 0, stride: int = 1) -> Ite
 def frame_rate(path: str | os.PathLike) -> float:
     """Frames a second of a video, 25 where it does not say."""
     return probe(path).fps
-
-
-def read_clip(
-    path: str | os.PathLike,
-    shape: tuple[int, int, int, int],
-    start: int = 0,
-    stride: int = 1,
-    crop: Crop = CENTRE,
-) -> np.ndarray:
-    """One clip of a video, uint8 of shape (F, H, W, C), cropped and resized.
-
-    Raises:
-      UserError: a video that cannot be decoded, or is too short.
-    """
-    num_frames, height, width, channels = shape
-    numbers = range(start, start + num_frames * stride, stride)
-    clip = [fit_frame(frame, (height, width), channels, crop) for frame in read_numbers(path, numbers)]
-    if len(clip) < num_frames:
-        raise UserError(f"{path} has {len(clip)} frames from frame {start} at stride {stride}: {num_frames} are needed")
-    return np.stack(clip)
 
 
 @contextlib.contextmanager

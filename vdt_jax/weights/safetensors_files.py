@@ -8,13 +8,13 @@ import math
 import os
 import struct
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from vdt_jax.errors import UnsafeFileError
+from vdt_jax.files import atomic
 from vdt_jax.weights.untrusted import mapped, shown
 
 _MAX_HEADER_BYTES = 2 << 20  # about 15,000 tensors; the library would make gigabytes of names of its 100 MB
@@ -84,13 +84,8 @@ def save_safetensors(
         offset += array.nbytes
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
-    unfinished = Path(f"{path}.partial")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            for array in tensors.values():
-                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-                done(array.nbytes)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic(path) as unfinished, unfinished.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for array in tensors.values():
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            done(array.nbytes)

@@ -48,7 +48,7 @@ def unipc(
         x, x_before, *history = state  # predicted x_i, corrected x_{i-1}, m_{i-1}, ..., m_{i-p}
         estimate = denoise(diffusion, denoise_fn, x, num_steps - 1 - i).pred_xstart
         estimates = [apply_mask(mask, estimate, clean), *history]
-        corrected = at(weights.carry, i - 1) * x_before
+        corrected = at(weights.carry, i - 1) * x_before  # at i = 0 the last entry, which is not used
         for weight, m in zip(weights.correct, estimates, strict=True):
             corrected += at(weight, i) * m
         x = apply_mask(mask, jnp.where(i > 0, corrected, x), clean)

@@ -6,7 +6,7 @@ from etils import epath
 from vdt_jax.checkpoints import save_config
 from vdt_jax.errors import UserError
 from vdt_jax.training.config import TrainConfig
-from vdt_jax.training.resume import check_same_run
+from vdt_jax.training.start import check_same_run
 
 CONFIG = TrainConfig().as_json()
 

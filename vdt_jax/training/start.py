@@ -51,7 +51,7 @@ def check_same_run(workdir: epath.Path, config: Mapping[str, Any]) -> None:
 def check_init_from(run: Run) -> None:
     """Raises UserError where the parameters of `init_from` do not fit."""
     if run.config.init_from is not None:
-        start_from(run.config.init_from, run.state.params, _fresh(run))
+        start_from(run.config.init_from, run.state_shapes.params, _fresh(run))
 
 
 def first_state(run: Run) -> TrainState:
