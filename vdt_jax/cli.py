@@ -146,6 +146,12 @@ def config_of_options(options: Any) -> ConfigDict:
     return config
 
 
+_KEYS = (
+    "The keys are in vdt_jax/training/config.py; options of your own data source are set together, "
+    "--config.data.options=\"{'name': value}\"."
+)
+
+
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         return app.parse_flags_with_usage(list(argv)) if _asks_for_help(argv) else flags.FLAGS(list(argv))
@@ -153,7 +159,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         _fail(str(error).rpartition("UserError: ")[2])
     except (AttributeError, KeyError) as error:  # ml_collections: a key that the config does not have
         lines = str(error).strip("'\"").replace("\\n", "\n").replace("\\'", "'").splitlines()
-        _fail(f"the config has no {lines[0]}. {' '.join(lines[1:]) or 'The keys are in vdt_jax/training/config.py.'}")
+        _fail(f"the config has no {lines[0]}. {' '.join(lines[1:]) or _KEYS}")
     except (TypeError, ValueError) as error:
         _fail(f"a config value does not fit: {error}")
 

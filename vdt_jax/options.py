@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, TypeVar
 
+import numpy as np
+
 from vdt_jax.errors import UserError
 
 Options = TypeVar("Options")
@@ -70,6 +72,7 @@ def validate(options: Any, prefix: str = "") -> None:
         if dataclasses.is_dataclass(kind):
             value = _nested(name, kind, value)
         elif is_tuple:
+            value = value.tolist() if isinstance(value, np.ndarray) else value
             if isinstance(value, str) or not isinstance(value, Sequence):
                 raise UserError(f"{name} must be a list, got {value!r}")
             value = tuple(_checked(name, field, kind, item) for item in value)

@@ -78,6 +78,9 @@ def test_names_and_numbers_that_do_not_exist(params):
             generate(MODEL, params, DIFFUSION, clean(1), everything, keys, **options)
 
     fail("sampler must be one of ddpm, .* got 'euler'", sampler="euler")
+    with pytest.raises(UserError, match="the diffusion has learn_sigma=False, the model True"):
+        other = make_diffusion(timestep_respacing="3", learn_sigma=False)
+        generate(MODEL, params, other, clean(1), everything, keys)
     fail("eta=0.5 is for sampler ddim, not ddpm", eta=0.5)
     fail("eta must be >= 0, got nan", sampler="ddim", eta=float("nan"))
     fail("eta must be <= 1, got 2", sampler="ddim", eta=2)

@@ -93,6 +93,17 @@ def test_a_list_of_inputs_is_a_batch(pipe, video, tmp_path):
     assert len(samples) == 3 and np.abs(samples[0].video.astype(int) - samples[2].video).max() > 20
 
 
+def test_arrays_of_jax_and_numpy_options(pipe, video):
+    expected = pipe.sample(video, given_frames=[0, 2], steps=2).video
+    arguments = {"given_frames": np.array([0, 2]), "steps": np.int64(2)}
+    np.testing.assert_array_equal(pipe.sample(jnp.asarray(video), **arguments).video, expected)
+
+
+def test_a_pipeline_and_a_clip_are_shown_in_one_line(pipe, video):
+    assert repr(pipe) == "Pipeline(clips (6, 16, 24, 1) (F, H, W, C), PixelSpace)"
+    assert repr(pipe.predict(video, steps=2, fps=12)) == "Clip(6 frames of 16x24, 50% generated, 12 fps)"
+
+
 def test_extend_and_raise_the_frame_rate(pipe, video):
     longer = pipe.extend(video, 7, num_given=2, steps=2)
     assert longer.video.shape == (9, H, W, 1) and given_frames(longer) == [0, 1] and longer.truth_known
@@ -162,6 +173,10 @@ def test_the_cost_is_measured_and_nothing_is_written(pipe, video, tmp_path):
         (lambda pipe, video: pipe.extend([video], 3, num_given=6), "num_given must be < 6"),
         (lambda pipe, video: pipe.raise_frame_rate([video, video], 2), "give one input, got 2"),
         (lambda pipe, video: pipe.predict(video, output="out.avi"), "output must end in"),
+        (lambda pipe, video: pipe.predict([]), "input must name at least one video, got an empty list"),
+        (lambda pipe, video: pipe.predict(5), "must be a path or an array, got a value of type int"),
+        (lambda pipe, video: pipe.inpaint(video, [[1]]), "must be a path or an array, got a value of type list"),
+        (lambda pipe, video: pipe.inpaint(video, None), "inpaint needs a mask, got None"),
         (lambda pipe, video: pipe.diffusion(0), "steps must be >= 1, got 0"),
     ],
 )

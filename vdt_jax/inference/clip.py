@@ -29,6 +29,10 @@ class Clip:
     input: np.ndarray
     truth_known: bool = False
 
+    def __repr__(self) -> str:
+        num_frames, height, width, _ = self.video.shape
+        return f"Clip({num_frames} frames of {height}x{width}, {self.mask.mean():.0%} generated, {self.fps:g} fps)"
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes the video as .mp4, .gif, .png (a grid of frames) or .npz (an array `video`).
 

@@ -213,6 +213,11 @@ def _request(
     **sampler_options: Scale,
 ) -> _Request:
     """Checks the arguments of `generate` and fills in its defaults."""
+    if diffusion.learn_sigma != model.learn_sigma:
+        raise UserError(
+            f"the diffusion has learn_sigma={diffusion.learn_sigma}, the model {model.learn_sigma}: make it with "
+            "Pipeline.diffusion(steps), or with the learn_sigma of the model"
+        )
     sampler_options = {name: value for name, value in sampler_options.items() if value is not None}
     _check_sampler(sampler, sampler_options)
     if guidance is not None and model.num_classes == 1:

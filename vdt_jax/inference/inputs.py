@@ -7,7 +7,9 @@ an array in the official layout (B, T, C, H, W). A mask is white (128 or more) w
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -18,6 +20,19 @@ from vdt_jax.weights.torch_files import load_torch
 _ARRAY_SUFFIXES = (".npz", ".pt", ".pth")
 
 Input = str | os.PathLike | np.ndarray
+
+
+def as_input(value: Any) -> Input:
+    """A path, or an array as NumPy's.
+
+    Raises:
+      UserError: neither.
+    """
+    if isinstance(value, str | os.PathLike):
+        return value
+    if isinstance(value, np.ndarray | jax.Array):
+        return np.asarray(value)
+    raise UserError(f"an input or mask must be a path or an array, got a value of type {type(value).__name__}")
 
 
 def is_array(path: Input) -> bool:

@@ -71,6 +71,9 @@ class Pipeline:
         space.clip_shape(model)
         return cls(model, jax.device_put(params, replicated(make_mesh())), config, space)
 
+    def __repr__(self) -> str:
+        return f"Pipeline(clips {self.shape} (F, H, W, C), {type(self.space).__name__})"
+
     # ------------------------------------------------------------------ what the model works on
 
     @property
@@ -159,7 +162,7 @@ class Pipeline:
           task: one of `diffusion.masks.TASKS`; default: predict.
           output: an .mp4 or .npz file to write each sample to as it is made, numbered if there are several.
           progress: called now and then with the network steps done and the steps in all.
-          options: of `SampleOptions`.
+          options: the flags of sample.py (`python sample.py --help`), such as steps, sampler, given_frames, seed.
 
         Returns:
           One clip, or a list where `input` is a list or `num_samples` is more than one.
@@ -195,11 +198,21 @@ class Pipeline:
         return self.sample(None, "unconditional", **options)
 
     def inpaint(self, input: Any, mask: Any, **options: Any) -> Any:
-        """Generates the white region of a mask: a picture for all frames, a video or an array; see `sample`."""
+        """Generates the white region of a mask; see `sample`.
+
+        Args:
+          mask: a picture for all frames, a video, an .npz, or an array (H, W) or (F, H, W), of the size of the input or
+            of the model's clips; white (128 or more; 1 in an array without larger values) is generated.
+        """
+        if mask is None:
+            raise UserError("inpaint needs a mask, got None")
         return self.sample(input, mask=mask, **options)
 
     def extend(self, input: Any, num_new: int, **options: Any) -> Any:
-        """Generates `num_new` frames after the given ones, or before them with `task="backward"`; see `sample`."""
+        """Generates `num_new` frames after the given ones, or before them with `task="backward"`; see `sample`.
+
+        The given ones are `num_given` frames from `start` on: not the end of the input, unless `start` says so.
+        """
         return self.sample(input, extend=num_new, **options)
 
     def raise_frame_rate(self, input: Any, factor: int, **options: Any) -> Any:

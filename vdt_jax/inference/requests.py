@@ -17,6 +17,7 @@ from vdt_jax.inference.clip import Clip
 from vdt_jax.inference.functional import measure_step, sample_keys
 from vdt_jax.inference.inputs import (
     Input,
+    as_input,
     check_known,
     described,
     frame_size,
@@ -116,7 +117,10 @@ class Request:
         """The inputs; none where held-out clips are sampled."""
         if self.input is None:
             return []
-        return list(self.input) if isinstance(self.input, list | tuple) else [self.input]
+        inputs = list(self.input) if isinstance(self.input, list | tuple) else [self.input]
+        if not inputs:
+            raise UserError("input must name at least one video, got an empty list")
+        return [as_input(input) for input in inputs]
 
     @property
     def video(self) -> Any:
@@ -225,7 +229,7 @@ def _complete(request: Request, progress: Progress | None) -> Iterator[Clip]:
         samples, mask = complete(clean, mask, request.keys(numbers), labels)
         for i, number in enumerate(request.wanted(numbers)):
             parts = (to_uint8(samples[i]), mask[i].astype(np.uint8), request.fps, to_uint8(clean[i]))
-            clip = Clip(*parts, truth_known=num_known[i] == len(samples[i]))
+            clip = Clip(*parts, truth_known=bool(num_known[i] == len(samples[i])))
             for path in request.files(range(number, number + 1)):
                 clip.save(path)
             yield clip
@@ -255,7 +259,7 @@ def _extend(request: Request, progress: Progress | None) -> Iterator[Clip]:
         new = np.arange(shown.shape[1])
         new = new < num_new if backward else new >= num_given
         for i in range(len(wanted)):
-            known = num_known[i] == total
+            known = bool(num_known[i] == total)
             input = to_uint8(clean[i, : len(new)]) if known else shown[i]
             yield Clip(shown[i], _frame_mask(new, shown[i]), request.fps, input, truth_known=known)
 
@@ -322,7 +326,9 @@ def _masks(request: Request, numbers: range, num_known: np.ndarray) -> np.ndarra
         mask = np.ones((len(numbers), *pipe.model.video_shape[:3], 1), np.float32)
     else:
         source_size = frame_size(request.inputs[0]) if request.inputs else None
-        pixels = read_mask(options.mask, (num_frames, height, width), source_size, options.start, request.stride)
+        pixels = read_mask(
+            as_input(options.mask), (num_frames, height, width), source_size, options.start, request.stride
+        )
         mask = np.repeat(pipe.space.shrink_mask(pixels[None]), len(numbers), axis=0)
     if options.given_frames is not None:
         if (last := max(options.given_frames, default=0)) >= num_frames:
