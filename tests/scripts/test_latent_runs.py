@@ -16,6 +16,7 @@ from vdt_jax.video import fit_frame, read_frames, to_float, to_uint8, write_vide
 GOLDENS = Path(__file__).parents[1] / "goldens"
 
 
+@pytest.mark.slow
 def test_from_the_official_file_to_a_video(tmp_path):
     write_video(tmp_path / "clip.mp4", moving_square(24))
     golden = GOLDENS / "vdt_tiny.pt"

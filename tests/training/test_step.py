@@ -162,7 +162,7 @@ def test_an_axis_that_does_not_divide_stays_whole():
     assert state_shardings(shapes, make_mesh(4, 2))["blocks"]["a"]["kernel"].spec == PartitionSpec(None, None, "fsdp")
 
 
-@pytest.mark.parametrize("sizes", [(1, 8), pytest.param((1, 2, 4, 8), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sizes", [(8,), pytest.param((1, 2, 4, 8), marks=pytest.mark.slow)])
 def test_checkpoints_move_between_all_meshes(sizes, tmp_path):
     meshes = [make_mesh(n, fsdp) for n in sizes for fsdp in sorted({1, n})]
     draw = np.random.default_rng(0).integers

@@ -13,6 +13,8 @@ from vdt_jax.data import take
 from vdt_jax.diffusion.masks import TASKS
 from vdt_jax.inference.functional import task_masks
 from vdt_jax.inference.pipeline import Pipeline
+from vdt_jax.models import flops
+from vdt_jax.models.flops import training_flops
 from vdt_jax.models.vdt import VDT
 from vdt_jax.options import build
 from vdt_jax.training.config import TrainConfig
@@ -36,6 +38,13 @@ CONFIG = build(
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return Run(CONFIG, tmp_path_factory.mktemp("run"))
+
+
+def test_a_run_knows_its_share_of_the_devices_peak(run, monkeypatch):
+    assert run.utilisation(2.0) is None  # the peak of a CPU is not known
+    monkeypatch.setitem(flops.PEAK_FLOPS, "cpu", 1e9)
+    per_step = training_flops(run.model) * CONFIG.batch_size
+    assert run.utilisation(2.0) == pytest.approx(2.0 * per_step / 1e9 / run.mesh.size)
 
 
 @pytest.fixture(scope="module")
