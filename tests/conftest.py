@@ -23,3 +23,9 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 # The indexes of folders that are gone when the tests end.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="vdt_jax_")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, so that no worker is left alone with one of them (`--no-loadscope-reorder`)."""
+    long = ("tests/scripts/", "tests/training/", "tests/inference/", "tests/evaluation/")
+    items.sort(key=lambda item: not item.nodeid.startswith(long))

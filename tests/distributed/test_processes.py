@@ -115,7 +115,8 @@ def test_sigterm(when):
         assert process.returncode == 0 and out == "asked True\n"
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [20])
 def test_killed_runs_end_in_the_bits_of_the_uninterrupted_one(kills):
     command = [sys.executable, str(ROOT / "tests" / "torture" / "kills.py"), str(kills), "0"]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=1500, check=False)

@@ -114,7 +114,9 @@ def test_only_other_shapes_are_compiled_anew(params):
     assert [program._cache_size() for program in programs] == before
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize(
+    "sampler", [s if s in ("ddim", "unipc") else pytest.param(s, marks=pytest.mark.slow) for s in SAMPLERS]
+)
 def test_jit_eager_and_chunks_give_the_same_bits(params, sampler):
     """`generate` in a jit of the user's, on its own, and in chunks of a step with a progress callback."""
     mask, keys, labels = task_masks(0, range(2), "spatial_temporal", MODEL), sample_keys(0, range(2)), np.array([0, 2])

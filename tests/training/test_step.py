@@ -56,7 +56,7 @@ def test_resumed_equals_uninterrupted(tmp_path):
     assert first + second == losses
 
 
-@pytest.mark.parametrize("setup", ["data parallel", "fsdp", "accumulation"])
+@pytest.mark.parametrize("setup", [pytest.param("data parallel", marks=pytest.mark.slow), "fsdp", "accumulation"])
 def test_every_setup_equals_one_device(setup):
     first, last, metrics = twenty_steps()
     their_first, one = run(1, setup)
@@ -115,6 +115,7 @@ def _muon_and_adam(opt_state):
     return inner["muon"], inner["adam"]
 
 
+@pytest.mark.slow
 def test_muon_on_a_mesh_equals_one_device():
     (ours, metrics), (theirs, others) = run(4, "muon"), run(4, "muon, fsdp and accumulation")
     np.testing.assert_allclose(others, metrics, rtol=1e-4)
@@ -162,7 +163,9 @@ def test_an_axis_that_does_not_divide_stays_whole():
     assert state_shardings(shapes, make_mesh(4, 2))["blocks"]["a"]["kernel"].spec == PartitionSpec(None, None, "fsdp")
 
 
-@pytest.mark.parametrize("sizes", [(8,), pytest.param((1, 2, 4, 8), marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "sizes", [pytest.param((1, 8), marks=pytest.mark.slow), pytest.param((1, 2, 4, 8), marks=pytest.mark.slow)]
+)
 def test_checkpoints_move_between_all_meshes(sizes, tmp_path):
     meshes = [make_mesh(n, fsdp) for n in sizes for fsdp in sorted({1, n})]
     draw = np.random.default_rng(0).integers
