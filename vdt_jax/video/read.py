@@ -45,6 +45,8 @@ _SEEK_MARGINS = (0, 16, 128, 300)
 # Of MPEG program streams (.mpg, .vob) the times of frames are guessed from one known time to the next, and otherwise
 # after a seek than from the beginning.
 _GUESSED_TIMES = ("mpeg",)
+# A title that is not UTF-8 must not make a video unreadable; PyAV 19 has no such option and does not raise.
+_METADATA_ERRORS: Any = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
@@ -141,13 +143,7 @@ def _open(path: str | os.PathLike) -> Iterator[tuple[Any, Any]]:
             opened: Any = name
         except UnicodeEncodeError:  # a name that is not UTF-8
             opened = stack.enter_context(Path(path).open("rb"))
-        container = stack.enter_context(
-            av.open(
-                opened,
-                options={"protocol_whitelist": "file"},
-                metadata_errors="replace",  # a title that is not UTF-8 makes no video a bad one
-            )
-        )
+        container = stack.enter_context(av.open(opened, options={"protocol_whitelist": "file"}, **_METADATA_ERRORS))
         if not container.streams.video:
             raise UserError(f"{_shown(path)} has no video stream")
         stream = container.streams.video[0]
