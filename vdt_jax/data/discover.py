@@ -48,9 +48,7 @@ def find_videos(path: str | os.PathLike) -> tuple[Path, list[Found]]:
     elif path.is_dir():
         root, found = path, list(_walk(path))
     else:
-        raise UserError(
-            f"no folder {path}: --config.data.path must name one with videos in it, or a .csv or .jsonl list"
-        )
+        raise UserError(f"no folder {path}: name one with videos in it, or a .csv or .jsonl list")
     if not found:
         raise UserError(f"no videos in {path}: looked for {', '.join(VIDEO_SUFFIXES)}, .webp and folders of pictures")
     return root, sorted(found, key=lambda video: natural_key(video.name))

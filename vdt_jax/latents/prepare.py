@@ -165,7 +165,7 @@ def _metadata(options: PrepareOptions, space: VaeSpace, videos: Sequence[Video],
 
 
 def shards_of(videos: Sequence[Video], shard_frames: int) -> list[list[Video]]:
-    """The videos in order, as shards of at least so many frames."""
+    """The videos in order, as shards of at least `shard_frames` frames."""
     shards: list[list[Video]] = []
     room = 0
     for video, info in videos:
