@@ -51,7 +51,7 @@ class Studio:
         self.folder = tempfile.TemporaryDirectory(prefix="vdt_jax_")
 
     def input(self, file: str | None, seed: int) -> tuple[Any, tuple[int, ...] | None]:
-        """The file, or the held-out clip of this number with its label."""
+        """The file, or the held-out clip of this number and its label."""
         if file:
             return file, None
         batch = take(self.pipe.source(), range(seed, seed + 1))
@@ -95,19 +95,18 @@ class Studio:
 def page(studio: Studio) -> Any:
     """The Gradio page."""
 
-    def with_errors_shown(function: Any) -> Any:
-        """Shows errors that the user can correct on the page, in one line."""
+    def shown(function: Any, *arguments: Any) -> Any:
+        """Calls a function; an error that the user can correct is shown on the page, in one line."""
+        try:
+            return function(*arguments)
+        except UserError as error:
+            raise gr.Error(str(error), print_exception=False) from None
 
-        def call(*arguments: Any) -> Any:
-            try:
-                return function(*arguments)
-            except UserError as error:
-                raise gr.Error(str(error), print_exception=False) from None
-
-        return call
+    def first_frame(file, seed):
+        return shown(studio.first_frame, file, seed)
 
     def run(file, painted, task, num_given, sampler, steps, seed, progress=gr.Progress()):  # noqa: B008 (as Gradio asks)
-        return with_errors_shown(studio.run)(file, painted, task, num_given, sampler, steps, seed, progress)
+        return shown(studio.run, file, painted, task, num_given, sampler, steps, seed, progress)
 
     num_frames, height, width, _ = studio.pipe.shape
     with gr.Blocks(title="vdt_jax", analytics_enabled=False, delete_cache=(_KEPT_SECONDS, _KEPT_SECONDS)) as blocks:
@@ -116,9 +115,8 @@ def page(studio: Studio) -> Any:
             with gr.Column():
                 file = gr.File(label="Video, GIF, picture or .npz; none: a held-out clip", elem_id="file")
                 task = gr.Dropdown([*TASKS, _PAINTED], value="predict", label="What is generated", elem_id="task")
-                num_given = gr.Slider(
-                    1, num_frames - 1, num_frames // 2, step=1, label="Frames given (predict, backward)"
-                )
+                given = "Frames given (predict, backward)"
+                num_given = gr.Slider(1, num_frames - 1, num_frames // 2, step=1, label=given)
                 sampler = gr.Dropdown(list(SAMPLERS), value="unipc", label="Sampler", elem_id="sampler")
                 steps = gr.Slider(1, _MAX_STEPS, 20, step=1, label="Steps", elem_id="steps")
                 seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="seed")
@@ -127,8 +125,7 @@ def page(studio: Studio) -> Any:
                 comparison = gr.Image(label="given | sample | truth", elem_id="comparison", buttons=["fullscreen"])
                 video = gr.File(label="The sample", elem_id="sample")
                 painted = gr.ImageEditor(label="Paint over the region to generate", type="numpy", elem_id="painted")
-        file.change(with_errors_shown(studio.first_frame), [file, seed], painted)
-        blocks.load(with_errors_shown(studio.first_frame), [file, seed], painted)
+        gr.on([file.change, blocks.load], first_frame, [file, seed], painted)
         inputs = [file, painted, task, num_given, sampler, steps, seed]
         button.click(run, inputs, [comparison, video], concurrency_limit=1)
     return blocks

@@ -1,14 +1,17 @@
-"""A sampled clip, and how it is saved."""
+"""A sampled clip, and the files that show it: comparisons and a page."""
 
 import dataclasses
+import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from vdt_jax.errors import UserError
-from vdt_jax.inference.outputs import comparison_views
-from vdt_jax.video import frame_grid, side_by_side, write_video
+from vdt_jax.inference.outputs import Example, Section, comparison_views, numbered, write_page, write_views
+from vdt_jax.video import write_video
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,11 +52,20 @@ class Clip:
         Raises:
           UserError: another suffix.
         """
-        suffix = Path(path).suffix
-        views = comparison_views(self.input, self.mask, [self.video], self.truth_known)
-        if suffix == ".gif":
-            write_video(path, side_by_side(*views), self.fps)
-        elif suffix == ".png":
-            write_video(path, frame_grid(*views)[None])
-        else:
-            raise UserError(f"cannot write a comparison to {path}: the suffix must be .gif or .png")
+        write_views(path, comparison_views(self.input, self.mask, [self.video], self.truth_known), self.fps)
+
+
+def write_gallery(output: str | Path, clips: Sequence[Clip], command: str) -> Path:
+    """Writes OUT.gif and OUT.png for each sample, and index.html with the command that made them; returns the page."""
+    examples = []
+    for number, clip in enumerate(clips):
+        path = numbered(Path(output), number, len(clips))
+        for suffix in (".gif", ".png"):
+            clip.save_comparison(path.with_suffix(suffix))
+        caption = f"{len(clip.video)} frames, {clip.mask.mean():.0%} generated, {clip.fps:g} frames a second"
+        logger.info("%s: %s", path, caption)
+        examples.append(Example(f"{path.stem}.gif", f"{path.stem}: {caption}"))
+    page = Path(output).parent / "index.html"
+    introduction = "Given | sample | truth, where it is known. Violet was generated."
+    write_page(page, "Samples", introduction, [], [], [Section("Samples", command, examples)])
+    return page

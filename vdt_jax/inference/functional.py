@@ -1,8 +1,7 @@
-"""Sampling without files or pixels: `generate`, a pure function of arrays, and `generate_on_devices`, which runs it on
-a batch of any size.
+"""Sampling of arrays: `generate`, a pure function, and `generate_on_devices`, which runs it on a batch of any size.
 
 Both run the loop of a sampler in one compiled program, which serves every batch of the same shape and all scales of
-guidance. `generate_on_devices` spreads the batch over the devices, and can run the loop in chunks to report progress.
+guidance.
 """
 
 import dataclasses
@@ -29,7 +28,7 @@ from vdt_jax.models.vdt import VDT
 AnyArray = Array | np.ndarray
 Scale = jax.Array | float | int | None
 
-_SAMPLER_OF = {"eta": "ddim", "resamples": "repaint"}
+_OPTIONS = {"eta": ("ddim", 0, 1), "resamples": ("repaint", 1, np.inf)}  # of which sampler, smallest and largest value
 _NUM_CHUNKS = 20  # of a loop that reports progress
 
 
@@ -41,10 +40,7 @@ def sample_keys(seed: int, numbers: Iterable[int]) -> Key[Array, " b"]:
 def task_masks(
     seed: int, numbers: Iterable[int], task: str, model: VDT, num_given: int | None = None
 ) -> Float[Array, "b f h w 1"]:
-    """The masks of a task for these sample numbers, over what the model denoises; 1 = generate, 0 = given.
-
-    See `diffusion.masks.task_mask` for the tasks and for `num_given`.
-    """
+    """The masks of a task for these sample numbers, over what the model denoises; 1 = generate: see `task_mask`."""
     return _task_masks(sample_keys(seed, numbers), task, model.video_shape[:3], num_given)
 
 
@@ -86,37 +82,22 @@ def generate(
       UserError: an unknown sampler, an option of another sampler or out of range, or unknown labels. Values that are
         traced are not checked.
     """
-    inputs = (model, params, diffusion, clean, mask, keys)
-    return _generate(_request(*inputs, sampler=sampler, labels=labels, **options))
+    return _generate(_request(model, params, diffusion, clean, mask, keys, sampler, labels, **options))
 
 
 def generate_on_devices(
-    model: VDT,
-    params: PyTree,
-    diffusion: GaussianDiffusion,
-    clean: Float[AnyArray, "b f h w c"],
-    mask: Float[AnyArray, "b f h w 1"],
-    keys: Key[Array, " b"],
-    *,
-    on_steps: Callable[[int], object] | None = None,
-    **options: Any,
+    *arguments: Any, on_steps: Callable[[int], object] | None = None, **options: Any
 ) -> Float[np.ndarray, "b f h w c"]:
-    """`generate` for a batch of any size, spread over the devices that hold the parameters.
+    """`generate` with the same arguments, spread over the devices that hold the parameters.
+
+    Hosts that share the parameters must all call this, with the same values, and each receives all samples.
 
     Args:
-      model, params, diffusion, clean, mask, keys: as for `generate`; `params` on the devices to sample on.
       on_steps: called with the number of steps done since the last call, some 20 times in all. It changes no bits.
-      options: of `generate`.
-
-    Returns:
-      The samples (B, F, h, w, C). Hosts that share the parameters must all call this, with the same values, and each
-      receives all samples.
-
-    Raises:
-      UserError: as `generate`.
     """
-    request = _spread(_request(model, params, diffusion, clean, mask, keys, **options))
-    state, num_steps = _begin(request), len(diffusion.schedule)
+    whole = _request(*arguments, **options)
+    request = _spread(whole)
+    state, num_steps = _begin(request), len(request.diffusion.schedule)
     chunk = num_steps if on_steps is None else -(-num_steps // _NUM_CHUNKS)
     for first in range(0, num_steps, chunk):
         last = min(first + chunk, num_steps)
@@ -127,29 +108,17 @@ def generate_on_devices(
     samples = _finish(request, state)
     if not samples.is_fully_addressable:
         samples = multihost_utils.process_allgather(samples, tiled=True)
-    return np.asarray(samples)[: len(keys)]
+    return np.asarray(samples)[: len(whole.keys)]
 
 
-def measure_step(
-    model: VDT,
-    params: PyTree,
-    diffusion: GaussianDiffusion,
-    clean: Float[AnyArray, "b f h w c"],
-    mask: Float[AnyArray, "b f h w 1"],
-    keys: Key[Array, " b"],
-    **options: Any,
-) -> tuple[int, float]:
-    """Memory and time of `generate_on_devices` with the same arguments.
-
-    Returns:
-      Bytes on each device, parameters included, and seconds of one step.
-    """
-    request = _spread(_request(model, params, diffusion, clean, mask, keys, **options))
+def measure_step(*arguments: Any, **options: Any) -> tuple[int, float]:
+    """Of `generate_on_devices`: bytes on each device, parameters included, and seconds of one step."""
+    request = _spread(_request(*arguments, **options))
     state = _begin(request)
     program = _advance.lower(request, state, 0, 1).compile()
     memory: Any = program.memory_analysis()
     size = memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
-    size -= memory.alias_size_in_bytes  # the state is donated
+    size -= memory.alias_size_in_bytes  # of the state, which is donated
     state = jax.block_until_ready(program(request, state, 0, 1))
     start = time.monotonic()
     jax.block_until_ready(program(request, state, 0, 1))
@@ -183,17 +152,9 @@ class _Request:
             return self.model.apply({"params": params}, x_t, timesteps, labels)
 
         noise = sample_noise(jax.vmap(lambda key: jax.random.fold_in(key, 3))(self.keys), clean.shape[1:])
-        denoise_fn = guide(
-            network,
-            self.diffusion,
-            labels,
-            clean,
-            mask,
-            noise,
-            null_label=self.model.null_label,
-            guidance=self.guidance,
-            mask_guidance=self.mask_guidance,
-        )
+        scales = {"guidance": self.guidance, "mask_guidance": self.mask_guidance}
+        null_label = self.model.null_label
+        denoise_fn = guide(network, self.diffusion, labels, clean, mask, noise, null_label=null_label, **scales)
         sampler = SAMPLERS[self.sampler]
         return sampler(self.diffusion, denoise_fn, self.keys, clean, mask, loop=loop, **self.sampler_options)
 
@@ -205,12 +166,9 @@ def _request(
     clean: AnyArray,
     mask: AnyArray,
     keys: jax.Array,
-    *,
     sampler: str = "ddpm",
     labels: Int[AnyArray, " b"] | None = None,
-    guidance: Scale = None,
-    mask_guidance: Scale = None,
-    **sampler_options: Scale,
+    **options: Scale,
 ) -> _Request:
     """Checks the arguments of `generate` and fills in its defaults."""
     if diffusion.learn_sigma != model.learn_sigma:
@@ -218,8 +176,9 @@ def _request(
             f"the diffusion has learn_sigma={diffusion.learn_sigma}, the model {model.learn_sigma}: make it with "
             "Pipeline.diffusion(steps), or with the learn_sigma of the model"
         )
-    sampler_options = {name: value for name, value in sampler_options.items() if value is not None}
-    _check_sampler(sampler, sampler_options)
+    guidance, mask_guidance = options.pop("guidance", None), options.pop("mask_guidance", None)
+    options = {name: value for name, value in options.items() if value is not None}
+    _check_sampler(sampler, options)
     if guidance is not None and model.num_classes == 1:
         raise UserError("guidance needs a model with classes, and this one has no classes: use mask_guidance")
     if guidance is not None and labels is None:
@@ -230,19 +189,18 @@ def _request(
         labels = np.full(len(keys), model.null_label, np.int32)
     elif _known(labels) and not bool(((labels >= 0) & (labels <= model.num_classes)).all()):
         raise UserError(f"labels must be 0 to {model.num_classes} (the last is 'no label'), got {labels.tolist()}")
-    static, arrays = (model, diffusion, sampler), (params, clean, mask, keys, labels)
-    return _Request(*static, *arrays, guidance, mask_guidance, sampler_options)
+    return _Request(model, diffusion, sampler, params, clean, mask, keys, labels, guidance, mask_guidance, options)
 
 
 def _check_sampler(sampler: str, options: dict[str, Any]) -> None:
     if sampler not in SAMPLERS:
         raise UserError(f"sampler must be one of {', '.join(SAMPLERS)}, got '{sampler}'")
     for name, value in options.items():
-        if name not in _SAMPLER_OF:
+        if name not in _OPTIONS:
             raise TypeError(f"generate() got an unexpected keyword argument '{name}'")
-        if sampler != _SAMPLER_OF[name]:
-            raise UserError(f"{name}={value} is for sampler {_SAMPLER_OF[name]}, not {sampler}: leave it out")
-        minimum, maximum = {"eta": (0, 1), "resamples": (1, np.inf)}[name]
+        owner, minimum, maximum = _OPTIONS[name]
+        if sampler != owner:
+            raise UserError(f"{name}={value} is for sampler {owner}, not {sampler}: leave it out")
         if _known(value) and not value >= minimum:
             raise UserError(f"{name} must be >= {minimum}, got {value}")
         if _known(value) and not value <= maximum:

@@ -4,6 +4,7 @@ Besides what `video.read_frames` reads: NumPy arrays, `.npz` files with an array
 an array in the official layout (B, T, C, H, W). A mask is white (128 or more) where the model generates.
 """
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,11 +24,7 @@ Input = str | os.PathLike | np.ndarray
 
 
 def as_input(value: Any) -> Input:
-    """A path, or an array as NumPy's.
-
-    Raises:
-      UserError: neither.
-    """
+    """A path, or an array as NumPy's."""
     if isinstance(value, str | os.PathLike):
         return value
     if isinstance(value, np.ndarray | jax.Array):
@@ -40,82 +37,62 @@ def is_array(path: Input) -> bool:
     return isinstance(path, np.ndarray) or Path(path).suffix in _ARRAY_SUFFIXES
 
 
-def _file(path: Input) -> Path:
-    """The path of an input that is not an array."""
-    assert not isinstance(path, np.ndarray)
-    return Path(path)
-
-
 def described(path: Input) -> str:
     """The input in messages: its path, or the shape of an array."""
     return f"an array of shape {path.shape}" if isinstance(path, np.ndarray) else str(path)
 
 
-def read_clips(path: Input, shape: tuple[int, int, int, int], start: int = 0, stride: int = 1) -> np.ndarray:
+def read_clips(path: Any, shape: tuple[int, int, int, int], start: int = 0, stride: int = 1) -> np.ndarray:
     """The clips that a file holds, as far as they go: (N, f, H, W, C) float32 in [-1, 1], 1 <= f <= F.
 
-    N is 1 but for arrays of several clips. Frames of another size are centre-cropped and resized.
+    N is 1 but for arrays of several clips. Frames start, start + stride, ... are taken; those of another size are
+    centre-cropped and resized.
 
     Args:
       path: whatever `read_frames` reads; an .npz of `video` (F, H, W, C) or (N, F, H, W, C); a .pt of (T, C, H, W) or
         (B, T, C, H, W). Arrays are uint8, or floats in [-1, 1].
       shape: (F, H, W, C).
-      start, stride: frames start, start + stride, ... are taken.
 
     Raises:
       UserError: nothing that can be read, or no frame from `start` on.
     """
-    num_frames, height, width, channels = shape
     if is_array(path):
-        videos = _read_array(path)[:, start::stride][:, :num_frames]
-        clips = [[_fit(frame, shape) for frame in video] for video in videos]
+        videos: Any = _read_array(path)[:, start::stride][:, : shape[0]]
     else:
-        clip = []
-        for frame in read_frames(_file(path), start, stride):
-            clip.append(to_float(fit_frame(frame, (height, width), channels)))
-            if len(clip) == num_frames:
-                break
-        clips = [clip]
+        videos = [itertools.islice(read_frames(path, start, stride), shape[0])]
+    clips = [[_fit(frame, shape) for frame in video] for video in videos]
     if not clips[0]:
         raise UserError(f"{described(path)} has no frame {start}: choose a smaller start")
     return np.array(clips, np.float32)
 
 
-def stream_frames(path: Input, shape: tuple[int, int, int, int], start: int = 0) -> tuple[Iterator[np.ndarray], int]:
+def stream_frames(path: Any, shape: tuple[int, int, int, int], start: int = 0) -> tuple[Iterator[np.ndarray], int]:
     """All frames from `start` on, (H, W, C) float32 in [-1, 1] each, read as they are asked for, and how many.
 
     Of an array of several clips the first is taken.
     """
     if is_array(path):
-        video = _read_array(path)[0, start:]
-        return (_fit(frame, shape) for frame in video), len(video)
-    frames = (to_float(fit_frame(frame, (shape[1], shape[2]), shape[3])) for frame in read_frames(_file(path), start))
-    return frames, max(probe(_file(path)).num_frames - start, 0)
+        frames: Any = _read_array(path)[0, start:]
+        count = len(frames)
+    else:
+        frames, count = read_frames(path, start), max(probe(path).num_frames - start, 0)
+    return (_fit(frame, shape) for frame in frames), count
 
 
-def check_known(what: str, num_known: int, mask: np.ndarray) -> None:
-    """Raises UserError where a mask (B, F, h, w, 1) gives a frame that `what`, of `num_known` frames, has not."""
-    last_given = int(np.flatnonzero((mask < 0.5).any(axis=(0, 2, 3, 4))).max(initial=-1))
-    if last_given >= num_known:
-        raise UserError(
-            f"{what} has {num_known} frame(s), and frame {last_given} of the clip is to be given: take a longer "
-            "video, or give fewer frames"
-        )
-
-
-def input_rate(path: Input) -> float | None:
+def input_rate(path: Any) -> float | None:
     """Frames a second, None for what does not say."""
-    return None if is_array(path) else frame_rate(_file(path))
+    return None if is_array(path) else frame_rate(path)
 
 
 def _read_array(path: Input) -> np.ndarray:
     """(N, F, H, W, C), uint8 or float32 in [-1, 1]."""
+    layout = "(F, H, W, C) or (N, F, H, W, C)"
     if isinstance(path, np.ndarray):
-        video, layout = path, "(F, H, W, C) or (N, F, H, W, C)"
+        video = path
     elif not Path(path).is_file():
         raise UserError(f"no file {path}: give a video that exists")
     elif Path(path).suffix == ".npz":
-        video, layout = _npz(path, "video"), "(F, H, W, C) or (N, F, H, W, C)"
+        video = _npz(path, "video")
     else:
         video, layout = load_torch(path), "(T, C, H, W) or (B, T, C, H, W)"
         if not isinstance(video, np.ndarray):
@@ -135,6 +112,7 @@ def _read_array(path: Input) -> np.ndarray:
 
 
 def _npz(path: str | os.PathLike, name: str) -> np.ndarray:
+    """The array of this name."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             if name not in arrays.files:
@@ -147,7 +125,7 @@ def _npz(path: str | os.PathLike, name: str) -> np.ndarray:
 
 
 def _fit(frame: np.ndarray, shape: tuple[int, int, int, int]) -> np.ndarray:
-    """A frame (H', W', C') of an array as float (H, W, C); one that fits already keeps every digit."""
+    """A frame (H', W', C') as float (H, W, C) in [-1, 1]; floats of the right size keep every digit."""
     if frame.shape == shape[1:]:
         return to_float(frame) if frame.dtype == np.uint8 else frame
     if frame.dtype != np.uint8:
@@ -155,11 +133,9 @@ def _fit(frame: np.ndarray, shape: tuple[int, int, int, int]) -> np.ndarray:
     return to_float(fit_frame(as_rgb(frame), (shape[1], shape[2]), shape[3]))
 
 
-def frame_size(path: Input) -> tuple[int, int]:
+def frame_size(path: Any) -> tuple[int, int]:
     """(H, W) of the frames in a file."""
-    if is_array(path):
-        return _read_array(path).shape[2:4]
-    return next(read_frames(_file(path))).shape[:2]
+    return _read_array(path).shape[2:4] if is_array(path) else next(read_frames(path)).shape[:2]
 
 
 def read_mask(
@@ -172,15 +148,11 @@ def read_mask(
     """A mask over pixels (F, H, W, 1), 1 = generate: one picture for all frames, or a mask for each.
 
     Args:
-      path: a picture, a video, or an .npz of `mask` (H, W) or (F, H, W), with or without a last axis of 1; in an array
-        of bool, or with nothing above 1, 1 is white.
+      path: a picture, a video, or an .npz of `mask` (H, W) or (F, H, W), with or without a last axis of 1.
       shape: (F, H, W) of the clip.
       source_size: (H, W) of the input's frames: a mask of that size is cropped and resized as they are, and a pixel is
         generated if any part of it is white.
       start, stride: as of the input, for a mask with more frames than F.
-
-    Raises:
-      UserError: another size or number of frames, or nothing white.
     """
     num_frames, height, width = shape
     mask = _white(path)
@@ -210,7 +182,7 @@ def read_mask(
 
 
 def _white(path: Input) -> np.ndarray:
-    """(F, H, W) bool."""
+    """(F, H, W) bool: 128 or more is white; in an array of bool, or with nothing above 1, 1 is white."""
     if isinstance(path, np.ndarray):
         mask = path
     elif not Path(path).exists():
@@ -218,7 +190,7 @@ def _white(path: Input) -> np.ndarray:
     elif Path(path).suffix == ".npz":
         mask = _npz(path, "mask")
     else:
-        frames = [np.asarray(Image.fromarray(frame).convert("L")) for frame in read_frames(_file(path))]
+        frames = [np.asarray(Image.fromarray(frame).convert("L")) for frame in read_frames(path)]
         return np.stack(frames) >= 128
     if mask.ndim in (3, 4) and mask.shape[-1] == 1:
         mask = mask[..., 0]

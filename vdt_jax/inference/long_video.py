@@ -19,18 +19,12 @@ Fill = Callable[[np.ndarray, np.ndarray, range], np.ndarray]
 def extend(
     fill: Fill, given: np.ndarray, num_new: int, num_frames: int, backward: bool = False
 ) -> Iterator[np.ndarray]:
-    """Rolls on from the given frames (or back from them), window by window, each given the end of the last.
+    """Generates `num_new` frames after the given ones (B, G, H, W, C), 1 <= G < F, or before them if `backward`.
 
-    Args:
-      fill: completes windows, here those of all samples at once.
-      given: (B, G, H, W, C), 1 <= G < F; as many frames overlap from window to window.
-      num_new: frames to make.
-      num_frames: F, of a window.
-      backward: what came before, the latest first.
+    Every window of F = `num_frames` frames, of all samples at once, is given the last G frames of the one before.
 
     Yields:
-      New frames (B, f, H, W, C), at most F - G at a time, until there are `num_new`; backward, each block comes before
-      the last one.
+      New frames (B, f, H, W, C), at most F - G at a time; backward, each block comes before the last one.
     """
     num_given = given.shape[1]
     mask = np.ones((len(given), num_frames), np.float32)
@@ -53,24 +47,14 @@ def extend(
 def raise_frame_rate(
     fill: Fill, frames: Iterable[np.ndarray], factor: int, num_frames: int, overlap: int = 1, batch_size: int = 1
 ) -> Iterator[np.ndarray]:
-    """Puts factor - 1 new frames between any two: n frames become (n - 1) factor + 1, the given ones as they were.
+    """Generates factor - 1 frames between any two (H, W, C): n frames become (n - 1) factor + 1.
 
-    A window has every factor-th frame given; the next one begins `overlap` given frames before its end. What was made
-    between these is given to it too, so that it knows how things moved.
-
-    Args:
-      fill: completes windows.
-      frames: (H, W, C) each; read as they are needed.
-      factor: 2 to F - 1.
-      num_frames: F, of a window.
-      overlap: given frames that windows share, 1 to as many as stand in a window less one.
-      batch_size: windows filled at once; one after another where overlap > 1, since each waits for the last.
-
-    Yields:
-      Frames (H, W, C).
+    A window of F = `num_frames` frames has every factor-th frame given; the next one begins `overlap` given frames
+    before its end. The frames generated between these are given to it too: they show how things moved. Windows are
+    filled one after another where overlap > 1, and `batch_size` at once where it is 1.
 
     Raises:
-      UserError: a factor or an overlap that cannot be, or fewer than two frames.
+      UserError: a factor or an overlap out of range, or fewer than two frames.
     """
     if not 2 <= factor < num_frames:
         raise UserError(f"the frame rate cannot be raised {factor} times: 2 to {num_frames - 1} with this model")
@@ -98,10 +82,7 @@ def raise_frame_rate(
 
 
 def _windows(frames: Iterator[np.ndarray], per_window: int, overlap: int) -> Iterator[tuple[list[np.ndarray], int]]:
-    """The given frames of each window, and how many intervals at its beginning an earlier one has filled.
-
-    The last window reaches back as far as it must to be full.
-    """
+    """The given frames of each window, and how many intervals at its beginning are filled; the last window is full."""
     given = list(itertools.islice(frames, per_window))
     if len(given) < 2:
         raise UserError(f"a video of {len(given)} frame(s) has nothing between them: at least 2 are needed")
@@ -117,29 +98,23 @@ def _batched(windows: Iterator, size: int) -> Iterator[list]:
 
 
 def window_filler(
-    complete: Callable[[np.ndarray, np.ndarray, jax.Array, Any], tuple[np.ndarray, np.ndarray]],
-    keys: jax.Array,
-    frame_size: tuple[int, int],
-    *,
-    labels: np.ndarray | None = None,
-    rows: int | None = None,
+    complete: Callable[..., Any], keys: jax.Array, frame_size: tuple[int, int], labels: Any = None, rows: int = 0
 ) -> Fill:
     """The `fill` of `extend` and `raise_frame_rate`: windows completed by a model.
 
     Args:
-      complete: (clips, mask, keys, labels) -> (samples, mask over pixels), as `Pipeline.complete`.
-      keys: (B,) one for each sample of `extend`, or (1,) for `raise_frame_rate`.
+      complete: as `Pipeline.complete`.
+      keys, labels: (B,) one for each sample of `extend`, or (1,) for `raise_frame_rate`.
       frame_size: (h, w) of what the model denoises.
-      labels: (B,) or (1,) alike.
       rows: windows of a call, for windows of one video: fewer are padded, so that one program serves all.
     """
 
     def fill(clips: np.ndarray, mask: np.ndarray, numbers: range) -> np.ndarray:
-        take = np.minimum(np.arange(max(len(clips), rows or 0)), len(clips) - 1)
+        take = np.minimum(np.arange(max(len(clips), rows)), len(clips) - 1)
         samples, windows = np.broadcast_arrays(np.arange(len(keys)), np.asarray(numbers)[take if rows else 0])
         positions = np.broadcast_to(mask[take][..., None, None, None], (*mask[take].shape, *frame_size, 1))
         each_label = None if labels is None else labels[samples]
-        filled, _ = complete(clips[take], positions, _window_keys(keys[samples], windows), each_label)
+        filled, _ = complete(clips[take], positions, _window_keys(keys[samples], windows), labels=each_label)
         return filled[: len(clips)]
 
     return fill

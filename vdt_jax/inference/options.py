@@ -21,38 +21,25 @@ class SampleOptions:
 
     task: str | None = option(None, "What is generated; default: predict.", choices=TASKS)
     start: int = option(0, "First frame of the input to use.", minimum=0)
-    num_given: int | None = option(
-        None, "Frames given to predict and backward; default: half of the clip, one of a picture.", minimum=1
-    )
-    given_frames: tuple[int, ...] | None = option(
-        None, "Numbers of the frames that are given, in place of a task.", minimum=0
-    )
-    mask: Any = option(
-        None,
-        "What is generated, in white, in place of a task: a picture for all frames, a video, or an .npz with `mask`.",
-    )
+    num_given: int | None = option(None, "Frames given to predict and backward; default: half, or one.", minimum=1)
+    given_frames: tuple[int, ...] | None = option(None, "Numbers of given frames, in place of a task.", minimum=0)
+    mask: Any = option(None, "Picture, video or .npz with `mask`, in place of a task: white is generated.")
     extend: int | None = option(None, "New frames after (task predict) or before (backward) the given ones.", minimum=1)
     fps_factor: int | None = option(None, "Factor by which the frame rate of the whole input is raised.", minimum=2)
-    overlap: int | None = option(
-        None, "Given frames that neighbouring windows of fps_factor share; default: 2 where they fit.", minimum=1
-    )
+    overlap: int | None = option(None, "Given frames that windows of fps_factor share; default: 2 or 1.", minimum=1)
     fps: float | None = option(None, "Frame rate of the output; default: the input's, or 8.", minimum=0.01)
     num_samples: int | None = option(None, "Number of samples; default: one for each input.", minimum=1)
     batch_size: int = option(8, "Samples, or windows of fps_factor, at once.", minimum=1)
     seed: int = option(0, "Seed of noise and masks.", minimum=0, maximum=MAX_SEED)
     sampler: str = option("ddpm", "Sampler.", choices=tuple(SAMPLERS))
     steps: int = option(50, "Sampling steps, evenly spaced.", minimum=1)
-    timestep_respacing: str | None = option(
-        None, "In place of steps: 250, ddim25, 10,15,20, trailing16 or logsnr16 (docs/sampling.md)."
-    )
+    timestep_respacing: str | None = option(None, "In place of steps: ddim25, trailing16, ... (docs/sampling.md).")
     eta: float | None = option(None, "ddim: 0 adds no noise, 1 as much as ddpm.", minimum=0, maximum=1)
     resamples: int | None = option(None, "repaint: how often each step is taken.", minimum=1)
-    labels: tuple[int, ...] | None = option(
-        None, "Classes of the samples, in turn; default: those of held-out clips, none for an input.", minimum=0
-    )
+    labels: tuple[int, ...] | None = option(None, "Classes, in turn; default: those of held-out clips.", minimum=0)
     guidance: float | None = option(None, "Scale of classifier-free guidance on labels; 1 is none.")
     mask_guidance: float | None = option(None, "Scale of guidance on the given frames; 1 is none.")
-    encode_full: bool = option(False, "Let the autoencoder see hidden pixels, as the official code does.")
+    encode_full: bool = option(False, "Encode hidden pixels too, as the official code does.")
     paste: bool = option(True, "Paste given pixels from the input after decoding.")
 
     def __post_init__(self) -> None:
@@ -74,6 +61,5 @@ class SampleOptions:
 
     @property
     def sampler_options(self) -> dict[str, Any]:
-        """The keyword arguments of `Pipeline.complete`."""
-        names = ("sampler", "eta", "resamples", "guidance", "mask_guidance", "encode_full", "paste")
-        return {name: getattr(self, name) for name in names}
+        """The options of `generate`."""
+        return {name: getattr(self, name) for name in ("sampler", "eta", "resamples", "guidance", "mask_guidance")}

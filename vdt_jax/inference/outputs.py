@@ -1,4 +1,4 @@
-"""Pictures of samples, and the page that shows them."""
+"""Files of samples: videos, comparisons, and the page that shows them."""
 
 import contextlib
 import html
@@ -9,31 +9,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vdt_jax import video
 from vdt_jax.errors import UserError
-from vdt_jax.video import (
-    OUTPUT_SUFFIXES,
-    VideoWriter,
-    as_rgb,
-    enlarge,
-    frame_grid,
-    hide,
-    side_by_side,
-    to_uint8,
-    write_video,
-)
 
 _OURS = '<meta name="generator" content="vdt_jax">'
 
 
 class Example(NamedTuple):
-    """A picture of a page: its file beside the page, and what stands under it."""
+    """A picture on a page: its file, beside the page, and its caption."""
 
     file: str
     caption: str
 
 
 class Section(NamedTuple):
-    """A heading, the command that made what follows, and pictures."""
+    """A part of a page: the command that made the pictures, and the pictures."""
 
     title: str
     command: str
@@ -45,49 +35,39 @@ def comparison_views(
 ) -> list[np.ndarray]:
     """The columns given | sample(s) | truth of a comparison, (F, H', W', 3) uint8 each, enlarged if small.
 
-    Args:
-      clean: (F, H, W, C) uint8, the truth, or at least right where mask = 0.
-      mask: (F, H, W, 1), 1 = generate, 0 = given; generated positions are violet in the first column.
-      samples: (F, H, W, C) uint8 each.
-      show_truth: whether `clean` is known everywhere, and is shown.
+    All are (F, H, W, C) uint8; `clean` may be wrong where the mask is 1 (generated) if the truth is not shown.
     """
-    truth = as_rgb(clean)
-    views = [hide(truth, mask), *map(as_rgb, samples), *([truth] if show_truth else [])]
-    return [enlarge(view) for view in views]
+    truth = video.as_rgb(clean)
+    views = [video.hide(truth, mask), *map(video.as_rgb, samples), *([truth] if show_truth else [])]
+    return [video.enlarge(view) for view in views]
 
 
 def write_comparison(
     stem: str | Path, clean: np.ndarray, mask: np.ndarray, samples: Sequence[np.ndarray], fps: float = 8
 ) -> None:
-    """Writes given | sample(s) | truth as a looping stem.gif, and as rows of frames in stem.png.
+    """Writes given | sample(s) | truth, all (F, H, W, C) in [-1, 1], as stem.gif and as rows of frames in stem.png."""
+    views = comparison_views(video.to_uint8(clean), mask, [video.to_uint8(sample) for sample in samples])
+    for suffix in (".gif", ".png"):
+        write_views(Path(stem).with_suffix(suffix), views, fps)
 
-    Args:
-      stem: path without suffix.
-      clean: (F, H, W, C) in [-1, 1], the truth.
-      mask: (F, H, W, 1), 1 = generate, 0 = given.
-      samples: (F, H, W, C) in [-1, 1] each.
-      fps: of the GIF.
-    """
-    views = comparison_views(to_uint8(clean), mask, [to_uint8(sample) for sample in samples])
-    write_video(Path(stem).with_suffix(".gif"), side_by_side(*views), fps)
-    write_video(Path(stem).with_suffix(".png"), frame_grid(*views)[None])
+
+def write_views(path: str | os.PathLike, views: Sequence[np.ndarray], fps: float) -> None:
+    """Writes the columns of a comparison as a looping .gif, or as rows of frames in a .png."""
+    suffix = Path(path).suffix
+    if suffix not in (".gif", ".png"):
+        raise UserError(f"cannot write a comparison to {path}: the suffix must be .gif or .png")
+    video.write_video(path, video.side_by_side(*views) if suffix == ".gif" else video.frame_grid(*views)[None], fps)
 
 
 def write_videos(paths: Sequence[Path], blocks: Iterable[np.ndarray], fps: float, keep: int = 0) -> np.ndarray:
-    """Writes videos as they come, a few frames of all of them at a time.
-
-    Args:
-      paths: a file for each video, or none at all.
-      blocks: (B, f, H, W, C) uint8 each.
-      fps: frames a second.
-      keep: frames to return.
+    """Writes B videos, or none if there are no paths, as their frames are made: blocks (B, f, H, W, C) uint8.
 
     Returns:
       The first `keep` frames or a few more, (B, f, H, W, C) uint8.
     """
     kept: list[np.ndarray] = []
     with contextlib.ExitStack() as stack:
-        writers = [stack.enter_context(VideoWriter(path, fps)) for path in paths]
+        writers = [stack.enter_context(video.VideoWriter(path, fps)) for path in paths]
         for block in blocks:
             if not kept or sum(part.shape[1] for part in kept) < keep:
                 kept.append(block)
@@ -107,27 +87,22 @@ def table_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def check_output(output: str | Path) -> None:
-    """Checks before any work that samples and their page can be written.
+def check_output(output: str | os.PathLike, page: bool = True) -> None:
+    """Checks before any work that samples, and their page, can be written.
 
     Raises:
       UserError: a suffix that cannot be written, or a page in that folder that `write_page` did not write.
     """
-    check_suffix(output)
-    check_free(Path(output).parent / "index.html")
-
-
-def check_suffix(output: str | os.PathLike) -> None:
-    """Raises UserError where a sample cannot be written in the format of the suffix."""
-    if Path(output).suffix not in OUTPUT_SUFFIXES:
-        raise UserError(f"output must end in {', '.join(OUTPUT_SUFFIXES)}, got {output}")
-
-
-def check_free(path: str | Path) -> None:
-    """Raises UserError where there is a page that `write_page` did not write."""
-    path = Path(path)
-    if path.exists() and _OURS not in path.read_text(errors="replace"):
+    if Path(output).suffix not in video.OUTPUT_SUFFIXES:
+        raise UserError(f"output must end in {', '.join(video.OUTPUT_SUFFIXES)}, got {output}")
+    path = Path(output).parent / "index.html"
+    if page and path.exists() and _OURS not in path.read_text(errors="replace"):
         raise UserError(f"{path} is there and not a page of this program: write to another folder")
+
+
+def numbered(path: Path, number: int, count: int) -> Path:
+    """The path itself for one sample, NAME_3.mp4 for sample 3 of several."""
+    return path if count == 1 else path.with_name(f"{path.stem}_{number}{path.suffix}")
 
 
 def write_page(
@@ -138,21 +113,20 @@ def write_page(
     rows: Sequence[Sequence[str]],
     sections: Sequence[Section],
 ) -> None:
-    """Writes a page: a table, then sections of pictures. It needs nothing but the files beside it."""
+    """Writes a page: a table, then sections of pictures, which are files beside it."""
 
     def cells(row: Sequence[str], tag: str) -> str:
         return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
 
-    figures = []
+    def figure(example: Example) -> str:
+        caption = html.escape(example.caption)
+        image = f'<img src="{html.escape(example.file)}" alt="{caption}">'
+        return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+    parts = []
     for section in sections:
-        pictures = "".join(
-            f'<figure><img src="{html.escape(e.file)}" alt="{html.escape(e.caption)}">'
-            f"<figcaption>{html.escape(e.caption)}</figcaption></figure>"
-            for e in section.examples
-        )
-        figures.append(
-            f"<h2>{html.escape(section.title)}</h2><pre>{html.escape(section.command)}</pre><div>{pictures}</div>"
-        )
+        head = f"<h2>{html.escape(section.title)}</h2><pre>{html.escape(section.command)}</pre>"
+        parts.append(f"{head}<div>{''.join(map(figure, section.examples))}</div>")
     Path(path).write_text(
         f"""<!doctype html>
 <html lang="en"><meta charset="utf-8">{_OURS}<meta name="viewport" content="width=device-width">
@@ -171,7 +145,7 @@ h2 {{ margin: 2rem 0 .25rem; }}
 <h1>{html.escape(title)}</h1>
 <p>{html.escape(introduction)}</p>
 <table><thead>{cells(columns, "th")}</thead><tbody>{"".join(cells(row, "td") for row in rows)}</tbody></table>
-{"".join(figures)}
+{"".join(parts)}
 </html>
 """
     )

@@ -74,8 +74,6 @@ class Pipeline:
     def __repr__(self) -> str:
         return f"Pipeline(clips {self.shape} (F, H, W, C), {type(self.space).__name__})"
 
-    # ------------------------------------------------------------------ what the model works on
-
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(F, H, W, C) of a clip in pixels."""
@@ -96,23 +94,12 @@ class Pipeline:
     def source(
         self, split: str = "held_out", data: Mapping[str, Any] | None = None, num_frames: int | None = None
     ) -> Source:
-        """Clips in pixels of a dataset.
-
-        Args:
-          split: `train` or `held_out`.
-          data: the `data` section of a config; default: that of the model.
-          num_frames: of a clip; default: the model's.
-        """
+        """Clips in pixels of a `data` section, by default of the model's own data; `split` is `train` or `held_out`."""
         return pixel_source(data or self.config["data"], self.model, self.space, split, num_frames)
 
     def task_masks(self, task: str, numbers: range, seed: int = 0, num_given: int | None = None) -> jax.Array:
-        """The masks (B, F, h, w, 1) of a task for these sample numbers, over what the model denoises.
-
-        1 = generate, 0 = given. See `diffusion.masks.task_mask`.
-        """
+        """The masks (B, F, h, w, 1) of a task for these samples, over what the model denoises; 1 = generate."""
         return task_masks(seed, numbers, task, self.model, num_given)
-
-    # ------------------------------------------------------------------ arrays in, arrays out
 
     def complete(
         self,
@@ -142,8 +129,6 @@ class Pipeline:
         given = self.space.encode(clips, mask, keys, encode_full)
         samples = generate_on_devices(self.model, self.params, diffusion, given, mask, keys, **options)
         return self.space.decode(samples, clips, mask, paste), self.space.enlarge_mask(mask)
-
-    # ------------------------------------------------------------------ files in, clips out
 
     def sample(
         self,
@@ -178,27 +163,26 @@ class Pipeline:
         """Memory and time that `sample` would take with the same arguments; nothing is written."""
         return requests.measure(self, input, build(SampleOptions, options))
 
+    # Each of the methods below is `sample` with a task or an option.
+
     def predict(self, input: Any = None, **options: Any) -> Any:
-        """Generates the frames that follow `num_given` given ones; see `sample`."""
+        """Generates the frames that follow `num_given` given ones."""
         return self.sample(input, "predict", **options)
 
     def backward(self, input: Any = None, **options: Any) -> Any:
-        """Generates the frames that precede the last `num_given` ones; see `sample`."""
+        """Generates the frames that precede the last `num_given` ones."""
         return self.sample(input, "backward", **options)
 
     def interpolate(self, input: Any = None, **options: Any) -> Any:
-        """Generates the frames between every fourth frame of a clip; see `sample`.
-
-        For other frames use `sample(input, given_frames=[0, 7, 15])`, for a whole video `raise_frame_rate`.
-        """
+        """Generates the frames between every fourth frame of a clip; `given_frames` of `sample` takes others."""
         return self.sample(input, "interpolation", **options)
 
     def generate(self, **options: Any) -> Any:
-        """Generates a clip from nothing; `labels` chooses its class where the model has classes. See `sample`."""
+        """Generates a clip from nothing; `labels` chooses its class where the model has classes."""
         return self.sample(None, "unconditional", **options)
 
     def inpaint(self, input: Any, mask: Any, **options: Any) -> Any:
-        """Generates the white region of a mask; see `sample`.
+        """Generates the white region of a mask.
 
         Args:
           mask: a picture for all frames, a video, an .npz, or an array (H, W) or (F, H, W), of the size of the input or
@@ -209,12 +193,9 @@ class Pipeline:
         return self.sample(input, mask=mask, **options)
 
     def extend(self, input: Any, num_new: int, **options: Any) -> Any:
-        """Generates `num_new` frames after the given ones, or before them with `task="backward"`; see `sample`.
-
-        The given ones are `num_given` frames from `start` on: not the end of the input, unless `start` says so.
-        """
+        """Generates `num_new` frames after the `num_given` frames from `start` on; before them with task backward."""
         return self.sample(input, extend=num_new, **options)
 
     def raise_frame_rate(self, input: Any, factor: int, **options: Any) -> Any:
-        """Generates `factor` - 1 frames between any two frames of a video of any length; see `sample`."""
+        """Generates `factor` - 1 frames between any two frames of a video of any length."""
         return self.sample(input, fps_factor=factor, **options)

@@ -1,6 +1,7 @@
 """From an input and options to clips: one window, an extension, or a higher frame rate."""
 
 import dataclasses
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,24 +12,13 @@ import jax
 import numpy as np
 
 from vdt_jax.data import take
-from vdt_jax.diffusion.gaussian import GaussianDiffusion
 from vdt_jax.errors import UserError
+from vdt_jax.inference import inputs
 from vdt_jax.inference.clip import Clip
 from vdt_jax.inference.functional import measure_step, sample_keys
-from vdt_jax.inference.inputs import (
-    Input,
-    as_input,
-    check_known,
-    described,
-    frame_size,
-    input_rate,
-    read_clips,
-    read_mask,
-    stream_frames,
-)
 from vdt_jax.inference.long_video import extend, raise_frame_rate, window_filler
 from vdt_jax.inference.options import SampleOptions
-from vdt_jax.inference.outputs import check_suffix, write_videos
+from vdt_jax.inference.outputs import check_output, numbered, write_videos
 from vdt_jax.video import to_uint8
 
 if TYPE_CHECKING:
@@ -38,20 +28,15 @@ DEFAULT_FPS = 8.0
 KEPT_FRAMES = 64  # of a long video that is written to a file
 VIDEO_SUFFIXES = (".mp4", ".npz")
 
-Inputs = Input | Sequence[Input] | None
-Progress = Callable[[int, int], object]
+Inputs = inputs.Input | Sequence[inputs.Input] | None
+Progress = Callable[[int, int], object] | None
 
 
 class Cost(NamedTuple):
-    """What a request would take.
+    """What a request would take: `num_batches` batches of `batch_size` windows (F, H, W, C) in pixels.
 
-    Attributes:
-      window: (F, H, W, C) in pixels.
-      batch_size: windows at once, on all devices together.
-      num_batches: batches, one after another.
-      memory: bytes of the sampling program on each device, parameters included.
-      seconds_per_step: of one sampling step of a batch, without compilation and without the autoencoder.
-      steps: sampling steps of a batch.
+    `memory` is in bytes on each device, parameters included. `seconds_per_step` is of a batch, without compilation and
+    the autoencoder.
     """
 
     window: tuple[int, int, int, int]
@@ -73,34 +58,26 @@ class Cost(NamedTuple):
 
 
 def run(
-    pipe: "Pipeline", input: Inputs, options: SampleOptions, output: str | os.PathLike | None, progress: Progress | None
+    pipe: "Pipeline", input: Inputs, options: SampleOptions, output: str | os.PathLike | None, progress: Progress
 ) -> list[Clip]:
     """The clips of `Pipeline.sample`."""
     if output is not None:
-        check_suffix(output)
-    request = Request(pipe, input, options, None if output is None else Path(output))
+        check_output(output, page=False)
+    request = Request(pipe, input, options, None if output is None else Path(output), progress)
     if options.fps_factor is not None:
-        return [_raise_rate(request, progress)]
-    return list(_extend(request, progress) if options.extend is not None else _complete(request, progress))
+        return [_raise_rate(request)]
+    return list(_complete(request) if options.extend is None else _extend(request))
 
 
 def measure(pipe: "Pipeline", input: Inputs, options: SampleOptions) -> Cost:
     """The cost of `Pipeline.sample`: one step of one batch is compiled and run."""
-    request = Request(pipe, input, options)
-    rows, num_batches = request.plan()
-    shape = (rows, *pipe.model.video_shape)
-    names = ("sampler", "eta", "resamples", "guidance", "mask_guidance")
-    memory, seconds = measure_step(
-        pipe.model,
-        pipe.params,
-        request.diffusion,
-        np.zeros(shape, np.float32),
-        np.ones((*shape[:-1], 1), np.float32),
-        sample_keys(0, range(rows)),
-        labels=None if options.labels is None else np.resize(options.labels, rows),
-        **{name: getattr(options, name) for name in names},
-    )
-    return Cost(pipe.shape, rows, num_batches, memory, seconds, len(request.diffusion.schedule))
+    rows, num_batches = Request(pipe, input, options).plan()
+    diffusion = pipe.diffusion(options.respacing)
+    clean = np.zeros((rows, *pipe.model.video_shape), np.float32)
+    labels = None if options.labels is None else np.resize(options.labels, rows)
+    arguments = (pipe.model, pipe.params, diffusion, clean, np.ones_like(clean[..., :1]), sample_keys(0, range(rows)))
+    memory, seconds = measure_step(*arguments, labels=labels, **options.sampler_options)
+    return Cost(pipe.shape, rows, num_batches, memory, seconds, len(diffusion.schedule))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,16 +88,17 @@ class Request:
     input: Inputs
     options: SampleOptions
     output: Path | None = None
+    progress: Progress = None
 
-    @property
+    @functools.cached_property
     def inputs(self) -> list[Any]:
         """The inputs; none where held-out clips are sampled."""
         if self.input is None:
             return []
-        inputs = list(self.input) if isinstance(self.input, list | tuple) else [self.input]
-        if not inputs:
+        given = list(self.input) if isinstance(self.input, list | tuple) else [self.input]
+        if not given:
             raise UserError("input must name at least one video, got an empty list")
-        return [as_input(input) for input in inputs]
+        return [inputs.as_input(value) for value in given]
 
     @property
     def video(self) -> Any:
@@ -151,12 +129,11 @@ class Request:
     @property
     def fps(self) -> float:
         """Frame rate of the output, before it is raised."""
-        return self.options.fps or (input_rate(self.inputs[0]) if self.inputs else None) or DEFAULT_FPS
+        return self.options.fps or (inputs.input_rate(self.inputs[0]) if self.inputs else None) or DEFAULT_FPS
 
-    @property
-    def diffusion(self) -> GaussianDiffusion:
-        """The diffusion process with the steps asked for."""
-        return self.pipe.diffusion(self.options.respacing)
+    def name(self, number: int) -> str:
+        """The input of a sample, for messages."""
+        return inputs.described(self.inputs[number % len(self.inputs)]) if self.inputs else "the clip"
 
     def batches(self) -> list[range]:
         """Sample numbers by batch; the last batch is as large as the others, and its surplus is not kept."""
@@ -178,7 +155,7 @@ class Request:
         num_frames, factor = self.pipe.shape[0], self.options.fps_factor or 1
         per_window = (num_frames - 1) // factor + 1
         overlap = self.options.overlap or max(min(2, per_window - 1), 1)
-        _, num_input = stream_frames(self.video, self.pipe.shape, self.options.start)
+        _, num_input = inputs.stream_frames(self.video, self.pipe.shape, self.options.start)
         num_windows = max(-(-(num_input - overlap) // max(per_window - overlap, 1)), 1)
         return overlap, num_windows, min(self.options.batch_size, num_windows) if overlap == 1 else 1
 
@@ -192,41 +169,29 @@ class Request:
             windows = -(-self.options.extend // (self.pipe.shape[0] - self.num_given))
         return len(batches[0]), len(batches) * windows
 
-    def completer(self, progress: Progress | None) -> Callable[..., Any]:
+    def completer(self) -> Callable[..., tuple[np.ndarray, np.ndarray]]:
         """`Pipeline.complete` with the options of this request, reporting the steps of all batches together."""
-        done, diffusion = 0, self.diffusion
+        diffusion, done = self.pipe.diffusion(self.options.respacing), 0
         total = self.plan()[1] * len(diffusion.schedule)
 
         def on_steps(more: int) -> None:
             nonlocal done
             done += more
-            if progress is not None:
-                progress(done, total)
+            if self.progress is not None:
+                self.progress(done, total)
 
-        def complete(clips: np.ndarray, mask: Any, keys: jax.Array, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-            report = None if progress is None else on_steps
-            options = self.options.sampler_options
-            return self.pipe.complete(clips, mask, keys, diffusion=diffusion, labels=labels, on_steps=report, **options)
-
-        return complete
-
-    def keys(self, numbers: range) -> jax.Array:
-        """A key for each sample."""
-        return sample_keys(self.options.seed, numbers)
+        options: dict[str, Any] = {"encode_full": self.options.encode_full, "paste": self.options.paste}
+        options |= {"on_steps": None if self.progress is None else on_steps, **self.options.sampler_options}
+        return functools.partial(self.pipe.complete, diffusion=diffusion, **options)
 
 
-def numbered(path: Path, number: int, count: int) -> Path:
-    """The path itself for one sample, NAME_3.mp4 for sample 3 of several."""
-    return path if count == 1 else path.with_name(f"{path.stem}_{number}{path.suffix}")
-
-
-def _complete(request: Request, progress: Progress | None) -> Iterator[Clip]:
+def _complete(request: Request) -> Iterator[Clip]:
     """One window for each sample."""
-    read, complete = _reader(request, request.pipe.shape[0]), request.completer(progress)
+    read, complete = _reader(request, request.pipe.shape[0]), request.completer()
     for numbers in request.batches():
         clean, num_known, labels = read(numbers)
         mask = _masks(request, numbers, num_known)
-        samples, mask = complete(clean, mask, request.keys(numbers), labels)
+        samples, mask = complete(clean, mask, sample_keys(request.options.seed, numbers), labels=labels)
         for i, number in enumerate(request.wanted(numbers)):
             parts = (to_uint8(samples[i]), mask[i].astype(np.uint8), request.fps, to_uint8(clean[i]))
             clip = Clip(*parts, truth_known=bool(num_known[i] == len(samples[i])))
@@ -235,27 +200,27 @@ def _complete(request: Request, progress: Progress | None) -> Iterator[Clip]:
             yield clip
 
 
-def _extend(request: Request, progress: Progress | None) -> Iterator[Clip]:
+def _extend(request: Request) -> Iterator[Clip]:
     """Windows one after another, all samples of a batch at once."""
     num_frames, num_given, num_new = request.pipe.shape[0], request.num_given, request.options.extend or 0
     backward, total = request.options.task == "backward", num_given + num_new
     # Frames before the first one of a file do not exist, so the truth is not known.
     read = _reader(request, num_given if backward and request.inputs else total)
-    complete = request.completer(progress)
+    complete = request.completer()
     for numbers in request.batches():
         clean, num_known, labels = read(numbers)
         for number, known in zip(numbers, num_known, strict=True):
             if known < num_given:
-                name = described(request.inputs[number % len(request.inputs)])
+                name = request.name(number)
                 raise UserError(f"{name} has {known} of the {num_given} given frames: choose a smaller num_given")
         given = clean[:, -num_given:] if backward else clean[:, :num_given]
-        fill = window_filler(complete, request.keys(numbers), request.pipe.model.frame_size, labels=labels)
+        keys = sample_keys(request.options.seed, numbers)
+        fill = window_filler(complete, keys, request.pipe.model.frame_size, labels)
         blocks: Any = map(to_uint8, extend(fill, given, num_new, num_frames, backward))
         blocks = [*list(blocks)[::-1], to_uint8(given)] if backward else itertools.chain([to_uint8(given)], blocks)
         wanted = request.wanted(numbers)
-        shown = write_videos(
-            request.files(wanted), blocks, request.fps, KEPT_FRAMES if request.files(wanted) else total
-        )
+        files = request.files(wanted)
+        shown = write_videos(files, blocks, request.fps, KEPT_FRAMES if files else total)
         new = np.arange(shown.shape[1])
         new = new < num_new if backward else new >= num_given
         for i in range(len(wanted)):
@@ -264,16 +229,15 @@ def _extend(request: Request, progress: Progress | None) -> Iterator[Clip]:
             yield Clip(shown[i], _frame_mask(new, shown[i]), request.fps, input, truth_known=known)
 
 
-def _raise_rate(request: Request, progress: Progress | None) -> Clip:
+def _raise_rate(request: Request) -> Clip:
     """The video is read, filled in and written window by window."""
-    factor, fps = request.options.fps_factor or 1, request.fps * (request.options.fps_factor or 1)
-    frames, num_input = stream_frames(request.video, request.pipe.shape, request.options.start)
+    pipe, options, factor = request.pipe, request.options, request.options.fps_factor or 1
+    fps = request.fps * factor
+    frames, num_input = inputs.stream_frames(request.video, pipe.shape, options.start)
     overlap, _, rows = request.overlap()
-    labels = None if not request.options.labels else np.array(request.options.labels[:1], np.int32)
-    fill = window_filler(
-        request.completer(progress), request.keys(range(1)), request.pipe.model.frame_size, labels=labels, rows=rows
-    )
-    made = raise_frame_rate(fill, frames, factor, request.pipe.shape[0], overlap, rows)
+    labels = None if not options.labels else np.array(options.labels[:1], np.int32)
+    fill = window_filler(request.completer(), sample_keys(options.seed, range(1)), pipe.model.frame_size, labels, rows)
+    made = raise_frame_rate(fill, frames, factor, pipe.shape[0], overlap, rows)
     blocks = (to_uint8(frame)[None, None] for frame in made)
     files = request.files(range(1))
     shown = write_videos(files, blocks, fps, KEPT_FRAMES if files else num_input * factor)[0]
@@ -285,15 +249,10 @@ def _frame_mask(new: np.ndarray, video: np.ndarray) -> np.ndarray:
     return np.broadcast_to(new[:, None, None, None], (*video.shape[:3], 1)).astype(np.uint8)
 
 
-Read = Callable[[range], tuple[np.ndarray, np.ndarray, np.ndarray | None]]
-
-
-def _reader(request: Request, num_frames: int) -> Read:
+def _reader(request: Request, num_frames: int) -> Callable[[range], tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
     """A function from sample numbers to clips (B, num_frames, H, W, C), known frames (B,), and labels (B,) if any."""
-    shape = (num_frames, *request.pipe.shape[1:])
-    read = [
-        clip for input in request.inputs for clip in read_clips(input, shape, request.options.start, request.stride)
-    ]
+    options, shape = request.options, (num_frames, *request.pipe.shape[1:])
+    read = [clip for input in request.inputs for clip in inputs.read_clips(input, shape, options.start, request.stride)]
     source = request.pipe.source("held_out", num_frames=num_frames) if request.input is None else None
 
     def clips(numbers: range) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -306,8 +265,8 @@ def _reader(request: Request, num_frames: int) -> Read:
             clips, known = np.zeros((len(numbers), *shape), np.float32), np.array([len(clip) for clip in chosen])
             for clip, frames in zip(clips, chosen, strict=True):
                 clip[: len(frames)] = frames
-        if request.options.labels is not None:
-            labels = np.array([request.options.labels[n % len(request.options.labels)] for n in numbers], np.int32)
+        if options.labels is not None:
+            labels = np.array([options.labels[n % len(options.labels)] for n in numbers], np.int32)
         return clips, known, labels
 
     return clips
@@ -325,10 +284,9 @@ def _masks(request: Request, numbers: range, num_known: np.ndarray) -> np.ndarra
     elif options.mask is None:
         mask = np.ones((len(numbers), *pipe.model.video_shape[:3], 1), np.float32)
     else:
-        source_size = frame_size(request.inputs[0]) if request.inputs else None
-        pixels = read_mask(
-            as_input(options.mask), (num_frames, height, width), source_size, options.start, request.stride
-        )
+        source_size = inputs.frame_size(request.inputs[0]) if request.inputs else None
+        place = (source_size, options.start, request.stride)
+        pixels = inputs.read_mask(inputs.as_input(options.mask), (num_frames, height, width), *place)
         mask = np.repeat(pipe.space.shrink_mask(pixels[None]), len(numbers), axis=0)
     if options.given_frames is not None:
         if (last := max(options.given_frames, default=0)) >= num_frames:
@@ -337,6 +295,9 @@ def _masks(request: Request, numbers: range, num_known: np.ndarray) -> np.ndarra
     if not mask.any():
         raise UserError("the mask leaves nothing to generate: give fewer frames")
     for number, known, each in zip(numbers, num_known, mask, strict=True):
-        name = described(request.inputs[number % len(request.inputs)]) if request.inputs else "the clip"
-        check_known(f"{name} from frame {options.start} at stride {request.stride}", int(known), each[None])
+        if (last := np.flatnonzero(np.any(each < 0.5, axis=(1, 2, 3))).max(initial=-1)) >= known:
+            raise UserError(
+                f"{request.name(number)} from frame {options.start} at stride {request.stride} has {known} frame(s), "
+                f"and frame {last} of the clip is to be given: take a longer video, or give fewer frames"
+            )
     return mask
