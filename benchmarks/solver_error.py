@@ -19,7 +19,7 @@ from measure import report
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
 from vdt_jax.data import take
-from vdt_jax.diffusion.samplers import ddim, ddpm, dpm_solver_pp, unipc
+from vdt_jax.diffusion.samplers import Problem, ddim, ddpm, dpm_solver_pp, samples_of, unipc
 from vdt_jax.inference.functional import sample_keys
 from vdt_jax.inference.pipeline import Pipeline
 
@@ -51,13 +51,12 @@ def main(_) -> None:
     # Only the network is compiled: a program for each sampler and number of steps would take hours.
     network = jax.jit(lambda x_t, timesteps: model.apply({"params": pipe.params}, x_t, timesteps))
 
-    def python_loop(lower: int, upper: int, step: Any, state: Any) -> Any:
-        for i in range(lower, upper):
-            state = step(i, state)
-        return state
-
     def solve(sampler: Any, respacing: str) -> np.ndarray:
-        return np.asarray(sampler(pipe.diffusion(respacing), network, keys, clean, mask, loop=python_loop))
+        problem = Problem(pipe.diffusion(respacing), network, keys, clean, mask)
+        state, step = sampler(problem)
+        for i in range(problem.num_steps):
+            state = step(i, state)
+        return np.asarray(samples_of(state))
 
     solution, generated = solve(ddim, str(_REFERENCE.value)), np.broadcast_to(np.asarray(mask) > 0.5, clean.shape)
     cells = [(name, spacing) for name in _SAMPLERS for spacing in _SPACINGS] + [("ddpm", "even")]

@@ -9,7 +9,7 @@ import pytest
 from einops import rearrange
 
 from vdt_jax.diffusion.gaussian import make_diffusion
-from vdt_jax.diffusion.samplers import ddpm
+from vdt_jax.diffusion.samplers import Problem, ddpm, solve
 from vdt_jax.models.vdt import VDT
 from vdt_jax.weights.torch_files import load_torch
 from vdt_jax.weights.vdt import from_torch, read_sizes, to_torch
@@ -133,17 +133,17 @@ def test_sampling(tiny, name, clip, masked, bound):
     mask = golden["mask"] if masked else np.ones_like(golden["mask"])
     mask = jnp.asarray(mask, jnp.float32)[..., None]
     clean = video(golden["raw_x"])
-    ours = jax.jit(
-        lambda params: ddpm(
-            diffusion,
-            lambda x_t, timesteps: model.apply({"params": params}, x_t, timesteps),
-            jax.random.split(jax.random.key(0), clean.shape[0]),
-            clean,
-            mask,
-            start=state(golden["z"]),
-            noises=state(golden["noises"]),
-        )
-    )(params)
+    keys = jax.random.split(jax.random.key(0), clean.shape[0])
+
+    @jax.jit
+    def sample(params):
+        def denoise_fn(x_t, timesteps):
+            return model.apply({"params": params}, x_t, timesteps)
+
+        problem = Problem(diffusion, denoise_fn, keys, clean, mask, start=state(golden["z"]))
+        return solve(ddpm, problem, noises=state(golden["noises"]))
+
+    ours = sample(params)
     generated = np.broadcast_to(np.asarray(mask) > 0.5, ours.shape)
     official = rearrange(golden[name], "b c f h w -> b f h w c")
     assert relative_error(name, np.asarray(ours)[generated], official[generated]) < bound

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 
+from vdt_jax.diffusion import samplers
 from vdt_jax.diffusion.gaussian import GaussianDiffusion, make_diffusion
 from vdt_jax.diffusion.guidance import guide
 from vdt_jax.diffusion.masks import apply_mask
-from vdt_jax.diffusion.samplers import SAMPLERS, ddim, ddpm, dpm_solver_pp, repaint, sample_noise, unipc
+from vdt_jax.diffusion.samplers import SAMPLERS, Problem, ddim, ddpm, dpm_solver_pp, repaint, sample_noise, unipc
 from vdt_jax.diffusion.samplers.multistep import polynomial_weights
 from vdt_jax.diffusion.schedules import NoiseSchedule
 
@@ -22,9 +23,9 @@ MEAN, STD = 0.3, 0.2
 KEYS = jax.random.split(jax.random.key(0), 4)
 
 
-def run(sampler, diffusion, denoise_fn, keys, clean, mask, **options):
+def run(sampler, *problem, **options):
     """The samples, from one compiled program: outside jit every operation would be compiled on its own."""
-    return jax.jit(lambda: sampler(diffusion, denoise_fn, keys, clean, mask, **options))()
+    return jax.jit(lambda: samplers.solve(sampler, Problem(*problem), **options))()
 
 
 def exact_denoiser(diffusion, mean=MEAN, std=STD):
@@ -60,7 +61,7 @@ def exact_end(diffusion, start):
 
 def solve(sampler, diffusion, start, **options):
     clean, mask = jnp.zeros(SHAPE), jnp.ones(SHAPE)
-    return run(sampler, diffusion, exact_denoiser(diffusion), KEYS, clean, mask, start=start, **options)
+    return run(sampler, diffusion, exact_denoiser(diffusion), KEYS, clean, mask, start, **options)
 
 
 # ddim is of first order, 2M of second; the corrector adds one to the order of UniPC's predictor (theorem 3.1 there).
@@ -148,16 +149,14 @@ def test_a_sample_depends_neither_on_its_batch_nor_on_pauses(sampler):
     diffusion = make_diffusion(timestep_respacing="8", learn_sigma=False)
     denoise_fn, clean, mask = exact_denoiser(diffusion), jnp.zeros(SHAPE), jnp.ones(SHAPE)
 
-    def with_pause(lower, upper, step, state):
-        return jax.lax.fori_loop(3, upper, step, jax.lax.fori_loop(lower, 3, step, state))
+    def with_pause():
+        state, step = sampler(Problem(diffusion, denoise_fn, KEYS, clean, mask))
+        state = jax.lax.fori_loop(0, 3, step, state)
+        return samplers.samples_of(jax.lax.fori_loop(3, 8, step, state))
 
-    @jax.jit
-    def samples():
-        together = sampler(diffusion, denoise_fn, KEYS, clean, mask)
-        alone = sampler(diffusion, denoise_fn, KEYS[2:3], clean[2:3], mask[2:3])
-        return together, alone, sampler(diffusion, denoise_fn, KEYS, clean, mask, loop=with_pause)
-
-    together, alone, paused = samples()
+    together = run(sampler, diffusion, denoise_fn, KEYS, clean, mask)
+    alone = run(sampler, diffusion, denoise_fn, KEYS[2:3], clean[2:3], mask[2:3])
+    paused = jax.jit(with_pause)()
     np.testing.assert_allclose(together[2:3], alone, atol=1e-6)
     assert np.abs(together[0] - together[1]).max() > 0.01
     np.testing.assert_allclose(paused, together, atol=1e-6)
@@ -207,7 +206,8 @@ def test_repaint_comes_nearer_to_what_is_given_with_every_time_that_steps_are_ta
 
     @jax.jit
     def mean(resamples):
-        return repaint(diffusion, denoise_fn, keys, clean, mask, resamples=resamples)[:, 1].mean()
+        problem = Problem(diffusion, denoise_fn, keys, clean, mask)
+        return samplers.solve(repaint, problem, resamples=resamples)[:, 1].mean()
 
     means = [float(mean(times)) for times in (1, 4, 16)]
     print(f"mean of the second frame: {means}")

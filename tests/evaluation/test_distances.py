@@ -7,13 +7,11 @@ import pytest
 from jax import lax
 
 from vdt_jax.distributed.mesh import make_mesh
-from vdt_jax.evaluation.metrics import optical_flow
-from vdt_jax.evaluation.metrics.baselines import copy_nearest, linear_blend
-from vdt_jax.evaluation.metrics.batches import over_batches
-from vdt_jax.evaluation.metrics.convolution import Conv3D, max_pool
-from vdt_jax.evaluation.metrics.frames import psnr
+from vdt_jax.evaluation.metrics.baselines import FLOW, baselines, copy_nearest, flow_blend, linear_blend
+from vdt_jax.evaluation.metrics.frames import motion, motion_error, psnr
 from vdt_jax.evaluation.metrics.frechet import frechet_distance
-from vdt_jax.evaluation.metrics.motion import motion, motion_error
+from vdt_jax.evaluation.metrics.i3d import Conv3D, max_pool
+from vdt_jax.evaluation.metrics.perceptual import over_batches
 
 RNG = np.random.default_rng(0)
 
@@ -113,11 +111,11 @@ def test_motion_counts_changes_that_touch_what_is_generated():
     assert motion(jump, mask) == 0
 
 
-@pytest.mark.skipif(not optical_flow.is_available(), reason="needs the extra `eval`")
+@pytest.mark.skipif(FLOW not in baselines(1), reason="needs the extra `eval`")
 def test_optical_flow_finds_the_square_between():
     truth = moving_square([8, 9, 10, 11, 12, 13])
     mask = np.array([0, 1, 1, 1, 0, 1], np.float32).reshape(1, 6, 1, 1, 1) * np.ones((1, 6, 32, 32, 1), np.float32)
-    by_flow, blended = optical_flow.flow_blend(truth, mask), linear_blend(truth, mask)
+    by_flow, blended = flow_blend(truth, mask), linear_blend(truth, mask)
     between = mask * (np.arange(6) < 4).reshape(1, 6, 1, 1, 1)
     assert psnr(by_flow, truth, between) > psnr(blended, truth, between) + 3
     np.testing.assert_array_equal(by_flow[:, 5], copy_nearest(truth, mask)[:, 5])  # beyond the last given frame

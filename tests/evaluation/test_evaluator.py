@@ -14,21 +14,23 @@ from vdt_jax.checkpoints import save_model
 from vdt_jax.data import take
 from vdt_jax.distributed.mesh import make_mesh, replicated
 from vdt_jax.errors import UserError
+from vdt_jax.evaluation import evaluator
 from vdt_jax.evaluation.evaluator import Evaluation, evaluate
 from vdt_jax.evaluation.measures import MODEL, make_measures
 from vdt_jax.evaluation.metrics.frames import psnr
 from vdt_jax.evaluation.metrics.frechet import frechet_distance
+from vdt_jax.evaluation.protocol import clip_numbers
 from vdt_jax.models.fingerprint import fingerprint
 from vdt_jax.video import write_video
 
-NUMBERS = PROTOCOL.numbers
+NUMBERS = clip_numbers(PROTOCOL)
 
 
-def evaluation(folder, batch_size=4, num_devices=1, features=None, **changes):
-    protocol, mesh, pipe = dataclasses.replace(PROTOCOL, **changes), make_mesh(num_devices), pipeline()
+def evaluation(folder, batch_size=4, num_devices=1, fvd=None, **changes):
+    protocol, mesh, pipe = PROTOCOL | changes, make_mesh(num_devices), pipeline()
     if num_devices > 1:
         pipe = dataclasses.replace(pipe, params=jax.device_put(pipe.params, replicated(mesh)))
-    measures = make_measures(protocol.metrics, "alexnet", mesh)._replace(features=features or {})
+    measures = make_measures(protocol["metrics"], "alexnet", mesh)._replace(fvd=fvd)
     return Evaluation(pipe, protocol, SOURCE, measures, folder, batch_size)
 
 
@@ -77,28 +79,32 @@ def test_a_folder_with_results_of_other_batch_sizes_gives_the_same(result, tmp_p
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
-def test_frames_of_fvd(tmp_path):
-    frame_means = {"frame Frechet": lambda video: video.mean((2, 3, 4))}
-    made = evaluation(tmp_path, features=frame_means, fvd_frames="generated")
+def test_frames_of_fvd(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluator, "MIN_FRAMES", 3)
+    made = evaluation(tmp_path, fvd=lambda video: video.mean((2, 3, 4)), fvd_frames="generated")
     assert made.fvd_frames("predict") == (1, 2, 3)
     assert made.fvd_frames("arbitrary_interpolation") is None  # clips differ
     summary, _ = measure(made, "arbitrary_interpolation")
-    assert "frame Frechet" not in summary[MODEL] and "PSNR" in summary[MODEL]
+    assert "FVD" not in summary[MODEL] and "PSNR" in summary[MODEL]
+    monkeypatch.undo()
     with pytest.raises(UserError, match="FVD needs at least 9 frames, predict generates 3"):
-        evaluation(tmp_path, features={"FVD": None}, fvd_frames="generated").fvd_frames("predict")
+        evaluation(tmp_path, fvd=lambda video: video, fvd_frames="generated").fvd_frames("predict")
 
 
 @pytest.mark.parametrize(("every", "others"), [(2, range(4, 14, 2)), (1, range(8, 13))])
 def test_the_truth_against_other_truth(tmp_path, every, others):
-    features = {"FVD": lambda video: video.mean((3, 4))[..., :2].reshape(len(video), -1)}
-    other_truth, itself = evaluation(tmp_path, 2, features=features, every=every).floor()
+    def features(video):
+        return video.mean((3, 4))[..., :2].reshape(len(video), -1)
+
+    other_truth, itself = evaluation(tmp_path, 2, fvd=features, every=every).floor().values()
     clips, other = (take(SOURCE, n)["video"] for n in (range(3, 3 + 5 * every, every), others))
-    assert other_truth == {"FVD": pytest.approx(frechet_distance(features["FVD"](clips), features["FVD"](other)))}
+    assert other_truth == {"FVD": pytest.approx(frechet_distance(features(clips), features(other)))}
     assert other_truth["FVD"] > 1e-3 > abs(itself["FVD"])
-    near_the_end = evaluation(tmp_path / "end", 2, features=features, first_clip=len(SOURCE) - 10)
-    assert near_the_end.floor()[0].keys() == {"FVD"}  # of clips half-way between them
-    at_the_end = evaluation(tmp_path / "other", 2, features=features, every=1, first_clip=len(SOURCE) - 5).floor()
-    assert at_the_end[0] == {} and at_the_end[1].keys() == {"FVD"}
+    near_the_end = evaluation(tmp_path / "end", 2, fvd=features, first_clip=len(SOURCE) - 10)
+    assert near_the_end.floor()["truth against other truth"].keys() == {"FVD"}  # of clips half-way between them
+    at_the_end = evaluation(tmp_path / "other", 2, fvd=features, every=1, first_clip=len(SOURCE) - 5)
+    other_truth, itself = at_the_end.floor().values()
+    assert other_truth == {} and itself.keys() == {"FVD"}
 
 
 def test_classes_are_given_only_in_the_tasks_named(tmp_path):
@@ -174,10 +180,11 @@ def test_other_data_than_the_model_was_trained_on(tmp_path):
         write_video(tmp_path / "videos" / f"{name}.mp4", moving_square(12))
     options = OPTIONS | {"tasks": ["predict"], "shown": 0, "num_clips": 2}
     videos = evaluate(pipeline(), output=tmp_path / "a", data=tmp_path / "videos", stride=2, **options).protocol
-    assert (videos.data["name"], videos.stride, videos.clips) == ("video_folder", 2, 2)
-    assert videos.crop == "centre, then bicubic with antialiasing" and "data.hop" in videos.clips_per_video
+    assert (videos["data"]["name"], videos["stride"], videos["clips"]) == ("video_folder", 2, 2)
+    assert videos["crop"] == "centre, then bicubic with antialiasing" and "data.hop" in videos["clips_per_video"]
     section = evaluate(pipeline(), output=tmp_path / "b", data={"name": "synthetic"}, **options).protocol
-    assert (section.data, section.stride, section.clips_per_video) == ({"name": "synthetic"}, None, "1")
+    assert section["data"] == {"name": "synthetic"}
+    assert (section["stride"], section["clips_per_video"]) == (None, "1")
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 from helpers.tiny_evaluation import PROTOCOL
 
-from vdt_jax.distributed.mesh import make_mesh
-from vdt_jax.evaluation.measures import default_metrics, make_measures, networks_of, summarise
+from vdt_jax.evaluation.measures import default_metrics, summarise
 from vdt_jax.evaluation.report import Report, best_and_worst
 
 
 def test_summary_written_out():
-    measures = make_measures(["psnr"], "alexnet", make_mesh())._replace(features={"FVD": lambda video: video})
     arrays = {
         "model/LPIPS": np.array([[0.1, 0.3], [0.5, 0.2]]),
         "model/FVD": np.array([[[0.0, 1], [4, 1]], [[2, 1], [6, 1]]]),  # two clips, two samples of each
@@ -23,7 +21,7 @@ def test_summary_written_out():
     # Means 1 and 4 at equal spread; then 3 and 4, and variances 20 / 3 and 2 of all four and of the two.
     pooled = 1 + 20 / 3 + 2 - 2 * (40 / 3) ** 0.5
     expected = {"LPIPS": 0.275, "best LPIPS": 0.15, "FVD": 9.0, "FVD of all samples": pooled, "motion": 0.5}
-    assert summarise(arrays, measures)["model"] == pytest.approx(expected)
+    assert summarise(arrays)["model"] == pytest.approx(expected)
 
 
 def test_best_and_worst():
@@ -41,14 +39,10 @@ def test_the_log_says_why_a_metric_is_not_measured(tmp_path, caplog):
     assert "9 frames" in caplog.text and "31 pixels" in caplog.text and len(caplog.messages) == 2
 
 
-def test_networks_of_metrics():
-    assert networks_of(["psnr", "lpips", "fvd"], "alexnet") == ["alexnet", "i3d"]
-    assert networks_of(["lpips", "frame_frechet"], "vgg16") == ["vgg16"]
-
-
 def test_the_table_has_a_column_for_each_metric():
     model = {"FVD": 100.06, "PSNR": 20.123456, "best PSNR": 21.0, "FVD of all samples": 90.0}
-    report = Report(PROTOCOL, {"predict": {"model": model, "copy nearest": {"PSNR": 9.0}}}, {"FVD": 70.0}, {})
+    floor = {"truth against other truth": {"FVD": 70.0}, "truth against itself": {}}
+    report = Report(PROTOCOL, {"predict": {"model": model, "copy nearest": {"PSNR": 9.0}}}, floor)
     header, rows = report.table()
     assert header == ["task", "what", "PSNR", "FVD", "best PSNR", "FVD of all samples"]
     assert rows[0] == ["predict", "model", "20.12", "100.1", "21", "90"]
@@ -56,4 +50,6 @@ def test_the_table_has_a_column_for_each_metric():
         ["predict", "copy nearest", "9", "-", "-", "-"],
         ["any", "truth against other truth", "-", "70", "-", "-"],
     ]
-    assert report.to_json()["tasks"]["predict"]["model"]["PSNR"] == 20.1235
+    contents = report.to_json()
+    assert contents["tasks"]["predict"]["model"]["PSNR"] == 20.1235
+    assert contents["truth against other truth"] == {"FVD": 70.0} and contents["truth against itself"] == {}

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 
 from vdt_jax.data import make_source
-from vdt_jax.evaluation.protocol import Protocol
 from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.models.vdt import VDT
 
@@ -29,7 +28,7 @@ CONFIG = {
     "data": DATA,
 }
 SOURCE = make_source(DATA, NETWORK.video_shape, "held_out")
-PROTOCOL = Protocol(
+PROTOCOL = dict(
     preset=None,
     checkpoint="tiny",
     vae=None,

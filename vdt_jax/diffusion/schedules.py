@@ -8,9 +8,6 @@ and everything else follows from `alphas_cumprod[t] = prod_{s <= t} (1 - beta_s)
 jnp.float64 silently becomes float32; `at` reads them as float32.
 """
 
-import dataclasses
-import functools
-
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -42,92 +39,41 @@ def cosine_betas(num_diffusion_timesteps: int) -> Table:
 NOISE_SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class NoiseSchedule:
     """Tables of one diffusion process, each (T,) float64 and indexed by step; names as in ADM.
 
-    Attributes:
-      betas: variances of (1), in (0, 1].
+    Args:
+      betas: variances of (1), in (0, 1).
       timestep_map: the timestep of the original process at each step, which is what the network receives.
     """
 
-    betas: Table
-    timestep_map: Int[np.ndarray, " t"]
+    def __init__(self, betas: Table, timestep_map: Int[np.ndarray, " t"]):
+        self.betas, self.timestep_map = betas, timestep_map
+        self.log_betas = np.log(betas)
+        self.alphas_cumprod = np.cumprod(1 - betas)
+        self.alphas_cumprod_prev = np.append(1.0, self.alphas_cumprod[:-1])  # of the step before; 1 at t = 0
+        self.sqrt_alphas_cumprod = np.sqrt(self.alphas_cumprod)
+        self.sqrt_alphas_cumprod_prev = np.sqrt(self.alphas_cumprod_prev)
+        self.sqrt_one_minus_alphas_cumprod = np.sqrt(1 - self.alphas_cumprod)
+        self.one_minus_alphas_cumprod_prev = 1 - self.alphas_cumprod_prev
+        self.sqrt_recip_alphas_cumprod = np.sqrt(1 / self.alphas_cumprod)
+        self.sqrt_recipm1_alphas_cumprod = np.sqrt(1 / self.alphas_cumprod - 1)
+
+        self.snr = self.alphas_cumprod / (1 - self.alphas_cumprod)  # signal-to-noise ratio
+        # log(snr) / 2, the lambda of the ODE solvers; falls with the step.
+        self.half_log_snr = np.log(self.sqrt_alphas_cumprod / self.sqrt_one_minus_alphas_cumprod)
+
+        # q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 7): beta-tilde, 0 at t = 0, and the weights of x_start and x_t in
+        # the mean. In the logarithm the value at t = 1 replaces that zero (beta_0 if T = 1).
+        self.posterior_variance = betas * (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
+        self.sqrt_posterior_variance = np.sqrt(self.posterior_variance)
+        floor = self.posterior_variance[1] if len(betas) > 1 else betas[0]
+        self.posterior_log_variance_clipped = np.log(np.append(floor, self.posterior_variance[1:]))
+        self.posterior_mean_coef1 = betas * np.sqrt(self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
+        self.posterior_mean_coef2 = (1 - self.alphas_cumprod_prev) * np.sqrt(1 - betas) / (1 - self.alphas_cumprod)
 
     def __len__(self) -> int:
         return len(self.betas)
-
-    @functools.cached_property
-    def log_betas(self) -> Table:
-        return np.log(self.betas)
-
-    @functools.cached_property
-    def alphas_cumprod(self) -> Table:
-        return np.cumprod(1 - self.betas)
-
-    @functools.cached_property
-    def alphas_cumprod_prev(self) -> Table:
-        """alphas_cumprod of the step before; 1 at t = 0."""
-        return np.append(1.0, self.alphas_cumprod[:-1])
-
-    @functools.cached_property
-    def sqrt_alphas_cumprod(self) -> Table:
-        return np.sqrt(self.alphas_cumprod)
-
-    @functools.cached_property
-    def sqrt_alphas_cumprod_prev(self) -> Table:
-        return np.sqrt(self.alphas_cumprod_prev)
-
-    @functools.cached_property
-    def one_minus_alphas_cumprod_prev(self) -> Table:
-        return 1 - self.alphas_cumprod_prev
-
-    @functools.cached_property
-    def sqrt_one_minus_alphas_cumprod(self) -> Table:
-        return np.sqrt(1 - self.alphas_cumprod)
-
-    @functools.cached_property
-    def sqrt_recip_alphas_cumprod(self) -> Table:
-        return np.sqrt(1 / self.alphas_cumprod)
-
-    @functools.cached_property
-    def sqrt_recipm1_alphas_cumprod(self) -> Table:
-        return np.sqrt(1 / self.alphas_cumprod - 1)
-
-    @functools.cached_property
-    def snr(self) -> Table:
-        """The signal-to-noise ratio alphas_cumprod / (1 - alphas_cumprod)."""
-        return self.alphas_cumprod / (1 - self.alphas_cumprod)
-
-    @functools.cached_property
-    def half_log_snr(self) -> Table:
-        """log(snr) / 2, the lambda of the ODE solvers; falls with the step."""
-        return np.log(self.sqrt_alphas_cumprod / self.sqrt_one_minus_alphas_cumprod)
-
-    @functools.cached_property
-    def posterior_variance(self) -> Table:
-        """beta-tilde of q(x_{t-1} | x_t, x_0) (Ho et al. 2020, eq. 7); 0 at t = 0."""
-        return self.betas * (1 - self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
-
-    @functools.cached_property
-    def sqrt_posterior_variance(self) -> Table:
-        return np.sqrt(self.posterior_variance)
-
-    @functools.cached_property
-    def posterior_log_variance_clipped(self) -> Table:
-        """log(posterior_variance) with the zero at t = 0 replaced by the value at t = 1 (beta_0 if T = 1)."""
-        floor = self.posterior_variance[1] if len(self) > 1 else self.betas[0]
-        return np.log(np.append(floor, self.posterior_variance[1:]))
-
-    @functools.cached_property
-    def posterior_mean_coef1(self) -> Table:
-        """The weight of x_start in the posterior's mean."""
-        return self.betas * np.sqrt(self.alphas_cumprod_prev) / (1 - self.alphas_cumprod)
-
-    @functools.cached_property
-    def posterior_mean_coef2(self) -> Table:
-        """The weight of x_t in the posterior's mean."""
-        return (1 - self.alphas_cumprod_prev) * np.sqrt(1 - self.betas) / (1 - self.alphas_cumprod)
 
     def shifted_steps(self, noise_shift: float) -> Int[np.ndarray, " t"]:
         """For each step, the first step with at least `noise_shift` times its noise-to-signal ratio, or the last step.

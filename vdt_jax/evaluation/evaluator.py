@@ -19,23 +19,14 @@ import numpy as np
 from vdt_jax.data import Source, take
 from vdt_jax.distributed.mesh import make_mesh
 from vdt_jax.errors import UserError
-from vdt_jax.evaluation.measures import (
-    MODEL,
-    TRUTH,
-    Arrays,
-    Measures,
-    baselines,
-    default_metrics,
-    make_measures,
-    score,
-    summarise,
-)
+from vdt_jax.evaluation.measures import MODEL, TRUTH, Arrays, Measures, default_metrics, make_measures, score, summarise
+from vdt_jax.evaluation.metrics.baselines import baselines
+from vdt_jax.evaluation.metrics.frames import motion
 from vdt_jax.evaluation.metrics.frechet import frechet_distance
 from vdt_jax.evaluation.metrics.i3d import MIN_FRAMES
-from vdt_jax.evaluation.metrics.motion import motion
 from vdt_jax.evaluation.options import EvaluateOptions, apply_preset
-from vdt_jax.evaluation.protocol import Protocol, make_protocol
-from vdt_jax.evaluation.report import Report, write_report, write_section
+from vdt_jax.evaluation.protocol import Protocol, clip_numbers, keep_protocol, make_protocol, protocol_text
+from vdt_jax.evaluation.report import Report, Row, write_report, write_section
 from vdt_jax.files import atomic
 from vdt_jax.inference.functional import sample_keys
 from vdt_jax.inference.pipeline import Pipeline
@@ -81,14 +72,14 @@ def evaluate(
     # ------------------------------------------------------------------ protocol
     output = Path(chosen.output)
     output.mkdir(parents=True, exist_ok=True)
-    logger.info("%s", protocol)
-    protocol.keep(output / "protocol.json")
+    logger.info("%s", protocol_text(protocol))
+    keep_protocol(protocol, output / "protocol.json")
     evaluation = Evaluation(pipeline, protocol, source, measures, output / "parts", chosen.batch_size)
-    for task in protocol.tasks:
+    for task in protocol["tasks"]:
         evaluation.fvd_frames(task)  # its errors end the evaluation before any work
 
     # ------------------------------------------------------------------ tasks
-    done, total = 0, protocol.clips * len(protocol.tasks)
+    done, total = 0, protocol["clips"] * len(protocol["tasks"])
 
     def update(count: int) -> None:
         nonlocal done
@@ -98,10 +89,10 @@ def evaluate(
 
     update(0)
     tasks, sections = {}, []
-    for task in protocol.tasks:
+    for task in protocol["tasks"]:
         tasks[task], ranking = evaluation.task(task, update)
         sections.append(write_section(evaluation.sample, protocol, given, task, ranking))
-    report = Report(protocol, tasks, *evaluation.floor())
+    report = Report(protocol, tasks, evaluation.floor())
     write_report(report, output, sections)
     return report
 
@@ -118,27 +109,18 @@ def _data(options: EvaluateOptions, trained_on: Mapping[str, Any]) -> dict[str, 
 
 
 class Evaluation:
-    """Samples and scores of the clips of a protocol.
-
-    Args:
-      pipeline: the model.
-      protocol: what is measured, and how.
-      source: of the clips.
-      measures: see `make_measures`.
-      folder: for the results of finished batches.
-      batch_size: clips at once.
-    """
+    """Samples and scores of the clips of a protocol, `batch_size` at once; `folder` keeps finished batches."""
 
     def __init__(
         self, pipeline: Pipeline, protocol: Protocol, source: Source, measures: Measures, folder: Path, batch_size: int
     ):
         self._pipeline, self._protocol, self._source, self._measures = pipeline, protocol, source, measures
-        self._diffusion = pipeline.diffusion(protocol.steps)
-        self._folder, self._batch_size = folder, min(batch_size, protocol.clips)
-        self._all_frames = tuple(range(protocol.frames))
+        self._diffusion = pipeline.diffusion(protocol["steps"])
+        self._folder, self._batch_size = folder, min(batch_size, protocol["clips"])
+        self._numbers, self._all_frames = clip_numbers(protocol), tuple(range(protocol["frames"]))
         folder.mkdir(parents=True, exist_ok=True)
 
-    def task(self, task: str, update: Callable[[int], object]) -> tuple[dict[str, dict[str, float]], np.ndarray]:
+    def task(self, task: str, update: Callable[[int], object]) -> tuple[dict[str, Row], np.ndarray]:
         """Measures all clips of a task; `update` is called with the number of clips of each finished batch.
 
         Returns:
@@ -151,32 +133,28 @@ class Evaluation:
             batches.append(self._kept(name, functools.partial(self._measure, task, first)))
             update(count)
         arrays = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
-        return summarise(arrays, self._measures), arrays[f"{MODEL}/PSNR"][:, 0]
+        return summarise(arrays), arrays[f"{MODEL}/PSNR"][:, 0]
 
-    def floor(self) -> tuple[dict[str, float], dict[str, float]]:
-        """Frechet distances of the true clips, all frames, from as many other true clips and from themselves.
+    def floor(self) -> dict[str, Row]:
+        """FVD of the true clips, all frames, from as many other true clips, if the split has them, and from themselves.
 
         The other clips are half-way between the clips, or behind them if the clips are consecutive. Their distance is
         a bound for samples from nothing; samples with given frames share those with the truth and may be nearer.
-
-        Returns:
-          Both by metric; the first is empty if the split has too few clips, both if there is one clip.
         """
-        p = self._protocol
-        shift = p.every // 2 or p.clips
-        if p.clips < 2 or not self._measures.features:
-            return {}, {}
+        floor: dict[str, Row] = {"truth against other truth": {}, "truth against itself": {}}
+        if len(self._numbers) < 2 or self._measures.fvd is None:
+            return floor
 
-        def features_of_all(shift: int) -> Arrays:
-            batches = [self._true_features(first, self._all_frames, shift) for first in self._firsts()]
-            return {name: np.concatenate([batch[name] for batch in batches]) for name in self._measures.features}
+        def features(shift: int) -> Arrays:
+            return {"FVD": np.concatenate([self._true_features(n, self._all_frames, shift) for n in self._firsts()])}
 
-        truth = self._kept("truth", lambda: features_of_all(0))
-        itself = {name: frechet_distance(rows, rows) for name, rows in truth.items()}
-        if p.numbers[-1] + shift >= len(self._source):
-            return {}, itself
-        others = self._kept("other_truth", lambda: features_of_all(shift))
-        return {name: frechet_distance(truth[name], rows) for name, rows in others.items()}, itself
+        shift = self._numbers.step // 2 or len(self._numbers)
+        truth = self._kept("truth", lambda: features(0))["FVD"]
+        floor["truth against itself"]["FVD"] = frechet_distance(truth, truth)
+        if self._numbers[-1] + shift < len(self._source):
+            others = self._kept("other_truth", lambda: features(shift))["FVD"]
+            floor["truth against other truth"]["FVD"] = frechet_distance(truth, others)
+        return floor
 
     def sample(self, numbers: Any, task: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Samples of the clips of these numbers; the seed is that of the noise.
@@ -186,31 +164,31 @@ class Evaluation:
         """
         p = self._protocol
         batch, keys = take(self._source, numbers), sample_keys(seed, numbers)
-        classes = {"labels": batch["labels"], "guidance": p.guidance} if task in p.told_labels else {}
-        mask = self._mask(numbers, task)
-        samples, mask = self._pipeline.complete(
-            batch["video"], mask, keys, diffusion=self._diffusion, sampler=p.sampler, **classes
-        )
+        classes = {"labels": batch["labels"], "guidance": p["guidance"]} if task in p["told_labels"] else {}
+        options = dict(diffusion=self._diffusion, sampler=p["sampler"], **classes)
+        samples, mask = self._pipeline.complete(batch["video"], self._mask(numbers, task), keys, **options)
         return samples, batch["video"], mask
 
     @functools.cache  # noqa: B019 -- an evaluation lives as long as its process needs it
     def fvd_frames(self, task: str) -> tuple[int, ...] | None:
-        """The frames of a task that features are taken of; None if clips differ in which frames are generated.
+        """The frames of a task that FVD compares; None without FVD, or if clips differ in which frames are generated.
 
         Raises:
           UserError: fewer frames than FVD needs.
         """
-        if self._protocol.fvd_frames == "all" or not self._measures.features:
+        if self._measures.fvd is None:
+            return None
+        if self._protocol["fvd_frames"] == "all":
             return self._all_frames
         generated = set()
         for first in self._firsts():
             mask = np.asarray(self._mask(self._batch(first), task))
             generated |= {tuple(np.flatnonzero(frames).tolist()) for frames in np.max(mask, axis=(2, 3, 4)) > 0.5}
         if len(generated) > 1:
-            logger.info("not measured: Frechet distances of %s: its clips differ in which frames are generated", task)
+            logger.info("not measured: FVD of %s: its clips differ in which frames are generated", task)
             return None
         frames = generated.pop()
-        if "FVD" in self._measures.features and len(frames) < MIN_FRAMES:
+        if len(frames) < MIN_FRAMES:
             raise UserError(
                 f"FVD needs at least {MIN_FRAMES} frames, {task} generates {len(frames)}: compare all frames "
                 "(fvd_frames=all), or leave fvd out of metrics"
@@ -219,21 +197,21 @@ class Evaluation:
 
     def _firsts(self) -> range:
         """The places of the first clip of each batch."""
-        return range(0, self._protocol.clips, self._batch_size)
+        return range(0, len(self._numbers), self._batch_size)
 
     def _batch(self, first: int) -> range:
         """The clip numbers of a batch; all batches have the same size, the last one with further clips."""
-        p = self._protocol
-        return range(p.first_clip + first * p.every, p.first_clip + (first + self._batch_size) * p.every, p.every)
+        start, every = self._numbers.start, self._numbers.step
+        return range(start + first * every, start + (first + self._batch_size) * every, every)
 
     def _wanted(self, first: int) -> range:
         """The clip numbers of a batch that are measured."""
-        return self._batch(first)[: self._protocol.clips - first]
+        return self._numbers[first : first + self._batch_size]
 
     def _mask(self, numbers: Any, task: str) -> Any:
         """Masks (B, F, h, w, 1) over what the model denoises."""
-        num_given = self._protocol.num_given if task in ("predict", "backward") else None
-        return self._pipeline.task_masks(task, numbers, self._protocol.seed, num_given)
+        num_given = self._protocol["num_given"] if task in ("predict", "backward") else None
+        return self._pipeline.task_masks(task, numbers, self._protocol["seed"], num_given)
 
     def _kept(self, name: str, make: Callable[[], Arrays]) -> Arrays:
         """The arrays of `make`, from the file of an earlier call if there is one."""
@@ -249,12 +227,12 @@ class Evaluation:
     def _measure(self, task: str, first: int) -> Arrays:
         """The results of one batch, as `summarise` takes them."""
         p, count = self._protocol, len(self._wanted(first))
-        drawn = [self.sample(self._batch(first), task, p.seed + j) for j in range(p.samples_per_clip)]
+        drawn = [self.sample(self._batch(first), task, p["seed"] + j) for j in range(p["samples_per_clip"])]
         truth, mask = drawn[0][1][:count], drawn[0][2][:count]
         candidates = {MODEL: [samples[:count] for samples, _, _ in drawn]}
         if not mask.all():  # where nothing is given there is nothing to copy
             candidates |= {name: [np.asarray(make(truth, mask))] for name, make in baselines(truth.shape[-1]).items()}
-        counted = mask if p.positions == "generated" else np.ones_like(mask)
+        counted = mask if p["positions"] == "generated" else np.ones_like(mask)
         frames = self.fvd_frames(task)
 
         results: Arrays = {}
@@ -264,22 +242,24 @@ class Evaluation:
             for video in videos:
                 part = next((found for other, found in measured if np.array_equal(other, video)), None)
                 if part is None:
-                    part = score(self._measures, video, truth, counted) | self._features(video, frames)
+                    part = score(self._measures, video, truth, counted)
+                    if frames is not None:
+                        part["FVD"] = self._features(video, frames)
                     measured.append((video, part))
                 parts.append(part)
             results |= {f"{name}/{metric}": np.stack([part[metric] for part in parts], axis=1) for metric in parts[0]}
         if "motion" in self._measures.names:
             results[f"{TRUTH}/motion"] = np.asarray(motion(truth, counted))
-        return results | {f"{TRUTH}/{name}": rows for name, rows in self._true_features(first, frames).items()}
+        if frames is not None:
+            results[f"{TRUTH}/FVD"] = self._true_features(first, frames)
+        return results
 
     @functools.cache  # noqa: B019
-    def _true_features(self, first: int, frames: tuple[int, ...] | None, shift: int = 0) -> Arrays:
+    def _true_features(self, first: int, frames: tuple[int, ...], shift: int = 0) -> np.ndarray:
         """Features of the clips of a batch, or of those whose numbers are larger by `shift`."""
-        numbers = [number + shift for number in self._wanted(first)]
-        return self._features(take(self._source, numbers)["video"], frames) if frames else {}
+        return self._features(take(self._source, [number + shift for number in self._wanted(first)])["video"], frames)
 
-    def _features(self, video: np.ndarray, frames: tuple[int, ...] | None) -> Arrays:
-        """Features of some frames of videos (B, F, H, W, C); none if `frames` is None."""
-        if frames is None:
-            return {}
-        return {name: features(video[:, list(frames)]) for name, features in self._measures.features.items()}
+    def _features(self, video: np.ndarray, frames: tuple[int, ...]) -> np.ndarray:
+        """The features of FVD of some frames of videos (B, F, H, W, C)."""
+        assert self._measures.fvd is not None
+        return self._measures.fvd(video[:, list(frames)])

@@ -1,24 +1,21 @@
 """The metrics of an evaluation: which can be measured, their scores for each clip, and the summary over clips."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
 
-from vdt_jax.evaluation.metrics import optical_flow
-from vdt_jax.evaluation.metrics.baselines import BASELINES
-from vdt_jax.evaluation.metrics.frames import psnr, ssim
+from vdt_jax.evaluation.metrics.frames import motion, motion_error, psnr, ssim
 from vdt_jax.evaluation.metrics.frechet import frechet_distance
 from vdt_jax.evaluation.metrics.i3d import MIN_FRAMES
-from vdt_jax.evaluation.metrics.motion import motion, motion_error
-from vdt_jax.evaluation.metrics.perceptual import MIN_PIXELS, make_frame_features, make_lpips, make_video_features
+from vdt_jax.evaluation.metrics.perceptual import MIN_PIXELS, make_lpips, make_video_features
 from vdt_jax.evaluation.metrics.weights import HOW_TO_GET, find
 from vdt_jax.evaluation.options import METRICS
 
 logger = logging.getLogger(__name__)
-MODEL, TRUTH, FLOW = "model", "truth", "optical flow"
+MODEL, TRUTH = "model", "truth"
 _LARGER_IS_BETTER = ("PSNR", "SSIM")
 
 Arrays = dict[str, np.ndarray]
@@ -29,13 +26,18 @@ class Measures(NamedTuple):
 
     names: tuple[str, ...]
     lpips: Callable[..., np.ndarray] | None  # (sample, truth, mask) -> (B,)
-    features: Mapping[str, Callable[[np.ndarray], np.ndarray]]  # "FVD", "frame Frechet": videos -> (rows, width)
+    fvd: Callable[[np.ndarray], np.ndarray] | None  # videos -> features (B, width)
+
+
+def networks_of(lpips_network: str) -> dict[str, str]:
+    """The network of each metric that needs one."""
+    return {"lpips": lpips_network, "fvd": "i3d"}
 
 
 def default_metrics(lpips_network: str, folder: str | None, shape: tuple[int, int, int, int]) -> tuple[str, ...]:
     """The metrics measured by default on clips (F, H, W, C); a log line says why others cannot be."""
     missing = {}
-    for metric, network in (("lpips", lpips_network), ("fvd", "i3d")):
+    for metric, network in networks_of(lpips_network).items():
         if find(network, folder) is None:
             missing[metric] = f"the weights are missing: {HOW_TO_GET}"
     if shape[0] < MIN_FRAMES:
@@ -44,28 +46,14 @@ def default_metrics(lpips_network: str, folder: str | None, shape: tuple[int, in
         missing["lpips"] = f"{lpips_network} needs at least {MIN_PIXELS[lpips_network]} pixels, clips are {shape[1:3]}"
     for metric, reason in missing.items():
         logger.info("not measured: %s: %s", metric.upper(), reason)
-    return tuple(name for name in METRICS if name not in missing and name != "frame_frechet")
-
-
-def networks_of(metrics: Iterable[str], lpips_network: str) -> list[str]:
-    """The networks that these metrics need."""
-    needed = {"lpips": lpips_network, "fvd": "i3d", "frame_frechet": "vgg16"}
-    return sorted({needed[name] for name in metrics if name in needed})
+    return tuple(name for name in METRICS if name not in missing)
 
 
 def make_measures(names: Sequence[str], lpips_network: str, mesh: Mesh, folder: str | None = None) -> Measures:
-    """Loads the networks of metrics; PSNR is measured even if it is not among them.
-
-    Raises:
-      UserError: missing weights.
-    """
-    features = {}
-    if "fvd" in names:
-        features["FVD"] = make_video_features(mesh, max(4, mesh.size), folder)
-    if "frame_frechet" in names:
-        features["frame Frechet"] = make_frame_features(mesh, folder)
+    """Loads the networks of metrics; PSNR is measured even if it is not among them."""
     lpips = make_lpips(lpips_network, mesh, folder) if "lpips" in names else None
-    return Measures(tuple(names), lpips, features)
+    fvd = make_video_features(mesh, max(4, mesh.size), folder) if "fvd" in names else None
+    return Measures(tuple(names), lpips, fvd)
 
 
 def score(measures: Measures, sample: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> Arrays:
@@ -80,24 +68,12 @@ def score(measures: Measures, sample: np.ndarray, truth: np.ndarray, mask: np.nd
     return {name: np.asarray(values, np.float64) for name, values in scores.items()}
 
 
-def baselines(channels: int) -> dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]:
-    """The methods without a model, by name; optical flow where OpenCV is installed and videos are grey or RGB."""
-    flow = {FLOW: optical_flow.flow_blend} if optical_flow.is_available() and channels in (1, 3) else {}
-    return BASELINES | flow
+def summarise(arrays: Arrays) -> dict[str, dict[str, float]]:
+    """candidate -> metric -> its mean over clips and samples, the mean of each clip's best sample, or FVD.
 
-
-def summarise(arrays: Arrays, measures: Measures) -> dict[str, dict[str, float]]:
-    """The mean of each metric over clips and samples, the mean of each clip's best sample, and Frechet distances.
-
-    A Frechet distance takes the first sample of each clip, as many as there are true clips, since it falls with their
-    number; the distance of all samples is reported beside it.
-
-    Args:
-      arrays: "candidate/metric": scores (B, samples) or features (rows, samples, width); of the truth without samples.
-      measures: see `make_measures`.
-
-    Returns:
-      candidate -> metric -> value.
+    FVD takes the first sample of each clip, as many as there are true clips, since it falls with their number; that of
+    all samples is reported beside it. `arrays` holds "candidate/metric": scores (B, samples), or features
+    (B, samples, width) of FVD; those of the truth have no axis of samples.
     """
     summary: dict[str, dict[str, float]] = {}
     for key, values in arrays.items():
@@ -105,12 +81,12 @@ def summarise(arrays: Arrays, measures: Measures) -> dict[str, dict[str, float]]
         if candidate == TRUTH:
             continue
         row = summary.setdefault(candidate, {})
-        if metric in measures.features:
-            truth = arrays[f"{TRUTH}/{metric}"]
+        if metric == "FVD":
+            truth = arrays[f"{TRUTH}/FVD"]
             if len(truth) > 1:
-                row[metric] = frechet_distance(values[:, 0], truth)
+                row["FVD"] = frechet_distance(values[:, 0], truth)
             if len(truth) > 1 and values.shape[1] > 1:
-                row[f"{metric} of all samples"] = frechet_distance(values.reshape(-1, values.shape[-1]), truth)
+                row["FVD of all samples"] = frechet_distance(values.reshape(-1, values.shape[-1]), truth)
         elif metric == "motion":
             row[metric] = float(values.mean() / max(arrays[f"{TRUTH}/motion"].mean(), 1e-12))
         else:

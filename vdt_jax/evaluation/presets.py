@@ -4,18 +4,12 @@ from typing import Any, NamedTuple
 
 
 class Preset(NamedTuple):
-    """The settings of a paper.
-
-    Attributes:
-      frames, size: (F) and (H, W) of the clips; the model must generate such clips.
-      options: values of `EvaluateOptions`. Clips are spread evenly over the split unless `every` is given.
-      note: which settings are unknown, and which differ here.
-    """
+    """The settings of a paper."""
 
     frames: int
-    size: tuple[int, int]
-    options: dict[str, Any]
-    note: str
+    size: tuple[int, int]  # (H, W)
+    options: dict[str, Any]  # of EvaluateOptions; clips are spread evenly over the split unless `every` is given
+    note: str  # which settings are unknown, and which differ here
 
 
 # MCVD: github.com/voletiv/mcvd-pytorch at 451da2e (datasets, example_scripts/final, video_gen). Latte:
@@ -24,14 +18,14 @@ PRESETS = {
     "vdt-ucf101": Preset(
         16,
         (64, 64),
-        {"tasks": ("unconditional",), "num_clips": 2048, "fvd_frames": "all", "split": "train"},
+        dict(tasks=("unconditional",), num_clips=2048, fvd_frames="all", split="train"),
         "VDT, table of UCF-101, unconditional. The number of clips and the split are unknown: 2,048 of the training "
         "split, as is usual for unconditional FVD.",
     ),
     "vdt-cityscapes": Preset(
         30,
         (128, 128),
-        {"tasks": ("predict",), "num_given": 2, "num_clips": 256, "fvd_frames": "all"},
+        dict(tasks=("predict",), num_given=2, num_clips=256, fvd_frames="all"),
         "VDT, table of Cityscapes, 2 given frames and 28 to predict. Its protocol is unknown. MCVD, with whose "
         "numbers it compares, takes 256 videos of the test split, counts the given frames in FVD, and the best of 10 "
         "samples in SSIM (of grey frames, without a border of 5); here: one sample, each colour, and the border.",
@@ -39,14 +33,7 @@ PRESETS = {
     "mcvd-smmnist": Preset(
         15,
         (64, 64),
-        {
-            "tasks": ("predict",),
-            "num_given": 5,
-            "num_clips": 256,
-            "samples_per_clip": 10,
-            "fvd_frames": "all",
-            "steps": 100,
-        },
+        dict(tasks=("predict",), num_given=5, num_clips=256, samples_per_clip=10, fvd_frames="all", steps=100),
         "MCVD's code on stochastic moving MNIST: 256 test clips, 5 given frames and 10 to predict, 10 samples of "
         "each, the best of which counts in PSNR, SSIM and LPIPS; FVD takes all of them, given frames included. "
         "Different here: the digits (there the first 256 of MNIST's test file), SSIM (there of pixels rounded to black "
@@ -55,7 +42,7 @@ PRESETS = {
     "latte-sky": Preset(
         16,
         (256, 256),
-        {"tasks": ("unconditional",), "num_clips": 2048, "fvd_frames": "all", "split": "train", "stride": 3},
+        dict(tasks=("unconditional",), num_clips=2048, fvd_frames="all", split="train", stride=3),
         "Latte's code on Sky Time-Lapse: 2,048 samples against a clip of every third frame from each of 2,048 videos "
         "drawn at random, half of them mirrored. The split is unknown: the training split. Different here: the copy "
         "of I3D, and no video is mirrored.",

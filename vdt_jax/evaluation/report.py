@@ -11,11 +11,11 @@ import numpy as np
 
 from vdt_jax.evaluation.measures import MODEL
 from vdt_jax.evaluation.options import EvaluateOptions
-from vdt_jax.evaluation.protocol import Protocol
+from vdt_jax.evaluation.protocol import Protocol, clip_numbers, protocol_text
 from vdt_jax.files import atomic_write
 from vdt_jax.inference.outputs import Example, Section, table_text, write_comparison, write_page
 
-_COLUMNS = ("PSNR", "SSIM", "LPIPS", "FVD", "frame Frechet", "motion", "motion error")
+_COLUMNS = ("PSNR", "SSIM", "LPIPS", "FVD", "motion", "motion error")
 # Many continuations are right in these tasks, so the page shows several samples of a clip.
 _AMBIGUOUS = ("unconditional", "single_frame")
 _SAMPLES_OF_AMBIGUOUS = 3
@@ -35,14 +35,12 @@ class Report:
     Attributes:
       protocol: what they follow from.
       tasks: task -> candidate (the model, the baselines) -> metric -> value.
-      other_truth: Frechet distances of the true clips from other true clips.
-      itself: Frechet distances of the true clips from themselves.
+      floor: the FVD of the true clips, see `Evaluation.floor`.
     """
 
     protocol: Protocol
     tasks: dict[str, dict[str, Row]]
-    other_truth: Row
-    itself: Row
+    floor: dict[str, Row]
 
     def __str__(self) -> str:
         return table_text(*self.table())
@@ -55,8 +53,7 @@ class Report:
         columns += [name for name in of_model if name.startswith("best ")]
         columns += [name for name in of_model if name.endswith(" of all samples")]
         rows = [(task, candidate, row) for task, rows in self.tasks.items() for candidate, row in rows.items()]
-        floor = (("truth against other truth", self.other_truth), ("truth against itself", self.itself))
-        rows += [("any", name, row) for name, row in floor if row]
+        rows += [("any", name, row) for name, row in self.floor.items() if row]
         cells = [
             [task, name, *(f"{row[column]:.4g}" if column in row else "-" for column in columns)]
             for task, name, row in rows
@@ -69,18 +66,13 @@ class Report:
             task: {what: {name: float(f"{value:.6g}") for name, value in row.items()} for what, row in rows.items()}
             for task, rows in self.tasks.items()
         }
-        return {
-            "protocol": dataclasses.asdict(self.protocol),
-            "tasks": rounded,
-            "truth against other truth": self.other_truth,
-            "truth against itself": self.itself,
-        }
+        return {"protocol": self.protocol, "tasks": rounded, **self.floor}
 
 
 def write_report(report: Report, folder: Path, sections: Sequence[Section]) -> None:
     """Writes report.json and index.html, with the sections of `write_section`."""
     atomic_write(folder / "report.json", json.dumps(report.to_json(), indent=2) + "\n")
-    protocol = Section("protocol", str(report.protocol), [])
+    protocol = Section("protocol", protocol_text(report.protocol), [])
     write_page(folder / "index.html", _TITLE, _INTRODUCTION, *report.table(), [protocol, *sections])
 
 
@@ -93,17 +85,12 @@ def write_section(
 ) -> Section:
     """Samples the worst and the best clips of a task again, and writes their pictures; returns the page's section.
 
-    Args:
-      sample: `Evaluation.sample`.
-      protocol: of the evaluation.
-      options: as they were given.
-      task: its name.
-      ranking: (clips,) the PSNR of each.
+    `sample` is `Evaluation.sample`, `options` are as they were given, and `ranking` (clips,) is the PSNR of each.
     """
     shown = best_and_worst(ranking, options.shown)
-    numbers = [protocol.numbers[place] for place, _ in shown]
-    count = max(protocol.samples_per_clip, _SAMPLES_OF_AMBIGUOUS if task in _AMBIGUOUS else 1)
-    drawn = [sample(numbers, task, protocol.seed + j) for j in range(count)] if numbers else []
+    numbers = [clip_numbers(protocol)[place] for place, _ in shown]
+    count = max(protocol["samples_per_clip"], _SAMPLES_OF_AMBIGUOUS if task in _AMBIGUOUS else 1)
+    drawn = [sample(numbers, task, protocol["seed"] + j) for j in range(count)] if numbers else []
     examples = []
     for i, ((place, what), number) in enumerate(zip(shown, numbers, strict=True)):
         _, truth, mask = drawn[0]
@@ -117,7 +104,7 @@ def write_section(
 
 def command(protocol: Protocol, options: EvaluateOptions, task: str) -> str:
     """The command that measures one task of an evaluation alone."""
-    values = {"checkpoint": protocol.checkpoint, "vae": protocol.vae}
+    values = {name: protocol[name] for name in ("checkpoint", "vae")}
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         values[field.name] = None if value == field.default else value

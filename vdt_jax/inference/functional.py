@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from vdt_jax.diffusion.gaussian import GaussianDiffusion
 from vdt_jax.diffusion.guidance import guide
 from vdt_jax.diffusion.masks import task_mask
-from vdt_jax.diffusion.samplers import SAMPLERS, Loop, sample_noise
+from vdt_jax.diffusion.samplers import SAMPLERS, Problem, Steps, sample_noise, samples_of
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT
 
@@ -105,7 +105,7 @@ def generate_on_devices(
         if on_steps is not None:
             jax.block_until_ready(state)
             on_steps(last - first)
-    samples = _finish(request, state)
+    samples = samples_of(state)
     if not samples.is_fully_addressable:
         samples = multihost_utils.process_allgather(samples, tiled=True)
     return np.asarray(samples)[: len(whole.keys)]
@@ -143,8 +143,8 @@ class _Request:
     mask_guidance: Any
     sampler_options: dict[str, Any]
 
-    def sample(self, loop: Loop = jax.lax.fori_loop) -> Float[Array, "b f h w c"]:
-        """Runs the sampler with this loop."""
+    def steps(self) -> Steps:
+        """The state of the sampler before its first step, and its step."""
         params = _cast_kernels(self.params, self.model.dtype)
         clean, mask, labels = (jnp.asarray(x) for x in (self.clean, self.mask, self.labels))
 
@@ -155,8 +155,8 @@ class _Request:
         scales = {"guidance": self.guidance, "mask_guidance": self.mask_guidance}
         null_label = self.model.null_label
         denoise_fn = guide(network, self.diffusion, labels, clean, mask, noise, null_label=null_label, **scales)
-        sampler = SAMPLERS[self.sampler]
-        return sampler(self.diffusion, denoise_fn, self.keys, clean, mask, loop=loop, **self.sampler_options)
+        problem = Problem(self.diffusion, denoise_fn, self.keys, clean, mask)
+        return SAMPLERS[self.sampler](problem, **self.sampler_options)
 
 
 def _request(
@@ -241,34 +241,17 @@ def _mesh_of(params: PyTree) -> Mesh:
 
 @jax.jit
 def _generate(request: _Request) -> Float[Array, "b f h w c"]:
-    return request.sample()
+    state, step = request.steps()
+    return samples_of(jax.lax.fori_loop(0, len(request.diffusion.schedule), step, state))
 
 
 @jax.jit
 def _begin(request: _Request) -> PyTree:
-    """The state of the sampler's loop before the first step."""
-    return _state_after(request, lambda lower, upper, step, state: state)
+    """The state of the sampler before the first step."""
+    return request.steps()[0]
 
 
 @functools.partial(jax.jit, donate_argnums=1)
 def _advance(request: _Request, state: PyTree, first: Any, last: Any) -> PyTree:
     """The state after the steps first, ..., last - 1, given the state before them."""
-    return _state_after(request, lambda lower, upper, step, _: jax.lax.fori_loop(first, last, step, state))
-
-
-@jax.jit
-def _finish(request: _Request, state: PyTree) -> Float[Array, "b f h w c"]:
-    """The samples, given the state after the last step."""
-    return request.sample(lambda lower, upper, step, _: state)
-
-
-def _state_after(request: _Request, loop: Loop) -> PyTree:
-    """What `loop` returns to the sampler, which itself returns the samples only."""
-    states = []
-
-    def keep(*arguments):
-        states.append(loop(*arguments))
-        return states[0]
-
-    request.sample(keep)
-    return states[0]
+    return jax.lax.fori_loop(first, last, request.steps()[1], state)

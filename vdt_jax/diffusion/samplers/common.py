@@ -1,5 +1,6 @@
-"""What the samplers share: random draws, the network call, and the type of their loop."""
+"""What the samplers share: the problem that they solve, with its random draws and network call."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from vdt_jax.diffusion.gaussian import DenoiseFn, GaussianDiffusion, Prediction
+from vdt_jax.diffusion.masks import apply_mask
 
-# jax.lax.fori_loop or a function with its arguments, (0, num_steps, step, state) -> state: to watch a sampler, to run
-# some of its steps, or to run them in Python.
-Loop = Callable[[int, int, Callable[[Any, Any], Any], Any], Any]
+Steps = tuple[Any, Callable[[Any, Any], Any]]  # the state before the first step, and (i, state) -> state
 
 
 def sample_noise(keys: Key[Array, " b"], shape: tuple[int, ...]) -> Float[Array, "b ..."]:
@@ -20,24 +20,62 @@ def sample_noise(keys: Key[Array, " b"], shape: tuple[int, ...]) -> Float[Array,
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
-def start_noise(
-    keys: Key[Array, " b"], shape: tuple[int, ...], start: Float[Array | np.ndarray, "b ..."] | None = None
-) -> Float[Array, "b ..."]:
-    """x_T (B, *shape): `start`, or a draw that is the same for every sampler and any number of steps."""
-    if start is not None:
-        return jnp.asarray(start)
-    return sample_noise(jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys), shape)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """What is sampled.
+
+    Attributes:
+      diffusion: the respaced process of T steps.
+      denoise_fn: (x_t, timesteps) -> model_output.
+      keys: (B,) one random key for each sample.
+      clean: (B, F, h, w, C), read where mask = 0.
+      mask: (B, F, h, w, 1), 1 = generate, 0 = given.
+      start: x_T in place of a drawn one, (B, F, h, w, C).
+    """
+
+    diffusion: GaussianDiffusion
+    denoise_fn: DenoiseFn
+    keys: Key[Array, " b"]
+    clean: Float[Array, "b f h w c"]
+    mask: Float[Array, "b f h w 1"]
+    start: Float[Array | np.ndarray, "b f h w c"] | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        return len(self.diffusion.schedule)
+
+    def with_given(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
+        """x with the clean values at given positions."""
+        return apply_mask(self.mask, x, self.clean)
+
+    def start_noise(self) -> Float[Array, "b f h w c"]:
+        """x_T: `start`, or a draw that is the same for every sampler and any number of steps."""
+        if self.start is not None:
+            return jnp.asarray(self.start)
+        return sample_noise(jax.vmap(lambda key: jax.random.fold_in(key, 0))(self.keys), self.clean.shape[1:])
+
+    def step_keys(self, step: Int[Array, ""] | int) -> Key[Array, " b"]:
+        """Keys for the draws of one step."""
+        return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 1), step))(self.keys)
+
+    def noise(self, step: Int[Array, ""] | int) -> Float[Array, "b f h w c"]:
+        """The z of one step."""
+        return sample_noise(self.step_keys(step), self.clean.shape[1:])
+
+    def denoise(self, x_t: Float[Array, "b f h w c"], step: Int[Array, ""] | int) -> Prediction:
+        """Calls the network on x_t at a step of the respaced process, and reads its output."""
+        steps = jnp.full(x_t.shape[0], step)
+        timesteps = jnp.asarray(self.diffusion.schedule.timestep_map)[steps]
+        return self.diffusion.p_mean_variance(self.denoise_fn(x_t, timesteps), x_t, steps, self.diffusion.clip_denoised)
 
 
-def step_keys(keys: Key[Array, " b"], step: Int[Array, ""] | int) -> Key[Array, " b"]:
-    """Keys for the draws of one step."""
-    return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 1), step))(keys)
+def samples_of(state: Any) -> Any:
+    """The samples (B, F, h, w, C) in the state after the last step: its first array."""
+    return jax.tree.leaves(state)[0]
 
 
-def denoise(
-    diffusion: GaussianDiffusion, denoise_fn: DenoiseFn, x_t: Float[Array, "b f h w c"], step: Int[Array, ""] | int
-) -> Prediction:
-    """Calls the network on x_t at a step of the respaced process, and reads its output."""
-    steps = jnp.full(x_t.shape[0], step)
-    timesteps = jnp.asarray(diffusion.schedule.timestep_map)[steps]
-    return diffusion.p_mean_variance(denoise_fn(x_t, timesteps), x_t, steps, diffusion.clip_denoised)
+def solve(sampler: Callable[..., Steps], problem: Problem, **options: Any) -> Any:
+    """All steps of a sampler; returns the samples (B, F, h, w, C), equal to `clean` where mask = 0."""
+    state, step = sampler(problem, **options)
+    return samples_of(jax.lax.fori_loop(0, problem.num_steps, step, state))

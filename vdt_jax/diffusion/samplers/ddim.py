@@ -2,26 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Key
 
-from vdt_jax.diffusion.gaussian import DenoiseFn, GaussianDiffusion
-from vdt_jax.diffusion.masks import apply_mask
-from vdt_jax.diffusion.samplers.common import Loop, denoise, sample_noise, start_noise, step_keys
+from vdt_jax.diffusion.samplers.common import Problem, Steps
 from vdt_jax.diffusion.schedules import at
 
 
-def ddim(
-    diffusion: GaussianDiffusion,
-    denoise_fn: DenoiseFn,
-    keys: Key[Array, " b"],
-    clean: Float[Array, "b f h w c"],
-    mask: Float[Array, "b f h w 1"],
-    *,
-    eta: jax.Array | float | int = 0.0,
-    start: Float[Array | np.ndarray, "b f h w c"] | None = None,
-    loop: Loop = jax.lax.fori_loop,
-) -> Float[Array, "b f h w c"]:
+def ddim(problem: Problem, *, eta: jax.Array | float | int = 0.0) -> Steps:
     """Implicit sampling (Song et al. 2021, eq. 12 and 16, arXiv 2010.02502), with masks.
 
         eps = (x_t - sqrt(alpha-bar_t) x_0) / sqrt(1 - alpha-bar_t),  x_0 the network's estimate
@@ -33,19 +19,16 @@ def ddim(
 
     Args:
       eta: the share of ddpm's noise that is added, 0 to 1.
-
-    Other arguments and the result are those of `ddpm`.
     """
-    schedule, num_steps, shape = diffusion.schedule, len(diffusion.schedule), clean.shape[1:]
+    schedule = problem.diffusion.schedule
     sigmas = eta * jnp.asarray(schedule.sqrt_posterior_variance, jnp.float32)
 
     def step(i, x_t):
-        t = num_steps - 1 - i
-        x_start = denoise(diffusion, denoise_fn, x_t, t).pred_xstart
+        t = problem.num_steps - 1 - i
+        x_start = problem.denoise(x_t, t).pred_xstart
         eps = (x_t - at(schedule.sqrt_alphas_cumprod, t) * x_start) / at(schedule.sqrt_one_minus_alphas_cumprod, t)
         weight = jnp.sqrt(jnp.maximum(at(schedule.one_minus_alphas_cumprod_prev, t) - at(sigmas, t) ** 2, 0.0))
-        z = sample_noise(step_keys(keys, t), shape)
-        x_t = at(schedule.sqrt_alphas_cumprod_prev, t) * x_start + weight * eps + at(sigmas, t) * z
-        return apply_mask(mask, x_t, clean)
+        z = problem.noise(t)
+        return problem.with_given(at(schedule.sqrt_alphas_cumprod_prev, t) * x_start + weight * eps + at(sigmas, t) * z)
 
-    return loop(0, num_steps, step, apply_mask(mask, start_noise(keys, shape, start), clean))
+    return problem.with_given(problem.start_noise()), step

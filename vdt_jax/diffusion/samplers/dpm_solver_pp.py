@@ -1,27 +1,14 @@
 """DPM-Solver++(2M): a second-order multistep solver."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
 
-from vdt_jax.diffusion.gaussian import DenoiseFn, GaussianDiffusion
-from vdt_jax.diffusion.masks import apply_mask
-from vdt_jax.diffusion.samplers.common import Loop, denoise, start_noise
+from vdt_jax.diffusion.samplers.common import Problem, Steps
 from vdt_jax.diffusion.samplers.multistep import levels
 from vdt_jax.diffusion.schedules import NoiseSchedule, Table, at
 
 
-def dpm_solver_pp(
-    diffusion: GaussianDiffusion,
-    denoise_fn: DenoiseFn,
-    keys: Key[Array, " b"],
-    clean: Float[Array, "b f h w c"],
-    mask: Float[Array, "b f h w 1"],
-    *,
-    start: Float[Array | np.ndarray, "b f h w c"] | None = None,
-    loop: Loop = jax.lax.fori_loop,
-) -> Float[Array, "b f h w c"]:
+def dpm_solver_pp(problem: Problem) -> Steps:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2, arXiv 2211.01095), with masks.
 
     With x_i at level i, m_i the estimate of x_0 there, h_i = lambda_i - lambda_{i-1} and r = h_i / h_{i+1}:
@@ -29,21 +16,18 @@ def dpm_solver_pp(
         D = (1 + 1 / (2 r)) m_i - 1 / (2 r) m_{i-1};  the first and the last step have D = m_i
         x_{i+1} = (sigma_{i+1} / sigma_i) x_i - alpha_{i+1} (exp(-h_{i+1}) - 1) D
 
-    Arguments and result are those of `ddpm`; x_T is the only random draw.
+    x_T is the only random draw.
     """
-    carry, newest, before = _weights(diffusion.schedule)
-    num_steps = len(diffusion.schedule)
+    carry, newest, before = _weights(problem.diffusion.schedule)
 
     def step(i, state):
         x, earlier = state
-        estimate = denoise(diffusion, denoise_fn, x, num_steps - 1 - i).pred_xstart
-        estimate = apply_mask(mask, estimate, clean)
+        estimate = problem.with_given(problem.denoise(x, problem.num_steps - 1 - i).pred_xstart)
         x = at(carry, i) * x + at(newest, i) * estimate + at(before, i) * earlier
-        return apply_mask(mask, x, clean), estimate
+        return problem.with_given(x), estimate
 
-    x_start = apply_mask(mask, start_noise(keys, clean.shape[1:], start), clean)
-    x, _ = loop(0, num_steps, step, (x_start, jnp.zeros_like(x_start)))
-    return x
+    x_start = problem.with_given(problem.start_noise())
+    return (x_start, jnp.zeros_like(x_start)), step
 
 
 def _weights(schedule: NoiseSchedule) -> tuple[Table, Table, Table]:

@@ -3,25 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
 
-from vdt_jax.diffusion.gaussian import DenoiseFn, GaussianDiffusion
 from vdt_jax.diffusion.masks import apply_mask
-from vdt_jax.diffusion.samplers.common import Loop, denoise, sample_noise, start_noise, step_keys
+from vdt_jax.diffusion.samplers.common import Problem, Steps, sample_noise
 from vdt_jax.diffusion.schedules import at
 
 
-def repaint(
-    diffusion: GaussianDiffusion,
-    denoise_fn: DenoiseFn,
-    keys: Key[Array, " b"],
-    clean: Float[Array, "b f h w c"],
-    mask: Float[Array, "b f h w 1"],
-    *,
-    resamples: jax.Array | int = 1,
-    start: Float[Array | np.ndarray, "b f h w c"] | None = None,
-    loop: Loop = jax.lax.fori_loop,
-) -> Float[Array, "b f h w c"]:
+def repaint(problem: Problem, *, resamples: jax.Array | int = 1) -> Steps:
     """RePaint (Lugmayr et al. 2022, algorithm 1, arXiv 2201.09865).
 
     All positions that the network receives are equally noisy. Given positions hold q(x_t | clean), with one noise for
@@ -35,29 +23,27 @@ def repaint(
 
     Args:
       resamples: times that each step is taken, at least 1; the network is called T * resamples times.
-
-    Other arguments and the result are those of `ddpm`.
     """
-    schedule, num_steps, shape = diffusion.schedule, len(diffusion.schedule), clean.shape[1:]
-    fixed_noise = start_noise(keys, shape, start)  # independent of all later draws
+    schedule, num_steps, shape = problem.diffusion.schedule, problem.num_steps, problem.clean.shape[1:]
+    fixed_noise = problem.start_noise()  # independent of all later draws
     signal = np.append(1.0, schedule.sqrt_alphas_cumprod)  # at t + 1: entry 0 is x_{-1}, which is clean
     sigma = np.append(0.0, schedule.sqrt_one_minus_alphas_cumprod)
 
     def with_given(x, t):
-        return apply_mask(mask, x, at(signal, t + 1) * clean + at(sigma, t + 1) * fixed_noise)
+        return apply_mask(problem.mask, x, at(signal, t + 1) * problem.clean + at(sigma, t + 1) * fixed_noise)
 
     def step(i, x_t):
         t = num_steps - 1 - i
         beta = at(schedule.betas, t)
 
         def resample(u, x_t):
-            draws = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, u)))(step_keys(keys, t))
+            draws = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, u)))(problem.step_keys(t))
             again = jnp.sqrt(1 - beta) * x_t + jnp.sqrt(beta) * sample_noise(draws[:, 1], shape)
             x_t = jnp.where(u > 0, with_given(again, t), x_t)
-            out = denoise(diffusion, denoise_fn, x_t, t)
+            out = problem.denoise(x_t, t)
             z = jnp.where(t > 0, sample_noise(draws[:, 0], shape), 0.0)
             return with_given(out.mean + jnp.exp(0.5 * out.log_variance) * z, t - 1)
 
         return jax.lax.fori_loop(0, resamples, resample, x_t)
 
-    return loop(0, num_steps, step, with_given(fixed_noise, num_steps - 1))
+    return with_given(fixed_noise, num_steps - 1), step

@@ -1,4 +1,4 @@
-"""PSNR and SSIM on the generated positions.
+"""PSNR, SSIM and motion on the generated positions.
 
 Videos are float (B, F, H, W, C) in [-1, 1], masks (B, F, H, W, 1) with 1 = generate; each function gives (B,).
 """
@@ -44,3 +44,19 @@ def ssim(sample: jax.Array, truth: jax.Array, mask: jax.Array) -> jax.Array:
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
     return mean_where(luminance * structure, mask)
+
+
+@jax.jit
+def motion(video: jax.Array, mask: jax.Array) -> jax.Array:
+    """The mean absolute difference from frame to frame, as a share of the range of values; 0 for a still video.
+
+    A difference counts where either of its two frames is generated.
+    """
+    changed = jnp.maximum(mask[:, 1:], mask[:, :-1])
+    return mean_where(jnp.abs(video[:, 1:] - video[:, :-1]) / 2, changed)
+
+
+@jax.jit
+def motion_error(sample: jax.Array, truth: jax.Array, mask: jax.Array) -> jax.Array:
+    """The mean distance of the differences of a sample from those of the truth: `motion` of their difference."""
+    return motion(sample - truth, mask)

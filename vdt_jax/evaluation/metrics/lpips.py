@@ -62,12 +62,8 @@ class LPIPS(nn.Module):
         self.heads = [self.param(f"head_{i}", nn.initializers.ones, (width,)) for i, width in enumerate(widths)]
 
     def __call__(self, x: jax.Array, y: jax.Array) -> jax.Array:
-        layers = zip(self.heads, self.describe(x), self.describe(y), strict=True)
+        layers = zip(self.heads, *(self.features((picture - _SHIFT) / _SCALE) for picture in (x, y)), strict=True)
         return jnp.stack([((_unit(f) - _unit(g)) ** 2).mean((1, 2)) @ weights for weights, f, g in layers]).sum(0)
-
-    def describe(self, x: jax.Array) -> list[jax.Array]:
-        """The features of pictures (B, H, W, 3), layer by layer, each (B, h, w, channels)."""
-        return self.features((x - _SHIFT) / _SCALE)
 
 
 def _unit(features: jax.Array) -> jax.Array:

@@ -33,13 +33,6 @@ SOURCES = {
 }
 
 
-class Weights(NamedTuple):
-    """The `params` of a network, and the SHA-256 of their file."""
-
-    params: Any
-    sha256: str
-
-
 def find(network: str, folder: str | Path | None = None) -> Path | None:
     """The file of `i3d`, `vgg16` or `alexnet` in a folder, or without one in its package; None if it is missing."""
     source = SOURCES[network]
@@ -65,7 +58,8 @@ def describe(network: str, folder: str | Path | None = None) -> str:
     return f"{path.name}, {known}, SHA-256 {sha256}{caution}"
 
 
-def _load(network: str, folder: str | Path | None) -> tuple[dict[str, Any], str]:
+def _load(network: str, folder: str | Path | None) -> dict[str, Any]:
+    """The arrays of a file, which in a package must be the known one."""
     path, source = find(network, folder), SOURCES[network]
     if path is None:
         where = f"package {source.package}" if folder is None else f"folder {folder}"
@@ -76,16 +70,12 @@ def _load(network: str, folder: str | Path | None) -> tuple[dict[str, Any], str]
             f"{path} is not the known file (SHA-256 {sha256[:12]}..., expected {source.sha256[:12]}...): "
             f"reinstall {source.package}, or name a folder with your own file (metric_weights)"
         )
-    return load_pickled_arrays(path), sha256
+    return load_pickled_arrays(path)
 
 
-def load_i3d(folder: str | Path | None = None) -> Weights:
-    """The weights of I3D, with the batch normalisation folded into kernels and biases.
-
-    Raises:
-      UserError: a missing file, a file in the package that is not the known one, or weights of another network.
-    """
-    tree, sha256 = _load("i3d", folder)
+def load_i3d(folder: str | Path | None = None) -> dict[str, Any]:
+    """The parameters of I3D, with the batch normalisation folded into kernels and biases."""
+    tree = _load("i3d", folder)
 
     def fold(*path: str) -> dict[str, np.ndarray]:
         params, stats = tree["params"], tree["batch_stats"]
@@ -105,20 +95,16 @@ def load_i3d(folder: str | Path | None = None) -> Weights:
         params["Logits_Conv3d_0c_1x1"] = dict(tree["params"]["Logits/Conv3d_0c_1x1"]["Conv_0"])
     except KeyError as error:
         raise UserError(f"{find('i3d', folder)} is not I3D: it has no {error}") from None
-    return Weights(params, sha256)
+    return params
 
 
-def load_lpips(network: str, folder: str | Path | None = None) -> Weights:
-    """The weights of LPIPS on `vgg16` or `alexnet`.
-
-    Raises:
-      UserError: as `load_i3d`.
-    """
-    tree, sha256 = _load(network, folder)
+def load_lpips(network: str, folder: str | Path | None = None) -> dict[str, Any]:
+    """The parameters of LPIPS on `vgg16` or `alexnet`."""
+    tree = _load(network, folder)
     try:
         params = {"features": tree["VGG16_0" if network == "vgg16" else "AlexNet_0"]}
         for layer in range(5):
             params[f"head_{layer}"] = tree[f"NetLinLayer_{layer}"]["Conv_0"]["kernel"].ravel()
     except KeyError as error:
         raise UserError(f"{find(network, folder)} is not LPIPS on {network}: it has no {error}") from None
-    return Weights(params, sha256)
+    return params
