@@ -14,9 +14,9 @@ from helpers.videos import numbers_of, open_folder, write
 
 from vdt_jax.data import make_source
 from vdt_jax.data.decoders import Decoders
+from vdt_jax.data.digits import read_digits
 from vdt_jax.data.discover import Found, find_videos
 from vdt_jax.data.index import index_videos
-from vdt_jax.data.moving_mnist import read_digits
 from vdt_jax.data.pipeline import batches
 from vdt_jax.data.windows import ClipTable, Window
 from vdt_jax.errors import UserError

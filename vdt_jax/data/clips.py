@@ -1,15 +1,20 @@
-"""Clips and sources: the protocol between a data source and what reads it, and replacing clips that cannot be read."""
+"""Clips and sources: the protocol between them; unreadable clips are replaced, and listed up to a limit."""
 
-from collections.abc import Iterable
+import contextlib
+import json
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
 from vdt_jax.errors import UserError
 from vdt_jax.video import to_float
+from vdt_jax.video.images import printable
 
 MAX_REPLACEMENTS = 1000  # clips that are tried in place of one that cannot be read
-MADE = "none: made at this size"
 CENTRED = "centre, then bicubic with antialiasing"
 Clip = dict[str, Any]  # "video": uint8 (F, H, W, C), or moments of latents, float16 (F, h, w, 2 C); "label": int
 
@@ -54,15 +59,23 @@ class Source(Protocol):
         ...
 
 
+class Computed:
+    """The attributes of sources that compute 2^20 clips without classes."""
+
+    num_classes = 1
+    generated = True
+    crop = "none: made at this size"
+
+    def __len__(self) -> int:
+        return 2**20
+
+
 def readable_example(source: Source, candidates: Iterable[tuple[int, np.random.Generator | None]]) -> dict[str, Any]:
-    """The first of some clips that can be read, as an example.
+    """The first of some clips that can be read: "video" (F, H, W, C) float32 in [-1, 1] or moments, "labels" () int32.
 
     Args:
       source: of the clips.
       candidates: arguments of `source.clip`: those of the wanted clip, then those of its replacements in order.
-
-    Returns:
-      "video": (F, H, W, C) float32 in [-1, 1], or moments as they are; "labels": () int32.
 
     Raises:
       UserError: none of them can be read.
@@ -92,8 +105,57 @@ def take(source: Source, numbers: Iterable[int]) -> dict[str, np.ndarray]:
     Raises:
       UserError: none can be read.
     """
-    tries = min(len(source), MAX_REPLACEMENTS)
-    examples = [
-        readable_example(source, ((n % len(source), None) for n in range(number, number + tries))) for number in numbers
-    ]
+    tries, examples = min(len(source), MAX_REPLACEMENTS), []
+    for number in numbers:
+        candidates = ((n % len(source), None) for n in range(number, number + tries))
+        examples.append(readable_example(source, candidates))
     return {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+class BadFiles:
+    """Unreadable files, each once, with the reason; thread-safe.
+
+    Args:
+      total: number of all files.
+      max_share: share of them that may be unreadable.
+      report: a JSON-lines file of {"path", "reason"} to write, None for none; an old one is deleted.
+    """
+
+    def __init__(self, total: int, max_share: float, report: str | os.PathLike | None = None):
+        self._total, self._max_share = total, max_share
+        self._report = None if report is None else Path(report)
+        self._known: dict[str, str] = {}
+        self._lock = threading.Lock()
+        if self._report is not None:
+            self._report.unlink(missing_ok=True)
+
+    def add(self, path: str, reason: str) -> None:
+        """Adds a file; call `check` afterwards."""
+        with self._lock:
+            if path in self._known:
+                return
+            self._known[path] = reason
+            if self._report is not None:
+                self._report.parent.mkdir(parents=True, exist_ok=True)
+                with self._report.open("a") as file:
+                    file.write(json.dumps({"path": printable(path), "reason": reason}) + "\n")
+
+    def check(self) -> None:
+        """Raises UserError if there are too many."""
+        if len(self._known) > self._max_share * self._total:
+            listed = "" if self._report is None else f"; {self._report} lists them"
+            path, reason = list(self._known.items())[-1]
+            raise UserError(
+                f"{len(self._known)} of {self._total} videos cannot be read, more than data.max_bad={self._max_share} "
+                f"of them{listed}; the last: {printable(path)}: {reason}"
+            )
+
+    @contextlib.contextmanager
+    def noted(self, path: str) -> Iterator[None]:
+        """Adds a file that raises UnreadableClip inside, checks, and passes the exception on."""
+        try:
+            yield
+        except UnreadableClip as error:
+            self.add(path, str(error))
+            self.check()
+            raise

@@ -5,15 +5,14 @@ processes as threads that decode at once; they start when they are needed, and e
 """
 
 import contextlib
+import functools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
-import weakref
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -42,15 +41,11 @@ class Decoders:
     """
 
     def __init__(self, time_limit: float = 10.0, memory_limit: int = 3000, command: Sequence[str] = _MODULE):
-        self._time_limit, self._memory_limit, self._command = time_limit, memory_limit, command
+        self._start = functools.partial(_Worker, command, memory_limit, time_limit)
         self._idle: list[_Worker] = []
-        self._lock = threading.Lock()
 
     def probe(self, path: str | None, content: bytes = b"") -> VideoInfo:
-        """Length, size and frame times of a video, without decoding it.
-
-        Args:
-          path: a file or a folder of frames; None for the file in `content`.
+        """Length, size and frame times of a file or a folder of frames, or of the file in `content`.
 
         Raises:
           UnreadableClip: why it cannot be read; PassingFailure where that is not the file's content.
@@ -67,18 +62,15 @@ class Decoders:
         flip: bool = False,
         content: bytes = b"",
     ) -> np.ndarray:
-        """Frames of a video by number, cropped and resized: (len(numbers), *size) uint8.
+        """Frames of a video by rising number, which may be repeated: (len(numbers), *size) uint8.
 
         Args:
-          path, content: as for `probe`.
-          numbers: rising; a number may be repeated.
-          info: what `probe` said of it.
-          size: (H, W, C), C = 1 for grey.
-          crop: which part of the frames.
+          path, content: as for `probe`, which gave `info`.
+          size: (H, W, C), C = 1 for grey, to which frames are cropped and resized.
           flip: left to right.
 
         Raises:
-          UnreadableClip: why it cannot be read.
+          UnreadableClip: as by `probe`.
         """
         pts = None if info.pts is None else [info.pts[number] for number in numbers]
         request = {"what": "clip", "path": path, "numbers": list(numbers), "pts": pts, "size": size}
@@ -86,16 +78,16 @@ class Decoders:
         return np.frombuffer(data, np.uint8).reshape(len(numbers), *size)
 
     def _ask(self, request: dict[str, Any], content: bytes) -> bytes:
-        with self._lock:
-            worker = self._idle.pop() if self._idle else None
-        worker = worker or _Worker(self._command, self._memory_limit, self._time_limit)
+        try:
+            worker = self._idle.pop()
+        except IndexError:
+            worker = self._start()
         try:
             reply = worker.ask(request, content)
         except UnreadableClip:
             worker.kill()
             raise
-        with self._lock:
-            self._idle.append(worker)
+        self._idle.append(worker)
         if reply[:1] != DONE:
             failure = UnreadableClip if reply[:1] == REFUSED else PassingFailure
             raise failure(reply[1:].decode(errors="replace"))
@@ -108,21 +100,17 @@ class _Worker:
     def __init__(self, command: Sequence[str], memory_limit: int, time_limit: float):
         self._time_limit = time_limit
         ours, theirs = socket.socketpair()
-        root = str(Path(__file__).parents[2])
-        paths = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        paths = filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])
+        one_thread = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        environment = os.environ | one_thread | {"PYTHONPATH": os.pathsep.join(paths)}
+        patience = _PATIENCE * time_limit + 5  # for a process whose parent is gone
+        silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
         with theirs:
-            patience = _PATIENCE * time_limit + 5  # for a process whose parent is gone
-            arguments = [str(theirs.fileno()), str(memory_limit), str(time_limit), str(patience)]
+            arguments = map(str, (theirs.fileno(), memory_limit, time_limit, patience))
             self._process = subprocess.Popen(
-                [*command, *arguments],
-                pass_fds=[theirs.fileno()],
-                env=os.environ | {"PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                [*command, *arguments], pass_fds=[theirs.fileno()], env=environment, **silent
             )
-        self._connection = Connection(ours.detach())
-        weakref.finalize(self, self._connection.close)
+        self._connection = Connection(ours.detach())  # closed when it is no longer referenced, which ends the process
         if not self._connection.poll(_START_SECONDS) or not self._receive():
             self.kill()
             raise RuntimeError(f"the decoder {' '.join(command)} does not start")
@@ -137,17 +125,16 @@ class _Worker:
             answered = True
         if answered and (reply := self._receive()):
             return reply
-        code = self._exit_code() if answered else None
-        if not answered or code == -signal.SIGPROF:
+        code = self._exit_code() if answered else -signal.SIGPROF
+        if code == -signal.SIGPROF:
             raise SlowClip(f"takes more than {self._time_limit:g} s to decode")
         ending = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         raise PassingFailure(f"the decoder died of it ({ending})")
 
     def _wait(self) -> bool:
-        """Whether the process answers or ends in time.
+        """Whether the process answers or ends in time: its own timer ends one that computes for too long.
 
-        The timer of the worker ends a process that computes for too long. A process that hangs is recognised here: it
-        uses next to no processor time for as many seconds as the time limit.
+        One that hangs is recognised here: it uses next to no processor time for as many seconds as the time limit.
         """
         for _ in range(_PATIENCE):
             used = self._cpu_seconds()

@@ -17,19 +17,12 @@ _SPLITS = {"train": "train", "held_out": "held_out", "val": "held_out", "validat
 
 
 class Found(NamedTuple):
-    """A video, or a file that looks like one.
+    """A video, or a file that looks like one."""
 
-    Attributes:
-      name: its path, relative to the folder or to that of the list.
-      label: the name of its class: its folder directly below the root, or the list's label; "" for none.
-      split: `train` or `held_out`, from the list; "" for none.
-      reason: why it cannot be a video, "" if it may be one.
-    """
-
-    name: str
-    label: str = ""
-    split: str = ""
-    reason: str = ""
+    name: str  # its path, relative to the folder or to that of the list
+    label: str = ""  # the name of its class: its folder directly below the root, or the list's label
+    split: str = ""  # `train` or `held_out`, from the list
+    reason: str = ""  # why it cannot be a video
 
 
 def find_videos(path: str | os.PathLike) -> tuple[Path, list[Found]]:
@@ -57,9 +50,9 @@ def find_videos(path: str | os.PathLike) -> tuple[Path, list[Found]]:
 def _walk(root: Path) -> Iterator[Found]:
     entered = set()
 
-    def label(name: str) -> str:
+    def found(name: str, reason: str = "") -> Found:
         head, slash, _ = name.partition("/")
-        return head if slash else ""
+        return Found(name, head if slash else "", reason=reason)
 
     def walk(folder: str) -> Iterator[Found]:
         try:
@@ -70,7 +63,7 @@ def _walk(root: Path) -> Iterator[Found]:
             with os.scandir(root / folder) as entries:
                 names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
         except OSError as error:
-            yield Found(folder, label(folder), reason=f"cannot be opened ({error.strerror})")
+            yield found(folder, f"cannot be opened ({error.strerror})")
             return
         videos, pictures = [], 0
         for name in names:
@@ -82,17 +75,16 @@ def _walk(root: Path) -> Iterator[Found]:
                 animated = suffix == ".webp" and stat.S_ISREG(mode) and _is_animated(root / inside)
             except OSError as error:
                 if expected or not suffix:
-                    videos.append(Found(inside, label(inside), reason=f"cannot be opened ({error.strerror})"))
+                    videos.append(found(inside, f"cannot be opened ({error.strerror})"))
                 continue
             if stat.S_ISDIR(mode):
                 yield from walk(inside)
             elif suffix in VIDEO_SUFFIXES or animated:
-                reason = "" if stat.S_ISREG(mode) else "neither a file nor a folder"
-                videos.append(Found(inside, label(inside), reason=reason))
+                videos.append(found(inside, "" if stat.S_ISREG(mode) else "neither a file nor a folder"))
             elif suffix in IMAGE_SUFFIXES and stat.S_ISREG(mode):
                 pictures += 1
         if pictures and not videos:
-            videos.append(Found(folder or ".", label(folder)))
+            videos.append(found(folder) if folder else Found("."))
         yield from videos
 
     yield from walk("")
@@ -108,7 +100,10 @@ def _is_animated(path: Path) -> bool:
 def _read_list(path: Path) -> Iterator[Found]:
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = list(_rows(path, file))
+            if path.suffix.lower() == ".csv":
+                rows: list[Any] = list(csv.DictReader(file))
+            else:
+                rows = [json.loads(line) for line in file if line.strip()]
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path} is not a list of videos ({error})") from None
     for number, row in enumerate(rows):
@@ -119,10 +114,3 @@ def _read_list(path: Path) -> Iterator[Found]:
             raise UserError(f"{path}: entry {number + 1} has split '{split}': use one of {', '.join(_SPLITS)}")
         label = row.get("label")
         yield Found(str(row["path"]), "" if label is None else str(label), _SPLITS.get(split, ""))
-
-
-def _rows(path: Path, file: Any) -> Iterator[Any]:
-    if path.suffix.lower() == ".csv":
-        yield from csv.DictReader(file)
-    else:
-        yield from (json.loads(line) for line in file if line.strip())

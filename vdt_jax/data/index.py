@@ -14,8 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from vdt_jax.data.bad_files import BadFiles
-from vdt_jax.data.clips import PassingFailure, UnreadableClip
+from vdt_jax.data.clips import BadFiles, PassingFailure, UnreadableClip
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import Found
 from vdt_jax.errors import UserError
@@ -27,16 +26,11 @@ _FORMAT = 3  # entries of other versions are ignored
 _MAX_PROCESSES = 32
 
 Known = VideoInfo | str  # a str is the reason why a video cannot be read
+State = tuple[str, int, int]
 
 
 def index_videos(root: Path, found: Sequence[Found], decoders: Decoders, bad: BadFiles | None = None) -> list[Known]:
-    """The entry of each video, in order: from the kept index, or made now.
-
-    Args:
-      root: the folder that names are relative to.
-      found: the videos.
-      decoders: read the videos that the index lacks.
-      bad: collects the unreadable videos.
+    """The entry of each video below `root`, in order: from the kept index, or made now; `bad` gets the unreadable ones.
 
     Raises:
       UserError: an index that cannot be read or written, or too many bad videos.
@@ -46,7 +40,6 @@ def index_videos(root: Path, found: Sequence[Found], decoders: Decoders, bad: Ba
         kept = _read(store)
     states = [_state(root, video) for video in found]
     new = [n for n, state in enumerate(states) if state not in kept and not found[n].reason]
-
     passing = {n for n in new if states[n][1] < 0}  # not kept: the next run tries again
 
     def look(number: int) -> tuple[int, Known]:
@@ -81,9 +74,6 @@ def index_videos(root: Path, found: Sequence[Found], decoders: Decoders, bad: Ba
     return known
 
 
-State = tuple[str, int, int]
-
-
 def _state(root: Path, video: Found) -> State:
     """The name, the size (of a folder, its number of entries) and the modification time of a file."""
     try:
@@ -106,24 +96,19 @@ def _named_failures(store: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"the index {store} cannot be written ({error.strerror}): set XDG_CACHE_HOME to a writable folder"
-        ) from None
+        failure = f"the index {store} cannot be written ({error.strerror})"
+        raise UserError(f"{failure}: set XDG_CACHE_HOME to a writable folder") from None
 
 
 def _read(store: Path) -> dict[State, Known]:
     """Entries by state; truncated lines and those of other versions are skipped."""
     kept: dict[State, Known] = {}
-    if not store.is_file():
-        return kept
-    for line in store.read_text(errors="replace").splitlines():
-        try:
+    for line in store.read_text(errors="replace").splitlines() if store.is_file() else []:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
             entry = json.loads(line)
             if entry["format"] == _FORMAT:
                 known = entry["reason"] or VideoInfo.from_json(entry["info"])
                 kept[entry["path"], entry["size"], entry["changed"]] = known
-        except (ValueError, KeyError, TypeError):
-            continue
     return kept
 
 

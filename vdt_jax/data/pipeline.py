@@ -25,16 +25,16 @@ _READY = 2  # batches that are ready before the step asks for them
 class _Examples:
     """The examples of one host, in order."""
 
-    def __init__(self, source: Source, seed: int, first: int, batch_size: int, host: int, num_hosts: int):
-        self._source, self._seed, self._first, self._batch_size = source, seed, first, batch_size
-        self._host, self._share = host, batch_size // num_hosts
+    def __init__(self, source: Source, seed: int, first: int, batch_size: int, share: int):
+        self._source, self._seed = source, seed
+        self._first, self._batch_size, self._share = first, batch_size, share
 
     def __len__(self) -> int:
         return 2**50
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         step, offset = divmod(index, self._share)
-        position = self._first + step * self._batch_size + self._host * self._share + offset
+        position = self._first + step * self._batch_size + offset
         tried = range(position, position + MAX_REPLACEMENTS)
         numbers = (_number_at(p, len(self._source), self._seed) for p in tried)
         draws = (np.random.default_rng([self._seed, p]) for p in tried)
@@ -46,17 +46,13 @@ def _number_at(position: int, num_clips: int, seed: int) -> int:
     epoch, index = divmod(position, num_clips)
     if num_clips <= _MAX_TABLE:
         return int(_epoch_order(seed, epoch, num_clips)[index])
-    return index_shuffle(index, max_index=num_clips - 1, seed=_epoch_seed(seed, epoch), rounds=4)
+    epoch_seed = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    return index_shuffle(index, max_index=num_clips - 1, seed=epoch_seed, rounds=4)
 
 
 @functools.lru_cache(maxsize=2)
 def _epoch_order(seed: int, epoch: int, num_clips: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(num_clips)
-
-
-@functools.lru_cache(maxsize=2)
-def _epoch_seed(seed: int, epoch: int) -> int:
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
 
 def batches(
@@ -89,7 +85,7 @@ def batches(
     if batch_size % num_hosts:
         raise UserError(f"batch_size must be a multiple of the number of hosts, {num_hosts}; got {batch_size}")
     share = batch_size // num_hosts
-    examples = _Examples(source, seed, first_step * batch_size, batch_size, host, num_hosts)
+    examples = _Examples(source, seed, first_step * batch_size + host * share, batch_size, share)
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=_AHEAD * num_threads)
     dataset = grain.MapDataset.source(examples).to_iter_dataset(options).batch(share).map(put)
     return iter(ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=_READY))

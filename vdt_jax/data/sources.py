@@ -15,7 +15,7 @@ SPLITS = ("train", "held_out")
 # Every source is imported by its path when it is named; these paths have a short name.
 _SHORT_NAMES = {
     "moving_digits": "vdt_jax.data.digits:MovingDigits",
-    "moving_mnist": "vdt_jax.data.moving_mnist:MovingMnist",
+    "moving_mnist": "vdt_jax.data.digits:MovingMnist",
     "synthetic": "vdt_jax.data.synthetic:Synthetic",
     "video_folder": "vdt_jax.data.video_folder:VideoFolder",
     "tfds": "vdt_jax.data.tfds:Tfds",
@@ -48,10 +48,8 @@ def make_source(
     cls, dataset = _find(name)
     signature, taken = inspect.signature(cls), keys_of(name)
     takes_all = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in signature.parameters.values())
-    if not takes_all and (unknown := options.keys() - taken):
-        raise UserError(
-            f"data source {name} takes no {', '.join(sorted(unknown))}: it takes {sorted(taken) or 'nothing'}"
-        )
+    if not takes_all and (unknown := ", ".join(sorted(options.keys() - taken))):
+        raise UserError(f"data source {name} takes no {unknown}: it takes {sorted(taken) or 'nothing'}")
     if dataset:
         options["dataset"] = dataset
     if "bad_files" in signature.parameters:
@@ -68,11 +66,7 @@ def make_source(
 
 
 def keys_of(name: str) -> set[str]:
-    """The keys of a config's `data` section that a source takes, besides `name` and `options`.
-
-    Raises:
-      UserError: a name that cannot be imported.
-    """
+    """The keys of a config's `data` section that a source takes, besides `name` and `options`."""
     return inspect.signature(_find(name)[0]).parameters.keys() - _NOT_OPTIONS
 
 
@@ -102,13 +96,7 @@ def _find(name: str) -> tuple[Callable[..., Any], str]:
 class CheckedSource:
     """A user's source with the defaults of the optional attributes; every clip is checked.
 
-    Args:
-      source: has `__len__` and `clip`.
-      name: of its class, for messages.
-      shape: (F, H, W, C) that its clips must have.
-
-    Raises:
-      UserError: no such methods, no clips, or no number of classes.
+    Its clips must have the `shape` (F, H, W, C); `name` is that of its class, for messages.
     """
 
     def __init__(self, source: Any, name: str, shape: tuple[int, int, int, int]):
@@ -128,11 +116,7 @@ class CheckedSource:
         return len(self._source)
 
     def clip(self, number: int, rng: np.random.Generator | None = None) -> Clip:
-        """See `Source`.
-
-        Raises:
-          UserError: a clip of another type, shape, dtype or label range.
-        """
+        """See `Source`; a UserError for a clip of another type, shape, dtype or label range."""
         clip = self._source.clip(number, rng)
         if not isinstance(clip, Mapping) or "video" not in clip:
             raise self._wrong(number, _described(clip), "a dict with video and label")
@@ -140,9 +124,8 @@ class CheckedSource:
         if not isinstance(video, np.ndarray) or video.dtype != np.uint8 or video.shape != self._shape:
             raise self._wrong(number, f"video {_described(video)}", f"uint8 of shape {self._shape} (F, H, W, C)")
         if not isinstance(label, int | np.integer) or not 0 <= label < self.num_classes:
-            raise self._wrong(
-                number, f"label {label!r}", f"an integer from 0 to num_classes - 1 = {self.num_classes - 1}"
-            )
+            expected = f"an integer from 0 to num_classes - 1 = {self.num_classes - 1}"
+            raise self._wrong(number, f"label {label!r}", expected)
         return {"video": video, "label": int(label)}
 
     def _wrong(self, number: int, returned: str, expected: str) -> UserError:

@@ -2,22 +2,15 @@
 
 import numpy as np
 
-from vdt_jax.data.clips import MADE, Clip
+from vdt_jax.data.clips import Clip, Computed
 
 
-class Synthetic:
-    """2^20 clips of uniform noise, (F, H, W, C) uint8; they repeat after eight."""
-
-    generated = True
-    crop = MADE
+class Synthetic(Computed):
+    """Clips of uniform noise, (F, H, W, C) uint8; they repeat after eight."""
 
     def __init__(self, shape: tuple[int, int, int, int], split: str):
         rng = np.random.default_rng([len(split), *shape])
-        self.num_classes = 1
         self._clips = rng.integers(0, 256, (8, *shape), np.uint8)
-
-    def __len__(self) -> int:
-        return 2**20
 
     def clip(self, number: int, rng: np.random.Generator | None = None) -> Clip:
         """See `Source`; `rng` is not used."""

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from vdt_jax.data.bad_files import BadFiles
-from vdt_jax.data.clips import CENTRED, Clip, UnreadableClip
+from vdt_jax.data.clips import CENTRED, BadFiles, Clip, UnreadableClip
 from vdt_jax.data.decoders import Decoders
-from vdt_jax.data.windows import ClipTable, Window
+from vdt_jax.data.windows import Window
 from vdt_jax.errors import UserError
 from vdt_jax.video import VideoInfo, as_rgb, fit_frame
 
@@ -35,11 +34,8 @@ class Tfds:
       dataset: a folder that tfds wrote, or the name of a dataset that was prepared as array_record.
       feature: the feature of a record that holds the video.
       held_out: share of the train split that is held out, if the dataset has no such split.
-      stride, hop, short: see `Window`.
       labels: whether to use the feature `label`.
-      max_bad: share of the records that may be unreadable.
-      time_limit, memory_limit: seconds and megabytes that decoding a clip may take, see `Decoders`.
-      bad_files: where to list unreadable records, with the reasons.
+      stride, hop, short, max_bad, time_limit, memory_limit, bad_files: as for `VideoFolder`.
 
     Raises:
       UserError: no such dataset, not prepared, one that needs TensorFlow, a feature that is no video, too many
@@ -82,63 +78,52 @@ class Tfds:
         self.num_classes = getattr(info.features["label"], "num_classes", None) or 1 if labels else 1
         count = len(self._data)
         kept = count if whole else max(1, count - round(count * held_out))
-        records = range(kept, count) if not whole and split == "held_out" and kept < count else range(kept)
+        self._records = range(kept, count) if not whole and split == "held_out" and kept < count else range(kept)
         length = (info.features[feature].shape or (None,))[0]
-        self._fixed = length is not None
-        clips = 1 if length is None else self._window.count(VideoInfo(length, 25.0, 0, 0))
-        if not clips:
+        # Clips of a record: 0 where that differs from record to record, and each has one.
+        self._per_record = 0 if length is None else self._window.count(VideoInfo(length, 25.0, 0, 0))
+        if length is not None and not self._per_record:
             raise UserError(f"the videos of {dataset} have {length} frames, too few for {shape[0]} at stride {stride}")
-        self._first, self._clips = records.start, ClipTable([clips] * len(records))
-        self._bad = BadFiles(len(records), max_bad, bad_files)
+        self._bad = BadFiles(len(self._records), max_bad, bad_files)
 
     def __len__(self) -> int:
-        return len(self._clips)
+        return len(self._records) * max(1, self._per_record)
 
     def clip(self, number: int, rng: np.random.Generator | None = None) -> Clip:
         """See `Source`; if videos differ in length, `rng` draws where a clip starts.
 
         Unreadable records are listed in `bad_files`, too short ones are not.
         """
-        record, which = self._clips[number]
-        record += self._first
-        with self._noted(record):
-            values, video, content, info = self._look_at(record)
-        if not self._fixed:
+        place, which = divmod(number, max(1, self._per_record))
+        record = self._records[place]
+        with self._bad.noted(f"record {record}"):
+            values, info = self._look_at(record)
+        if not self._per_record:
             count = self._window.count(info)
             if not count:
                 raise UnreadableClip(f"record {record} has {info.num_frames} frames, too few")
             which = int(rng.integers(count)) if rng is not None else 0
-        numbers = self._window.numbers(info, which)
+        numbers, video = self._window.numbers(info, which), values[self._feature]
         height, width, channels = self._shape[1:]
-        if video is None:
-            with self._noted(record):
-                frames = self._decoders.clip(None, numbers, info, (height, width, channels), content=content)
+        if isinstance(video, bytes):
+            with self._bad.noted(f"record {record}"):
+                frames = self._decoders.clip(None, numbers, info, (height, width, channels), content=video)
         else:
             frames = np.stack([fit_frame(frame, (height, width), channels) for frame in as_rgb(video[numbers])])
         return {"video": frames, "label": int(values["label"]) if self._labels else 0}
 
-    def _look_at(self, record: int) -> tuple[dict[str, Any], np.ndarray | None, bytes, VideoInfo]:
-        """The values of a record, its video as an array or as the bytes of a file, and its VideoInfo."""
+    def _look_at(self, record: int) -> tuple[dict[str, Any], VideoInfo]:
+        """The values of a record, and the VideoInfo of its video: an array, or the bytes of a file."""
         try:
             values = self._data[record]
         except Exception as error:  # array_record, protobuf and tfds raise many types on a damaged file
             raise UnreadableClip(f"cannot be read ({_line(error)})") from None
         video = values[self._feature]
         if isinstance(video, bytes):
-            return values, None, video, self._decoders.probe(None, video)
+            return values, self._decoders.probe(None, video)
         if not len(video):
             raise UnreadableClip("has no frames")
-        return values, video, b"", VideoInfo(len(video), 25.0, 0, 0)
-
-    @contextlib.contextmanager
-    def _noted(self, record: int) -> Iterator[None]:
-        """Lists the record if it cannot be read."""
-        try:
-            yield
-        except UnreadableClip as error:
-            self._bad.add(f"record {record}", str(error))
-            self._bad.check()
-            raise
+        return values, VideoInfo(len(video), 25.0, 0, 0)
 
 
 def _check_feature(dataset: str, features: Any, name: str) -> None:
@@ -157,8 +142,12 @@ def _check_feature(dataset: str, features: Any, name: str) -> None:
 
 def _open(dataset: str, split: str) -> tuple[Any, Any, bool]:
     """The records of a split, the dataset's info, and whether the split is the dataset's own."""
+    import tensorflow_datasets as tfds  # takes a second
+
+    builder: Any
+    folder = next((file.parent for file in sorted(Path(dataset).rglob("dataset_info.json"))), None)
     with _refused(dataset, ImportError, NotImplementedError, ValueError):  # ValueError: an unknown name
-        builder = _builder(dataset)
+        builder = tfds.builder_from_directory(folder) if folder else tfds.builder(dataset, file_format="array_record")
     splits = builder.info.splits
     if not splits:
         prepare = f"tfds.builder('{dataset}', file_format='array_record').download_and_prepare()"
@@ -172,15 +161,6 @@ def _open(dataset: str, split: str) -> tuple[Any, Any, bool]:
     whole = own is not None and any(name in splits for name in _HELD_OUT_SPLITS)
     with _refused(dataset, ImportError, NotImplementedError):
         return builder.as_data_source(split=own or "train"), builder.info, whole
-
-
-def _builder(dataset: str) -> Any:
-    import tensorflow_datasets as tfds  # takes a second
-
-    folder = next((file.parent for file in sorted(Path(dataset).rglob("dataset_info.json"))), None)
-    if folder is None:
-        return tfds.builder(dataset, file_format="array_record")
-    return tfds.builder_from_directory(folder)
 
 
 @contextlib.contextmanager

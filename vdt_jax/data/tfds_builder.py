@@ -13,14 +13,7 @@ from vdt_jax.data.clips import Clip, Source, UnreadableClip
 
 
 class VideoClips(tfds.core.GeneratorBasedBuilder):
-    """A dataset of clips: `video` (F, H, W, C) uint8 and `label`, in the given order.
-
-    Args:
-      splits: clips by the name of a split.
-      shape: (F, H, W, C).
-      classes: names of the labels.
-      options: of a tfds builder.
-    """
+    """A dataset of clips: `video` (F, H, W, C) uint8 and `label`, in the given order."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -31,17 +24,10 @@ class VideoClips(tfds.core.GeneratorBasedBuilder):
         super().__init__(**options)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description="Clips cut out of videos by vdt_jax's prepare.py.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "video": tfds.features.Tensor(shape=self._shape, dtype=np.uint8),
-                    "label": tfds.features.ClassLabel(names=self._classes),
-                }
-            ),
-            disable_shuffling=True,
-        )
+        video = tfds.features.Tensor(shape=self._shape, dtype=np.uint8)
+        features = tfds.features.FeaturesDict({"video": video, "label": tfds.features.ClassLabel(names=self._classes)})
+        description = "Clips cut out of videos by vdt_jax's prepare.py."
+        return tfds.core.DatasetInfo(builder=self, description=description, features=features, disable_shuffling=True)
 
     def _split_generators(self, _: Any) -> dict[str, Any]:
         return {name: self._generate_examples(clips) for name, clips in self._clips.items()}
@@ -51,12 +37,7 @@ class VideoClips(tfds.core.GeneratorBasedBuilder):
 
 
 def readable_clips(source: Source, advance: Callable[[int], object]) -> Iterator[Clip]:
-    """The clips of a source in order, without those that cannot be read; decoded in parallel.
-
-    Args:
-      source: of the clips.
-      advance: is called with 1 after each clip.
-    """
+    """The clips of a source in order, without unreadable ones, decoded in parallel; calls `advance(1)` after each."""
 
     def read(number: int) -> Clip | None:
         try:

@@ -4,15 +4,13 @@ import os
 
 import numpy as np
 
-from vdt_jax.data.bad_files import BadFiles
-from vdt_jax.data.clips import CENTRED, Clip, SlowClip, UnreadableClip
+from vdt_jax.data.clips import CENTRED, BadFiles, Clip, SlowClip, UnreadableClip
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import find_videos
 from vdt_jax.data.index import index_videos
-from vdt_jax.data.windows import ClipTable, Window, log_short, no_clips_message, of_split
+from vdt_jax.data.windows import ClipTable, Window, class_numbers, log_short, of_split, usable
 from vdt_jax.errors import UserError
-from vdt_jax.video import CENTRE, Crop, VideoInfo
-from vdt_jax.video.images import natural_key
+from vdt_jax.video import CENTRE, Crop
 
 
 class VideoFolder:
@@ -67,34 +65,30 @@ class VideoFolder:
         if shape[3] not in (1, 3):
             raise UserError(f"in_channels must be 3, or 1 for grey, for a folder of videos; got {shape[3]}")
         if not 0 <= random_crop <= 1 or not 0 <= held_out < 1:
-            raise UserError(
-                f"data.random_crop and data.held_out must be from 0 to 1, got {random_crop:g} and {held_out:g}"
-            )
+            given = f"{random_crop:g} and {held_out:g}"
+            raise UserError(f"data.random_crop and data.held_out must be from 0 to 1, got {given}")
         self._shape, self._random_crop, self._random_flip = shape, random_crop, random_flip
         self._window = Window(shape[0], stride, fps, hop, short)
         self._decoders = Decoders(time_limit, memory_limit)
 
         self._root, found = find_videos(path)
-        classes = list(dict.fromkeys(sorted((video.label for video in found), key=natural_key)))
+        classes = class_numbers(found)
         if held_out_path and split == "held_out":
             self._root, found = find_videos(held_out_path)
         self._bad = BadFiles(len(found), max_bad, bad_files)
         known = index_videos(self._root, found, self._decoders, self._bad)
-        chosen = range(len(found)) if held_out_path else of_split(found, split, held_out)
-        readable = [(found[n], info) for n in chosen if isinstance(info := known[n], VideoInfo)]
-        usable = [(video, info) for video, info in readable if self._window.count(info)]
-        if not usable:
-            infos = [info for _, info in readable]
-            raise UserError(no_clips_message(split, self._root, len(chosen), infos, self._window))
-        self._videos = usable
-        self._slow: set[int] = set()  # videos whose other clips are not tried: each could take as long
-        self._clips = ClipTable([self._window.count(info) for _, info in usable])
+        videos = list(zip(found, known, strict=True))
         if split == "train" or held_out_path:
             log_short(self._root, self._window, known)
-        self.classes = classes if labels else [""]
+        if not held_out_path:
+            videos = [videos[n] for n in of_split(found, split, held_out)]
+        self._videos = usable(videos, self._window, split, self._root)
+        self._clips = ClipTable([self._window.count(info) for _, info in self._videos])
+        self._slow: set[int] = set()  # videos whose other clips are not tried: each could take as long
+        self._labels = classes if labels else {}
+        self.classes = list(self._labels) or [""]
         self.num_classes = len(self.classes)
-        self._labels = {label: number for number, label in enumerate(classes)} if labels else {}
-        if labels and (unknown := {video.label for video, _ in usable} - self._labels.keys()):
+        if labels and (unknown := {video.label for video, _ in self._videos} - classes.keys()):
             raise UserError(f"{self._root} has classes that {path} lacks: {', '.join(sorted(unknown)[:5])}")
 
     def __len__(self) -> int:
@@ -103,20 +97,20 @@ class VideoFolder:
     def clip(self, number: int, rng: np.random.Generator | None = None) -> Clip:
         """See `Source`; an unreadable clip is listed in `bad_files`."""
         number, which = self._clips[number]
-        (video, info), crop, flip = self._videos[number], CENTRE, False
+        video, info = self._videos[number]
+        if number in self._slow:
+            raise UnreadableClip(f"another clip of {video.name} took too long")
+        crop, flip = CENTRE, False
         if rng is not None and self._random_crop:
             crop = Crop(rng.uniform(self._random_crop, 1), rng.random(), rng.random())
         if rng is not None and self._random_flip:
             flip = bool(rng.random() < 0.5)
-        if number in self._slow:
-            raise UnreadableClip(f"another clip of {video.name} took too long")
         path = os.path.abspath(self._root / video.name)  # noqa: PTH100 -- links are left as they are
-        try:
-            frames = self._decoders.clip(path, self._window.numbers(info, which), info, self._shape[1:], crop, flip)
-        except UnreadableClip as error:
-            if isinstance(error, SlowClip):
+        numbers = self._window.numbers(info, which)
+        with self._bad.noted(video.name):
+            try:
+                frames = self._decoders.clip(path, numbers, info, self._shape[1:], crop, flip)
+            except SlowClip:
                 self._slow.add(number)
-            self._bad.add(video.name, str(error))
-            self._bad.check()
-            raise
+                raise
         return {"video": frames, "label": self._labels.get(video.label, 0)}

@@ -20,11 +20,10 @@ import numpy as np
 
 from vdt_jax.data.clips import Clip
 from vdt_jax.data.discover import Found
-from vdt_jax.data.windows import ClipTable, Window, log_short, no_clips_message, of_split
+from vdt_jax.data.windows import ClipTable, Window, class_numbers, log_short, of_split, usable
 from vdt_jax.errors import UserError
 from vdt_jax.files import atomic, atomic_write, differing, file_sha256
 from vdt_jax.video import VideoInfo
-from vdt_jax.video.images import natural_key
 
 FORMAT = 1
 _DAMAGE = (OSError, ValueError, EOFError, LookupError, TypeError)  # from reading a truncated or missing file
@@ -162,16 +161,13 @@ class Latents:
         self._checks: list[np.ndarray] = []
         videos = list(self._read_shards(metadata["num_shards"]))
         chosen = [videos[n] for n in of_split([video[0] for video in videos], split, held_out)]
-        usable = [video for video in chosen if self._window.count(video[1])]
-        if not usable:
-            raise UserError(no_clips_message(split, path, len(chosen), [video[1] for video in chosen], self._window))
-        self._videos = usable
-        self._clips = ClipTable([self._window.count(video[1]) for video in usable])
+        self._videos = usable(chosen, self._window, split, path)
+        self._clips = ClipTable([self._window.count(video[1]) for video in self._videos])
         if split == "train":
             log_short(path, self._window, [video[1] for video in videos])
-        classes = list(dict.fromkeys(sorted((video[0].label for video in videos), key=natural_key)))
+        classes = class_numbers(video[0] for video in videos)
         self.num_classes = len(classes) if labels else 1
-        self._labels = {label: number if labels else 0 for number, label in enumerate(classes)}
+        self._labels = classes if labels else dict.fromkeys(classes, 0)
 
     def _read_shards(self, count: int) -> Iterator[tuple[Found, VideoInfo, int, int]]:
         for shard in range(count):

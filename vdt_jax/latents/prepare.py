@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vdt_jax.data.bad_files import BadFiles
-from vdt_jax.data.clips import UnreadableClip
+from vdt_jax.data.clips import BadFiles, UnreadableClip
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import Found, find_videos
 from vdt_jax.data.index import index_videos

@@ -9,14 +9,11 @@ _HIDDEN = np.array([92, 70, 148], np.uint8)  # what the viewer sees where nothin
 
 
 class Crop(NamedTuple):
-    """Which part of a frame is kept: a window of the wanted shape, `size` (0, 1] of the largest that fits, at (y, x).
+    """Which part of a frame is kept: a window of the wanted shape."""
 
-    y and x go from 0, top and left, to 1, bottom and right.
-    """
-
-    size: float = 1.0
-    y: float = 0.5
-    x: float = 0.5
+    size: float = 1.0  # (0, 1] of the largest window that fits
+    y: float = 0.5  # from 0, top, to 1, bottom
+    x: float = 0.5  # from 0, left, to 1, right
 
 
 CENTRE = Crop()
@@ -38,12 +35,9 @@ def fit_frame(frame: np.ndarray, size: tuple[int, int], channels: int = 3, crop:
     scale = min(height / size[0], width / size[1]) * crop.size
     crop_height, crop_width = size[0] * scale, size[1] * scale
     top, left = (height - crop_height) * crop.y, (width - crop_width) * crop.x
-    image = Image.fromarray(frame).resize(
-        (size[1], size[0]),
-        Image.Resampling.BICUBIC,
-        box=(left, top, left + crop_width, top + crop_height),
-        reducing_gap=3.0,  # large frames by whole steps first: a third of the time, and hardly another picture
-    )
+    box = (left, top, left + crop_width, top + crop_height)
+    # The gap shrinks large frames by whole steps first: a third of the time, and hardly another picture.
+    image = Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BICUBIC, box, reducing_gap=3.0)
     return np.asarray(image.convert("L"))[..., None] if channels == 1 else np.asarray(image)
 
 
@@ -73,8 +67,6 @@ def side_by_side(*videos: np.ndarray, gap: int = 4) -> np.ndarray:
 
 def frame_grid(*videos: np.ndarray, gap: int = 2) -> np.ndarray:
     """One picture: a row for each video (F, H, W, 3), a column for each frame."""
-    rows = []
-    for video in videos:
-        padded = np.pad(video, ((0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=255)
-        rows.append(np.concatenate(list(padded), axis=1))
+    margins = ((0, 0), (gap, gap), (gap, gap), (0, 0))
+    rows = [np.concatenate(list(np.pad(video, margins, constant_values=255)), axis=1) for video in videos]
     return np.concatenate(rows, axis=0)

@@ -26,6 +26,11 @@ def is_image(path: str | os.PathLike) -> bool:
     return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
+def printable(path: str | os.PathLike) -> str:
+    """A name as it can be printed, also where it is not UTF-8."""
+    return os.fsencode(path).decode(errors="replace")
+
+
 def natural_key(name: str) -> list[tuple[int, str]]:
     """Sorts frame_2 before frame_10."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]
@@ -33,7 +38,7 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 
 def frame_files(folder: str | os.PathLike) -> list[str]:
     """The pictures of a folder in natural order, by name; names that begin with a dot are left out."""
-    files = [file for file in Path(folder).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
+    files = (file for file in Path(folder).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
     return sorted((file.name for file in files if not file.name.startswith(".")), key=natural_key)
 
 

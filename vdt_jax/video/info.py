@@ -37,19 +37,17 @@ class VideoInfo:
 
     def to_json(self) -> dict[str, Any]:
         """As a dict that JSON can hold; the inverse of `from_json`."""
-        pts = self.pts
-        if isinstance(pts, range):
-            return asdict(self) | {"pts": {"start": pts.start, "step": pts.step}}
-        return asdict(self) | {"pts": None if pts is None else list(pts)}
+        pts: Any = self.pts
+        even = {"pts": {"start": pts.start, "step": pts.step}} if isinstance(pts, range) else {}
+        return asdict(self) | even
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "VideoInfo":
         """From what `to_json` gave."""
-        fields = dict(fields)
-        pts: Any = fields.pop("pts")
+        pts: Any = fields["pts"]
         if isinstance(pts, dict):
             pts = _evenly(pts["start"], pts["step"], fields["num_frames"])
-        return cls(**fields, pts=pts)
+        return cls(**{**fields, "pts": pts})
 
 
 def as_pts(stamps: Sequence[int]) -> Sequence[int]:

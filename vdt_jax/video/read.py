@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vdt_jax.errors import UserError
-from vdt_jax.video.images import folder_numbers, image_numbers, is_image, probe_folder, probe_image
+from vdt_jax.video.images import folder_numbers, image_numbers, is_image, printable, probe_folder, probe_image
 from vdt_jax.video.info import VideoInfo, as_pts
 
 # fmt: off
@@ -26,17 +26,9 @@ VIDEO_SUFFIXES = (
     ".flv", ".ts", ".mts", ".m2ts", ".3gp", ".ogv", ".y4m", ".mjpeg", ".vob",
 )
 # fmt: on
-_FAILURES = (
-    av.error.FFmpegError,
-    OSError,  # Pillow's failures too, UnidentifiedImageError among them
-    SyntaxError,  # Pillow's, for a broken PNG
-    struct.error,  # Pillow's, for a GIF that ends too soon
-    ValueError,
-    EOFError,
-    IndexError,
-    MemoryError,
-    Image.DecompressionBombError,
-)
+# Pillow raises OSError, SyntaxError for a broken PNG and struct.error for a GIF that ends too soon.
+_PILLOW_FAILURES = (OSError, SyntaxError, struct.error, EOFError, IndexError, Image.DecompressionBombError)
+_FAILURES = (av.error.FFmpegError, *_PILLOW_FAILURES, ValueError, MemoryError)
 _PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")  # they name other files, and some are waited for without end
 # How many frames before the wanted one a seek aims at, one try after another: it may land on a keyframe that is shown
 # later than the wanted frame, since files are searched in the order of decoding, and in an MPEG stream, which has no
@@ -70,13 +62,12 @@ def probe(path: str | os.PathLike) -> VideoInfo:
 def read_numbers(
     path: str | os.PathLike, numbers: Sequence[int], pts: Sequence[int] | None = None
 ) -> Iterator[np.ndarray]:
-    """Decodes the frames of these rising numbers, (H, W, 3) uint8 each, until the video ends.
+    """Decodes the frames of these rising numbers, from 0, (H, W, 3) uint8 each, until the video ends.
 
     Args:
       path: a file, or a folder of frames.
-      numbers: from 0.
-      pts: when these frames are shown, from what `probe` said; with it the file is searched, and not decoded from its
-        beginning.
+      numbers: as `probe` counts them.
+      pts: when these frames are shown, from `probe`; the file is then searched, not decoded from its beginning.
 
     Raises:
       UserError: nothing there, or nothing that can be decoded.
@@ -93,11 +84,7 @@ def read_numbers(
 
 
 def read_frames(path: str | os.PathLike, start: int = 0, stride: int = 1) -> Iterator[np.ndarray]:
-    """Decodes frames start, start + stride, ... of a video, (H, W, 3) uint8 each, until it ends.
-
-    Raises:
-      UserError: no such video, or none that can be decoded.
-    """
+    """Decodes frames start, start + stride, ... of a video, as `read_numbers` does."""
     yield from read_numbers(path, range(start, 1 << 62, stride))
 
 
@@ -109,7 +96,7 @@ def frame_rate(path: str | os.PathLike) -> float:
 @contextlib.contextmanager
 def _named_failures(path: str | os.PathLike) -> Iterator[None]:
     """Whatever the decoders raise, as one line with the file's name; a pipe or a device is not even opened."""
-    shown = _shown(path)
+    shown = printable(path)
     if not Path(path).exists():
         raise UserError(f"no file {shown}: give a video that exists")
     if not (Path(path).is_file() or Path(path).is_dir()):
@@ -125,17 +112,12 @@ def _named_failures(path: str | os.PathLike) -> Iterator[None]:
         raise UserError(f"{shown} cannot be decoded ({reason}): is it a video?") from None
 
 
-def _shown(path: str | os.PathLike) -> str:
-    """A name as it can be printed, also where it is not UTF-8."""
-    return os.fsencode(path).decode(errors="replace")
-
-
 @contextlib.contextmanager
 def _open(path: str | os.PathLike) -> Iterator[tuple[Any, Any]]:
     """A file and its first video stream. Nothing that the file names is opened: playlists could name anything."""
     with Path(path).open("rb") as file:
         if file.read(16).lstrip(b"\xef\xbb\xbf").startswith(_PLAYLISTS):
-            raise UserError(f"{_shown(path)} is a playlist: give the videos that it names")
+            raise UserError(f"{printable(path)} is a playlist: give the videos that it names")
     name = os.path.abspath(path)  # noqa: PTH100 -- FFmpeg takes a name with a colon for an address
     with contextlib.ExitStack() as stack:
         try:
@@ -145,7 +127,7 @@ def _open(path: str | os.PathLike) -> Iterator[tuple[Any, Any]]:
             opened = stack.enter_context(Path(path).open("rb"))
         container = stack.enter_context(av.open(opened, options={"protocol_whitelist": "file"}, **_METADATA_ERRORS))
         if not container.streams.video:
-            raise UserError(f"{_shown(path)} has no video stream")
+            raise UserError(f"{printable(path)} has no video stream")
         stream = container.streams.video[0]
         stream.thread_type = "AUTO"
         yield container, stream

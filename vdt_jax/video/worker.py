@@ -27,11 +27,7 @@ READY, DONE, REFUSED, FAILED = b"+", b"=", b"-", b"?"  # REFUSED: the file's con
 
 
 def answer(request: dict[str, Any], content: bytes) -> bytes:
-    """The answer to a request; `content` is the file itself where the request has no path.
-
-    Raises:
-      UserError: why there is none.
-    """
+    """The answer to a request, or a UserError; `content` is the file itself where the request has no path."""
     with _file(request["path"], content) as path:
         if request["what"] == "probe":
             return json.dumps(probe(path).to_json()).encode()
@@ -63,7 +59,7 @@ def _file(path: str | None, content: bytes) -> Iterator[str]:
 
 
 def serve(connection: Connection, cpu_seconds: float, seconds: float) -> None:
-    """Answers requests until the other side is gone."""
+    """Answers requests until the other side closes the connection."""
     connection.send_bytes(READY)
     while True:
         try:
@@ -86,13 +82,13 @@ def serve(connection: Connection, cpu_seconds: float, seconds: float) -> None:
 
 def _is_passing(error: Exception) -> bool:
     """Whether memory, permissions or a disk failed, rather than the file's content."""
-    cause: Any = (error.__context__ or error) if isinstance(error, UserError) else error
+    cause = (error.__context__ or error) if isinstance(error, UserError) else error
     number = getattr(cause, "errno", None)  # FFmpeg's own codes are not the system's, except for EINVAL
     return isinstance(cause, MemoryError) or (number in errno.errorcode and number != errno.EINVAL)
 
 
 def main() -> None:
-    """Sets the limits and serves."""
+    """Sets the limits, and serves."""
     descriptor, megabytes = map(int, sys.argv[1:3])
     cpu_seconds, seconds = map(float, sys.argv[3:])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which closes the socket
