@@ -18,11 +18,10 @@ import numpy as np
 
 from vdt_jax.errors import UnsafeFileError
 from vdt_jax.weights.pickles import STORAGE, Record, load_pickle, record_names
-from vdt_jax.weights.untrusted import mapped, shown
+from vdt_jax.weights.untrusted import is_shape, mapped, shown
 
 _MAX_PICKLE_BYTES = 8 << 20
 _MAX_DIRECTORY_BYTES = 4 << 20  # some 45,000 entries
-_MAX_DIMENSIONS = 16
 _DTYPES = {
     "torch.DoubleStorage": np.float64,
     "torch.FloatStorage": np.float32,
@@ -184,10 +183,10 @@ class _Archive:
 
 def _strided(flat: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarray:
     """A strided view of a storage; refuses one that reaches outside."""
-    if type(size) is not tuple or type(stride) is not tuple or not len(size) == len(stride) <= _MAX_DIMENSIONS:
-        raise UnsafeFileError("a tensor's size has strides of another number, or is not what torch writes")
-    if not all(type(n) is int and 0 <= n < 2**48 for n in (offset, *size, *stride)):
+    if not (is_shape((offset,)) and is_shape(size) and is_shape(stride)):
         raise UnsafeFileError("a tensor's offset, size or stride is not what torch writes")
+    if len(size) != len(stride):
+        raise UnsafeFileError("a tensor's size has strides of another number")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if math.prod(size) > 0 and last >= flat.size:
         raise UnsafeFileError(f"a tensor of size {size} reaches past its storage of {flat.size} numbers")

@@ -13,18 +13,9 @@ from vdt_jax.errors import UnsafeFileError, UserError
 
 @contextlib.contextmanager
 def mapped(path: str | os.PathLike, kind: str) -> Iterator[np.ndarray]:
-    """Maps a file read-only; bytes are read when they are used.
+    """Maps a file read-only, (N,) uint8; an UnsafeFileError of the block then names the file.
 
-    Args:
-      path: a regular file.
-      kind: of file, for the error where there is none.
-
-    Yields:
-      The bytes, (N,) uint8.
-
-    Raises:
-      UserError: no such file.
-      UnsafeFileError: the file is empty, or the block raised one, which then names the file.
+    `kind` names the kind of file in the error where there is none.
     """
     path = Path(path)
     if not path.is_file():
@@ -37,6 +28,11 @@ def mapped(path: str | os.PathLike, kind: str) -> Iterator[np.ndarray]:
         yield np.frombuffer(data, np.uint8)
     except UnsafeFileError as error:
         raise UnsafeFileError(f"{path} was not loaded: {error}") from None
+
+
+def is_shape(value: object) -> bool:
+    """Whether a value of a file is a tuple of a few whole numbers, as a shape or strides are."""
+    return type(value) is tuple and len(value) <= 16 and all(type(n) is int and 0 <= n < 2**48 for n in value)
 
 
 def shown(text: object) -> str:
