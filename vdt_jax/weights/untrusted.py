@@ -6,9 +6,24 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 from vdt_jax.errors import UnsafeFileError, UserError
+
+# Number types of weights: their name in torch, in safetensors, in NumPy.
+NUMBER_TYPES = (
+    ("Double", "F64", np.dtype(np.float64)),
+    ("Float", "F32", np.dtype(np.float32)),
+    ("Half", "F16", np.dtype(np.float16)),
+    ("BFloat16", "BF16", np.dtype(ml_dtypes.bfloat16)),
+    ("Long", "I64", np.dtype(np.int64)),
+    ("Int", "I32", np.dtype(np.int32)),
+    ("Short", "I16", np.dtype(np.int16)),
+    ("Char", "I8", np.dtype(np.int8)),
+    ("Byte", "U8", np.dtype(np.uint8)),
+    ("Bool", "BOOL", np.dtype(np.bool_)),
+)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ from einops import rearrange
 
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT_VARIANTS
-from vdt_jax.weights.tables import SAME, Layout, Row, StateDict, Tree, layer_rows, norm_rows, read_table, some, write_table
+from vdt_jax.weights import tables
+from vdt_jax.weights.tables import SAME, Layout, Row, StateDict, Tree, layer_rows, norm_rows
 
 _OUTSIDE = [
     Row("pos_embed", "pos_embed", SAME),
@@ -54,7 +55,9 @@ def vdt_table(depth: int, patch_size: int) -> list[Row]:
         lambda w: rearrange(w, "d c p q -> (p q c) d"),
         lambda w: rearrange(w, "(p q c) d -> d c p q", p=patch_size, q=patch_size),
     )
-    blocks = [Row(f"blocks.{n}.{row.name}", f"blocks/{row.path}", row.layout, n) for n in range(depth) for row in _BLOCK]
+    blocks = [
+        Row(f"blocks.{n}.{row.name}", f"blocks/{row.path}", row.layout, n) for n in range(depth) for row in _BLOCK
+    ]
     return [Row("x_embedder.proj.weight", "x_embedder/proj/kernel", patch), *_OUTSIDE, *blocks]
 
 
@@ -70,7 +73,7 @@ def read_sizes(state_dict: StateDict, num_heads: int | None = None) -> dict[str,
     """
     missing = [name for name in _MEASURED if name not in state_dict]
     if missing:
-        found = some(list(state_dict))
+        found = tables.some(list(state_dict))
         raise UserError(f"these are not weights of a video VDT: no {', '.join(missing)} among {found}")
     shapes = {name: tuple(state_dict[name].shape) for name in _MEASURED}
     for name, axes in _MEASURED.items():
@@ -110,10 +113,10 @@ def from_torch(state_dict: StateDict, sizes: Mapping[str, Any], expected: Tree) 
 
     `sizes` are those of `read_sizes`.
     """
-    return read_table(state_dict, vdt_table(sizes["depth"], sizes["patch_size"]), expected)[0]
+    return tables.read_table(state_dict, vdt_table(sizes["depth"], sizes["patch_size"]), expected)[0]
 
 
 def to_torch(params: Tree, patch_size: int) -> dict[str, np.ndarray]:
     """Torch names and arrays from our parameter tree: the exact inverse of `from_torch`."""
     depth = params["blocks"]["attn"]["qkv"]["bias"].shape[0]
-    return write_table(params, vdt_table(depth, patch_size))
+    return tables.write_table(params, vdt_table(depth, patch_size))
