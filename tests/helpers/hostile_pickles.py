@@ -37,7 +37,7 @@ torch.fx.experimental.symbolic_shapes.ShapeEnv.evaluate_guards_expression torch.
 torch._utils._rebuild_tensor_v3 torch._utils._rebuild_sparse_tensor torch._utils._rebuild_wrapper_subclass
 torch._utils._rebuild_device_tensor_from_numpy torch.Tensor torch.nn.parameter.Parameter torch.nn.Module
 torch.UntypedStorage torch.QInt8Storage collections.OrderedDict.update collections.defaultdict
-collections.Counter argparse.Namespace.__init__ argparse.FileType pathlib.PosixPath tempfile.mktemp
+collections.ChainMap argparse.Namespace.__init__ argparse.FileType pathlib.PosixPath tempfile.mktemp
 zipfile.ZipFile sqlite3.connect idlelib.pyshell.ModifiedInterpreter.runcode lib2to3.pgen2.grammar.Grammar.loads
 doctest.debug_script trace.Trace ensurepip._run_pip venv.create distutils.file_util.write_file
 setuptools.sandbox.run_setup vdt_jax.cli.run vdt_jax.weights.torch_files.load_torch __main__.main transformers.AutoModel

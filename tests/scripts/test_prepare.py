@@ -20,7 +20,7 @@ from vdt_jax.errors import UserError
 from vdt_jax.latents.cache import write_metadata
 from vdt_jax.latents.codec import decode_video, draw_latents, encode_video
 from vdt_jax.latents.prepare import PrepareOptions, prepare
-from vdt_jax.latents.space import PixelSpace, VaeSpace, pixel_source
+from vdt_jax.latents.space import PixelSpace, VaeSpace, load_space, pixel_source
 from vdt_jax.models.fingerprint import fingerprint
 from vdt_jax.models.vdt import VDT
 from vdt_jax.video import to_float, to_uint8
@@ -65,7 +65,7 @@ def source_of(path, shape=SHAPE, **options):
 
 
 def test_the_cache_holds_what_the_autoencoder_makes_of_each_frame(cache, videos):
-    vae = VaeSpace.load(VAE)
+    vae = load_space(VAE)
     source = source_of(cache, hop=1, labels=True)
     assert len(source) == 17 + 6 + 3 and source.num_classes == 2
     clips = [source.clip(number) for number in range(len(source))]
@@ -232,7 +232,7 @@ def test_mistakes_in_options(changed, message):
 
 
 def test_a_model_is_sampled_on_pixels_of_a_cache(cache):
-    space, model = VaeSpace.load(VAE), VDT(input_size=SHAPE[1:3], num_frames=SHAPE[0])
+    space, model = load_space(VAE), VDT(input_size=SHAPE[1:3], num_frames=SHAPE[0])
     data = {"name": "latents", "path": str(cache), "held_out": 0.0, "hop": 1, "labels": True}
     source = pixel_source(data, model, space, "held_out", num_frames=3)
     moments = source_of(cache, (3, *SHAPE[1:]), hop=1)
@@ -291,14 +291,14 @@ def test_training_on_a_cache(cache, tmp_path):
 
 
 def test_a_fingerprint_tells_autoencoders_apart():
-    vae = VaeSpace.load(VAE)
+    vae = load_space(VAE)
     changed = jax.tree.map(np.array, vae.params)
     next(iter(jax.tree.leaves(changed))).flat[0] += 1e-3
-    assert vae.hash == VaeSpace.load(VAE, "bfloat16").hash != fingerprint(vae.model, changed)
-    VaeSpace.load(VAE, config={})
-    VaeSpace.load(VAE, config={"autoencoder": vae.hash})
+    assert vae.hash == load_space(VAE, "bfloat16").hash != fingerprint(vae.model, changed)
+    load_space(VAE, config={})
+    load_space(VAE, config={"autoencoder": vae.hash})
     with pytest.raises(UserError, match=f"trained with the autoencoder {fingerprint(vae.model, changed)[:12]}"):
-        VaeSpace.load(VAE, config={"autoencoder": fingerprint(vae.model, changed)})
+        load_space(VAE, config={"autoencoder": fingerprint(vae.model, changed)})
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Which part of a file is the weights."""
 
 import collections
+import itertools
 from pathlib import Path
 
 import ml_dtypes
@@ -33,10 +34,79 @@ def assert_same(state_dict, expected):
         np.testing.assert_array_equal(state_dict[name], array, err_msg=name)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
-def test_a_state_dict(tmp_path, prefix):
-    path = save_torch(tmp_path / "a.pt", {prefix + name: array for name, array in WEIGHTS.items()})
+WRAPPERS = ("module.", "_orig_mod.", "model.", "ema_model.")
+PREFIXES = [
+    "".join(order) for count in range(len(WRAPPERS) + 1) for order in itertools.permutations(WRAPPERS, count)
+] + ["module.module.", "online_model."]
+
+
+def named(prefix, weights=WEIGHTS):
+    return {prefix + name: array for name, array in weights.items()}
+
+
+def test_prefixes_are_removed_in_any_order_and_number(tmp_path):
+    assert len(PREFIXES) == 67
+    for prefix in PREFIXES:
+        path = save_torch(tmp_path / "a.pt", named(prefix))
+        assert_same(read_source(path).state_dict, WEIGHTS)
+        path = save_torch(tmp_path / "a.pt", {"model": named(prefix, other(WEIGHTS)), "ema": named(prefix)})
+        assert_same(read_source(path).state_dict, WEIGHTS)
+        assert_same(read_source(path, "model").state_dict, other(WEIGHTS))
+
+
+def test_the_average_and_the_model_of_ema_pytorch(tmp_path):
+    both = named("ema_model.") | named("online_model.", other(WEIGHTS)) | {"initted": np.ones(1), "step": np.ones(())}
+    for value in (both, {"model": other(WEIGHTS), "ema": both}):
+        path = save_torch(tmp_path / "a.pt", value)
+        assert_same(read_source(path).state_dict, WEIGHTS)
+        source = read_source(path, "model")
+        assert_same(source.state_dict, other(WEIGHTS))
+        assert source.ignored == {"ema": "not chosen: weights=ema takes it"}
+    assert_same(read_source(save_torch(tmp_path / "a.pt", both), "ema").state_dict, WEIGHTS)
+
+
+NAMES_OF_WEIGHTS = ["model", "model_state_dict", "state_dict", "module"]
+NAMES_OF_AVERAGES = ["ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema"]
+
+
+@pytest.mark.parametrize("average", NAMES_OF_AVERAGES)
+@pytest.mark.parametrize("model", NAMES_OF_WEIGHTS)
+def test_names_of_weights(tmp_path, model, average):
+    path = save_torch(tmp_path / "a.pt", {model: other(WEIGHTS), average: dict(WEIGHTS), "epoch": 1})
     assert_same(read_source(path).state_dict, WEIGHTS)
+    assert_same(read_source(path, "model").state_dict, other(WEIGHTS))
+    assert read_source(path, "model").ignored == {average: "not chosen: weights=ema takes it", "epoch": "no tensor"}
+
+
+EXTRAS = {
+    "scaler": {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000},
+    "scheduler": {"T_max": 100, "base_lrs": [1e-4], "_last_lr": [1e-4], "last_epoch": 7, "verbose": False},
+    "milestones": {"milestones": Call("collections", "Counter", {30: 1, 60: 1}), "gamma": 0.1},
+    "lr_schedulers": [{"lr_lambdas": [None], "_step_count": 2}],
+    "hyper_parameters": {"lr": 1e-4, "sizes": (1, 2)},
+    "config": Call("lightning_fabric.utilities.data", "AttributeDict"),
+    "loops": {"fit_loop": {"state_dict": {}, "epoch_progress": {"current": {"ready": 2}}}},
+    "callbacks": {"ModelCheckpoint{'monitor': None}": {"best_model_score": np.ones(()), "dirpath": "x"}},
+    "optimizer_states": [{"state": {0: {"exp_avg": np.ones(3, np.float32)}}}],
+    "optimizer_state_dict": {"state": {0: {"step": np.ones(())}}},
+    "pytorch-lightning_version": "2.4.0",
+    "native_amp_scaling_state": {"scale": 1.0},
+    "rng_state": np.ones(4, np.float32),
+    "device": Call("torch", "device", "cuda", 0),
+    "size": Call("torch", "Size", (2, 3)),
+    "global_step": 70000,
+    "best": None,
+    "metrics": [1.5, "x"],
+    "args": Call("argparse", "Namespace"),
+}
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_what_is_no_weights_is_named_and_skipped(tmp_path, name):
+    path = save_torch(tmp_path / "a.pt", {"state_dict": named("model."), name: EXTRAS[name]})
+    source = read_source(path)
+    assert_same(source.state_dict, WEIGHTS)
+    assert list(source.ignored) == [name]
 
 
 def test_a_prefix_of_some_names_is_a_name(tmp_path):
@@ -65,8 +135,7 @@ def test_what_dit_style_trainers_save(tmp_path, weights, expected, left):
 
 
 def test_state_dict_in_a_dict(tmp_path):
-    named = {f"module.{name}": array for name, array in WEIGHTS.items()}
-    source = read_source(save_torch(tmp_path / "a.pt", {"state_dict": named, "epoch": 7}))
+    source = read_source(save_torch(tmp_path / "a.pt", {"state_dict": named("module."), "epoch": 7}))
     assert_same(source.state_dict, WEIGHTS)
     assert source.ignored == {"epoch": "no tensor"}
 

@@ -40,11 +40,7 @@ class CachedVideo(NamedTuple):
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
-    """metadata.json of a cache.
-
-    Raises:
-      UserError: no cache there, or one of another version.
-    """
+    """metadata.json of a cache; UserError if there is none, or one of another version."""
     try:
         metadata = json.loads((Path(path) / "metadata.json").read_text())
     except (OSError, ValueError):
@@ -57,11 +53,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def write_metadata(path: Path, metadata: dict[str, Any]) -> None:
-    """Writes metadata.json, or compares it with the existing one.
-
-    Raises:
-      UserError: a cache that was begun with other settings.
-    """
+    """Writes metadata.json; UserError if the cache was begun with other settings."""
     metadata = metadata | {"format": FORMAT}
     if (path / "metadata.json").is_file():
         theirs = read_metadata(path)
@@ -92,11 +84,7 @@ def write_shard(
 ) -> None:
     """Writes the moments (frames, h, w, 2 c) of some videos: first the data, then its description.
 
-    Args:
-      path: the cache.
-      number: of the shard.
-      videos: with their moments.
-      bad: names of the videos that could not be decoded, and the reasons.
+    `bad` has the names of the videos that could not be decoded, and the reasons.
     """
     moments = [np.asarray(array, np.float16) for _, _, array in videos]
     firsts = np.cumsum([0, *map(len, moments)])

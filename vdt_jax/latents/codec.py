@@ -23,6 +23,13 @@ def sample_posterior(mean: jax.Array, logvar: jax.Array, key: jax.Array | None) 
     return mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def encode_moments(model: AutoencoderKL, params: Any, frames: jax.Array) -> jax.Array:
+    """Moments (B, h, w, 8) of frames (B, H, W, 3) in [-1, 1]: mean, then logvar."""
+    moments: Any = model.apply({"params": params}, frames, method="encode")
+    return jnp.concatenate(moments, axis=-1)
+
+
 def encode_video(
     model: AutoencoderKL, params: Any, video: np.ndarray, *, key: jax.Array | None, chunk: int = 4, tile: int = 512
 ) -> jax.Array:
@@ -43,10 +50,9 @@ def encode_video(
     height, width = video.shape[1:3]
     if height % model.factor or width % model.factor:
         raise UserError(f"frames of {height}x{width} have no latents: both sides must be multiples of {model.factor}")
-    encode = functools.partial(_encode, model, params)
+    encode = functools.partial(encode_moments, model, params)
     moments = map_batches(functools.partial(_by_tiles, encode, tile, 1 / model.factor), min(chunk, len(video)), video)
-    mean, logvar = np.split(moments, 2, axis=-1)
-    return model.scaling_factor * sample_posterior(jnp.asarray(mean), jnp.asarray(logvar), key)
+    return draw_latents(model.scaling_factor, moments, key)
 
 
 def encode_batch(model: AutoencoderKL, params: Any, videos: jax.Array, key: jax.Array | None) -> jax.Array:
@@ -54,13 +60,8 @@ def encode_batch(model: AutoencoderKL, params: Any, videos: jax.Array, key: jax.
 
     Traceable. One frame of every clip at a time, so that memory does not grow with F and B may be spread over devices.
     """
-
-    def encode(frames: jax.Array) -> jax.Array:
-        moments: Any = model.apply({"params": params}, frames, method="encode")
-        return jnp.stack(moments)
-
-    mean, logvar = jnp.moveaxis(jax.lax.map(encode, jnp.moveaxis(videos, 1, 0)), (0, 1), (2, 0))
-    return model.scaling_factor * sample_posterior(mean, logvar, key)
+    moments = jax.lax.map(functools.partial(encode_moments, model, params), jnp.moveaxis(videos, 1, 0))
+    return draw_latents(model.scaling_factor, jnp.moveaxis(moments, 0, 1), key)
 
 
 def draw_latents(
@@ -78,12 +79,6 @@ def decode_video(
     decode = functools.partial(_decode, model, params)
     by_tiles = functools.partial(_by_tiles, decode, tile // model.factor, model.factor)
     return np.clip(map_batches(by_tiles, min(chunk, len(latents)), np.asarray(latents) / model.scaling_factor), -1, 1)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(model: AutoencoderKL, params: Any, frames: jax.Array) -> jax.Array:
-    moments: Any = model.apply({"params": params}, frames, method="encode")  # (mean, logvar)
-    return jnp.concatenate(moments, axis=-1)
 
 
 @functools.partial(jax.jit, static_argnums=0)

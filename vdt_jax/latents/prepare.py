@@ -21,10 +21,12 @@ from vdt_jax.data.video_folder import VideoFolder
 from vdt_jax.distributed.mesh import batch_sharding, make_mesh, map_batches, replicated
 from vdt_jax.errors import UserError
 from vdt_jax.latents.cache import bad_videos, shard_is_whole, write_metadata, write_shard
+from vdt_jax.latents.codec import encode_moments
 from vdt_jax.latents.space import VaeSpace
 from vdt_jax.options import option, validate
 from vdt_jax.progress import progress
 from vdt_jax.video import VideoInfo
+from vdt_jax.weights.autoencoder import load_autoencoder
 
 _READ_FRAMES = 128  # frames that are decoded at once, which bounds the memory of a long video
 _TIME_LIMIT = 60.0  # seconds that decoding these may take
@@ -87,7 +89,7 @@ def prepare(options: PrepareOptions) -> None:
     if options.vae is None:
         write_clips(options)
     else:
-        cache_latents(options, VaeSpace.load(options.vae, options.vae_dtype))
+        cache_latents(options, VaeSpace(*load_autoencoder(options.vae, options.vae_dtype)))
 
 
 def write_clips(options: PrepareOptions) -> None:
@@ -118,7 +120,7 @@ def cache_latents(options: PrepareOptions, space: VaeSpace) -> None:
     bad = BadFiles(len(found), options.max_bad, output / f"bad_files{host}.jsonl")
     known = index_videos(root, found, decoders, bad)
     videos = [(video, info) for video, info in zip(found, known, strict=True) if isinstance(info, VideoInfo)]
-    shards = shards_of(videos, options.shard_frames)
+    shards = _shards(videos, options.shard_frames)
     write_metadata(output, _metadata(options, space, videos, len(shards)))
 
     mine = range(options.process_id, len(shards), options.num_processes)
@@ -129,13 +131,13 @@ def cache_latents(options: PrepareOptions, space: VaeSpace) -> None:
     bad.check()
     logger.info("%d of %d shards are there and whole", len(mine) - len(missing), len(mine))
 
-    encode = make_encode(space, options.batch_size)
+    encode = _encoder(space, options.batch_size)
     with progress("latents", sum(info.num_frames for n in missing for _, info in shards[n]), unit="frame") as advance:
         for number in missing:
             done, failed = [], {}
             for video, info in shards[number]:
                 try:
-                    pieces = decoded(root, video, info, options.frame_size, decoders)
+                    pieces = _decoded(root / video.name, info, options.frame_size, decoders)
                     done.append((video, info, np.concatenate([encode(frames) for frames in pieces])))
                 except UnreadableClip as error:
                     failed[video.name] = str(error)
@@ -163,7 +165,7 @@ def _metadata(options: PrepareOptions, space: VaeSpace, videos: Sequence[Video],
     }
 
 
-def shards_of(videos: Sequence[Video], shard_frames: int) -> list[list[Video]]:
+def _shards(videos: Sequence[Video], shard_frames: int) -> list[list[Video]]:
     """The videos in order, as shards of at least `shard_frames` frames."""
     shards: list[list[Video]] = []
     room = 0
@@ -176,24 +178,20 @@ def shards_of(videos: Sequence[Video], shard_frames: int) -> list[list[Video]]:
     return shards
 
 
-def decoded(
-    root: Path, video: Found, info: VideoInfo, size: tuple[int, int], decoders: Decoders
-) -> Iterator[np.ndarray]:
+def _decoded(path: Path, info: VideoInfo, size: tuple[int, int], decoders: Decoders) -> Iterator[np.ndarray]:
     """All frames of a video in pieces, (n, H, W, 3) uint8."""
     for first in range(0, info.num_frames, _READ_FRAMES):
         numbers = range(first, min(first + _READ_FRAMES, info.num_frames))
-        yield decoders.clip(str((root / video.name).absolute()), numbers, info, (*size, 3))
+        yield decoders.clip(str(path.absolute()), numbers, info, (*size, 3))
 
 
-def make_encode(space: VaeSpace, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
+def _encoder(space: VaeSpace, batch_size: int) -> Callable[[np.ndarray], np.ndarray]:
     """A function from frames (n, H, W, 3) uint8 to moments (n, h, w, 2 c) float16, on all devices of this host."""
     mesh = make_mesh()
     params = jax.device_put(space.params, replicated(mesh))
 
     @functools.partial(jax.jit, in_shardings=(replicated(mesh), batch_sharding(mesh)))
     def moments(params: Any, frames: jax.Array) -> jax.Array:
-        pixels = frames.astype(jnp.float32) / 127.5 - 1
-        both: Any = space.model.apply({"params": params}, pixels, method="encode")
-        return jnp.concatenate(both, axis=-1).astype(jnp.float16)
+        return encode_moments(space.model, params, frames.astype(jnp.float32) / 127.5 - 1).astype(jnp.float16)
 
     return functools.partial(map_batches, functools.partial(moments, params), batch_size * mesh.size)

@@ -28,28 +28,23 @@ from vdt_jax.weights.autoencoder import load_autoencoder
 
 @dataclasses.dataclass(frozen=True)
 class PixelSpace:
-    """The model denoises the clips themselves."""
+    """The model denoises the clips themselves: clips, samples and masks pass through unchanged."""
 
     hash = None
 
     def clip_shape(self, model: VDT) -> tuple[int, int, int, int]:
-        """(F, H, W, C) of the clips that the model denoises."""
         return model.video_shape
 
     def encode(self, clips: np.ndarray, mask: np.ndarray, keys: jax.Array, encode_full: bool = False) -> np.ndarray:
-        """The clips (B, F, H, W, C) themselves."""
         return clips
 
     def decode(self, x: np.ndarray, clips: np.ndarray, mask: np.ndarray, paste: bool = True) -> np.ndarray:
-        """The samples x (B, F, H, W, C) themselves; given positions are equal to `clips` already."""
         return x
 
     def enlarge_mask(self, mask: np.ndarray) -> np.ndarray:
-        """The mask (B, F, H, W, 1) itself."""
         return mask
 
     def shrink_mask(self, mask: np.ndarray) -> np.ndarray:
-        """The mask (B, F, H, W, 1) itself."""
         return mask
 
 
@@ -59,20 +54,6 @@ class VaeSpace:
 
     model: AutoencoderKL
     params: Any
-
-    @classmethod
-    def load(
-        cls, vae: str | os.PathLike, dtype: str = "float32", config: Mapping[str, Any] | None = None
-    ) -> "VaeSpace":
-        """Loads an autoencoder from a folder, a file or the Hugging Face hub; see `load_space`."""
-        space = cls(*load_autoencoder(vae, dtype))
-        trained_with = (config or {}).get("autoencoder")
-        if trained_with not in (None, space.hash):
-            raise UserError(
-                f"the model was trained with the autoencoder {trained_with[:12]}, --vae={vae} is {space.hash[:12]}: "
-                "name the autoencoder that it was trained with"
-            )
-        return space
 
     @functools.cached_property
     def hash(self) -> str:
@@ -161,20 +142,24 @@ def load_space(vae: str | os.PathLike | None, dtype: str = "float32", config: Ma
       config: of the checkpoint that it is for.
 
     Raises:
-      UserError: no autoencoder there, or another than the one that the checkpoint was trained with, where the config
-        says which.
+      UserError: no autoencoder there, or not the one that `config` names.
     """
-    return PixelSpace() if vae is None else VaeSpace.load(vae, dtype, config)
+    if vae is None:
+        return PixelSpace()
+    space = VaeSpace(*load_autoencoder(vae, dtype))
+    trained_with = (config or {}).get("autoencoder")
+    if trained_with not in (None, space.hash):
+        raise UserError(
+            f"the model was trained with the autoencoder {trained_with[:12]}, --vae={vae} is {space.hash[:12]}: "
+            "name the autoencoder that it was trained with"
+        )
+    return space
 
 
 def source_shape(
     data: Mapping[str, Any], model: VDT, space: Space, num_frames: int | None = None
 ) -> tuple[int, int, int, int]:
-    """(F, H, W, C) that the source of a config's `data` section is asked for: latents for a cache, pixels otherwise.
-
-    Args:
-      num_frames: F; default: the model's.
-    """
+    """(F, H, W, C) of the clips of a config's `data` section: latents for a cache, pixels otherwise."""
     shape = model.video_shape if data["name"] == "latents" else space.clip_shape(model)
     return (num_frames or shape[0], *shape[1:])
 
@@ -187,19 +172,12 @@ def pixel_source(
 
 
 def viewable(space: Space, source: Source) -> Source:
-    """The source itself, or that of a latent cache decoded.
-
-    Raises:
-      UserError: the cache was made with another autoencoder.
-    """
+    """The source itself, or that of a latent cache decoded; UserError if another autoencoder made the cache."""
     return CachedClips(source, space) if isinstance(source, Latents) else source
 
 
 class CachedClips:
-    """The clips of a latent cache: the mode of each, decoded where there is an autoencoder.
-
-    A `Source` of pixels (F, H, W, 3) uint8, or without an autoencoder of scaled latents (F, h, w, C) float32.
-    """
+    """The modes of a latent cache's clips: pixels (F, H, W, 3) uint8, without an autoencoder latents (F, h, w, C)."""
 
     def __init__(self, cache: Latents, space: Space):
         if isinstance(space, VaeSpace):

@@ -15,25 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
+from vdt_jax.distributed.mesh import path_name
 from vdt_jax.errors import UserError
 from vdt_jax.models.autoencoder import AutoencoderKL
 from vdt_jax.weights.sources import read_source
-from vdt_jax.weights.tables import SAME, Layout, Row, StateDict, Tree, linear, read_table, write_table
+from vdt_jax.weights.tables import Layout, Row, StateDict, Tree, layer_rows, norm_rows, read_table, write_table
 
 FILE_NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _CONV = Layout(lambda w: rearrange(w, "o i p q -> p q i o"), lambda w: rearrange(w, "p q i o -> o i p q"))
-_SIZES = (
-    "in_channels",
-    "out_channels",
-    "latent_channels",
-    "layers_per_block",
-    "norm_num_groups",
-    "mid_block_add_attention",
-    "use_quant_conv",
-    "use_post_quant_conv",
-    "scaling_factor",
-)
+_SIZES = AutoencoderKL.__annotations__.keys() - {"block_out_channels", "dtype"}
 # What a config.json may say besides, and the only values with which it describes our network.
 _FIXED = {
     "act_fn": ("silu",),
@@ -66,30 +57,18 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
     return options | {"block_out_channels": tuple(channels)}
 
 
-def _conv(name: str, path: str) -> list[Row]:
-    return [Row(f"{name}.weight", f"{path}/kernel", _CONV), Row(f"{name}.bias", f"{path}/bias", SAME)]
-
-
-def _norm(name: str, path: str) -> list[Row]:
-    return [Row(f"{name}.weight", f"{path}/scale", SAME), Row(f"{name}.bias", f"{path}/bias", SAME)]
-
-
-def _rows(path: str, leaves: set[str]) -> list[Row]:
-    """The rows of one layer of ours; its torch name has dots where ours has slashes and numbers."""
-    name = re.sub(r"_(\d+)(?=/|_|$)", r".\1", path).replace("/", ".")
-    name = re.sub(r"(samplers\.0)_conv", r"\1.conv", name)
-    if "scale" in leaves:
-        return _norm(name, path)
-    return linear(name, path) if "/attentions_" in path else _conv(name, path)
-
-
 def autoencoder_table(expected: Tree) -> list[Row]:
-    """A row for each tensor, from the tree of our shapes."""
-    layers: dict[str, set[str]] = {}
-    for path, _ in jax.tree_util.tree_flatten_with_path(expected)[0]:
-        *parents, leaf = [entry.key for entry in path]
-        layers.setdefault("/".join(parents), set()).add(leaf)
-    return [row for path, leaves in layers.items() for row in _rows(path, leaves)]
+    """A row for each tensor, from the tree of our shapes; a torch name has dots where ours has slashes and numbers."""
+    rows = []
+    for path, _ in jax.tree_util.tree_leaves_with_path(expected):
+        layer, _, leaf = path_name(path).rpartition("/")
+        name = re.sub(r"_(\d+)(?=/|_|$)", r".\1", layer).replace("/", ".")
+        name = re.sub(r"(samplers\.0)_conv", r"\1.conv", name)
+        if leaf == "scale":
+            rows += norm_rows(name, layer)
+        elif leaf == "kernel":
+            rows += layer_rows(name, layer) if "/attentions_" in layer else layer_rows(name, layer, _CONV)
+    return rows
 
 
 def param_shapes(model: AutoencoderKL) -> Tree:

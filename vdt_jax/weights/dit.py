@@ -22,18 +22,13 @@ def is_image_model(state_dict: StateDict) -> bool:
     return not temporal and {"pos_embed", _TABLE, "blocks.0.attn.qkv.weight"} <= state_dict.keys()
 
 
-def with_temporal_layers(state_dict: StateDict, num_frames: int, zero_time_embed: bool, seed: int = 0) -> StateDict:
-    """DiT's names and arrays, and those that a VDT has besides.
+def with_temporal_layers(state_dict: StateDict, num_frames: int, zero_time_embed: bool) -> StateDict:
+    """DiT's names and arrays, and those that a VDT of `num_frames` has besides.
 
-    Args:
-      num_frames: F of the VDT.
-      zero_time_embed: zeros in place of the sinusoids: every frame's output is then exactly the image model's.
-      seed: of the temporal attention's Xavier-uniform matrices.
-
-    Raises:
-      UserError: blocks of another width than the label table's.
+    With `zero_time_embed` the sinusoids are zeros: every frame's output is then exactly the image model's. The matrices
+    of temporal attention are Xavier-uniform. Blocks of another width than the label table's are a UserError.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     width = state_dict[_TABLE].shape[-1]
     layers = {int(match[1]) for name in state_dict if (match := re.match(r"blocks\.(\d{1,9})\.", name))}
     for layer in layers:
@@ -41,8 +36,6 @@ def with_temporal_layers(state_dict: StateDict, num_frames: int, zero_time_embed
         if name not in state_dict or state_dict[name].shape != (3 * width, width):
             found = f"has shape {state_dict[name].shape}" if name in state_dict else "is missing"
             raise UserError(f"{name} {found}, ours would be {(3 * width, width)}")
-    if num_frames < 1:
-        raise UserError(f"{num_frames} frames cannot be: at least 1")
     found = dict(state_dict)
     found[_TABLE] = np.repeat(np.asarray(state_dict[_TABLE])[-1:], 2, axis=0)
     time_embed = sincos_embedding(np.arange(num_frames), width)[None].astype(np.float32)

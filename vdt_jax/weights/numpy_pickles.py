@@ -12,10 +12,9 @@ import numpy as np
 
 from vdt_jax.errors import UnsafeFileError
 from vdt_jax.weights.pickles import Record, load_pickle, record_names
-from vdt_jax.weights.untrusted import mapped, shown
+from vdt_jax.weights.untrusted import is_shape, mapped, shown
 
 _DTYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
-_MAX_DIMENSIONS = 16
 _NAMES = record_names(
     ("numpy.ndarray", "numpy.dtype", "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
 )
@@ -50,11 +49,7 @@ def _array(record: Record) -> np.ndarray:
     _, shape, kind, fortran, data = state
     if type(data) is not bytes or type(fortran) is not bool:
         raise UnsafeFileError("an array whose state is not what NumPy writes")
-    if (
-        type(shape) is not tuple
-        or len(shape) > _MAX_DIMENSIONS
-        or not all(type(n) is int and 0 <= n < 2**48 for n in shape)
-    ):
+    if not is_shape(shape):
         raise UnsafeFileError("an array whose shape is not a few whole numbers")
     dtype = _dtype(kind)
     if math.prod(shape) * dtype.itemsize != len(data):

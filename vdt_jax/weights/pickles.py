@@ -92,17 +92,10 @@ def _allowed(name: str, names: Names) -> type[Record]:
 def load_pickle(
     data: bytes, names: Names, make: Callable[[Record], Any], more_opcodes: Collection[str] = (), *, values: tuple = ()
 ) -> Any:
-    """What a pickle describes: nested dicts, lists and tuples of numbers, texts and what `make` makes.
+    """What a pickle describes: nested dicts, lists and tuples of numbers, texts, arrays and `values`.
 
-    Args:
-      data: the pickle.
-      names: what it may name, see `record_names`.
-      make: replaces a record; where that is a dict, list, tuple or record again, its items are replaced too.
-      more_opcodes: that this kind of file needs, beside `OPCODES`.
-      values: types that `make` returns, beside arrays.
-
-    Raises:
-      UnsafeFileError: the message names the innermost key at which it happened.
+    `make` replaces each record; where that gives a dict, list, tuple or record again, its items are replaced too. An
+    UnsafeFileError names the innermost key at which it happened.
     """
     _check_opcodes(data, OPCODES | set(more_opcodes), names)
     plain = (str, int, float, bytes, type(None), np.ndarray, *values)

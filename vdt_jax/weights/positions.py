@@ -13,17 +13,13 @@ def cubic_weights(old: int, new: int) -> np.ndarray:
     edge, and no antialiasing where it shrinks: `F.interpolate(mode="bicubic")` as the official loader calls it.
     """
     a = -0.75
+    rows = np.arange(new)[:, None]
+    centres = (rows + 0.5) * old / new - 0.5
+    columns = np.floor(centres).astype(int) + np.arange(-1, 3)
+    d = np.abs(centres - columns)
+    weights = np.where(d <= 1, (a + 2) * d**3 - (a + 3) * d**2 + 1, a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a)
     matrix = np.zeros((new, old))
-    for row in range(new):
-        centre = (row + 0.5) * old / new - 0.5
-        first = int(np.floor(centre)) - 1
-        for column in range(first, first + 4):
-            d = abs(centre - column)
-            if d <= 1:
-                weight = (a + 2) * d**3 - (a + 3) * d**2 + 1
-            else:
-                weight = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
-            matrix[row, min(max(column, 0), old - 1)] += weight
+    np.add.at(matrix, (rows, columns.clip(0, old - 1)), weights)
     return matrix
 
 

@@ -9,27 +9,15 @@ import os
 import struct
 from collections.abc import Callable, Mapping
 
-import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from vdt_jax.errors import UnsafeFileError
 from vdt_jax.files import atomic
-from vdt_jax.weights.untrusted import mapped, shown
+from vdt_jax.weights.untrusted import NUMBER_TYPES, mapped, shown
 
 _MAX_HEADER_BYTES = 2 << 20  # about 15,000 tensors; the library would make gigabytes of names of its 100 MB
-_DTYPES = {
-    "F64": np.dtype(np.float64),
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-    "I64": np.dtype(np.int64),
-    "I32": np.dtype(np.int32),
-    "I16": np.dtype(np.int16),
-    "I8": np.dtype(np.int8),
-    "U8": np.dtype(np.uint8),
-    "BOOL": np.dtype(np.bool_),
-}
+_DTYPES = {name: dtype for _, name, dtype in NUMBER_TYPES}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
@@ -72,10 +60,7 @@ def save_safetensors(
 
     The library needs a contiguous copy of all of them at once.
 
-    Args:
-      path: the file to write.
-      tensors: names and arrays.
-      done: called with the number of bytes after each tensor, for a progress bar.
+    `done` is called with the number of bytes after each tensor.
     """
     header, offset = {}, 0
     for name, array in tensors.items():

@@ -9,16 +9,23 @@ import numpy as np
 from vdt_jax.errors import UserError
 from vdt_jax.weights.safetensors_files import load_safetensors
 from vdt_jax.weights.tables import StateDict, some
-from vdt_jax.weights.torch_files import Ignored, load_torch
+from vdt_jax.weights.torch_files import load_torch
 from vdt_jax.weights.untrusted import shown
 
-WEIGHTS = ("ema", "model")
-_PREFIXES = ("module.", "_orig_mod.")  # of DistributedDataParallel, and of torch.compile
+# The names of a file's dicts of weights, by what `weights` calls them.
+_PARTS = {
+    "ema": ("ema", "model_ema", "ema_model", "ema_state_dict", "state_dict_ema"),
+    "model": ("model", "model_state_dict", "state_dict", "module"),
+}
+WEIGHTS = tuple(_PARTS)
+_AVERAGE = "ema_model."
+_PREFIXES = ("module.", "_orig_mod.", "model.", _AVERAGE, "online_model.")  # of the trainers' wrappers
 _REASONS = {
-    "opt": "the optimizer's state",
-    "optimizer": "the optimizer's state",
+    **dict.fromkeys(("opt", "optimizer", "optimizer_state_dict", "optimizer_states"), "the optimizer's state"),
     "args": "the trainer's flags",
+    "callbacks": "the trainer's callbacks",
     "pos_embed": "the trainer's copy of the model's pos_embed",
+    **dict.fromkeys(("rng_state", "rng_states", "cuda_rng_state"), "the state of random generators"),
 }
 
 
@@ -35,9 +42,9 @@ def load_weights(path: str | os.PathLike) -> Any:
 
 
 def read_source(path: str | os.PathLike, weights: str | None = None) -> Source:
-    """Finds the weights in a file.
+    """Finds the weights in a file: a state_dict, or one of the dicts of a trainer's file, as `_PARTS` names them.
 
-    Known shapes: a state_dict; {"model", "ema", ...}, as trainers in the style of DiT save; {"state_dict": ...}.
+    Prefixes that all names share are removed; of a state_dict with `ema_model.` and other names, one half is taken.
 
     Args:
       path: of a torch or safetensors file.
@@ -51,34 +58,57 @@ def read_source(path: str | os.PathLike, weights: str | None = None) -> Source:
     value = load_weights(path)
     if not isinstance(value, dict) or not value:
         raise UserError(f"{path} holds no dict of tensors but a {type(value).__name__}: save model.state_dict()")
-    if _is_state_dict(value):
-        if weights is not None:
-            raise UserError(f"{path} is one state_dict: leave out weights={weights}")
-        return Source(_strip(value, path), {})
-    parts = [name for name in (*WEIGHTS, "state_dict") if _is_state_dict(value.get(name))]
+    parts = _parts(value)
     if not parts:
         raise UserError(
-            f"{path} holds {some(list(value))}: known are a state_dict of tensors, {{'model', 'ema', ...}} and "
-            f"{{'state_dict'}}"
+            f"{path} holds {some(list(value))}: known are a state_dict of tensors, and a dict with one of "
+            f"{', '.join(name for kind in WEIGHTS for name in _PARTS[kind])}"
         )
-    chosen = weights or parts[0]
-    if chosen not in parts:
-        raise UserError(f"{path} has no {chosen!r} weights, only {', '.join(parts)}: choose another value of weights")
-    ignored, unknown = {}, []
-    for name, part in value.items():
-        if name == chosen:
-            continue
-        if name in parts:
-            ignored[name] = f"not chosen: weights={name} takes it" if name in WEIGHTS else "not chosen"
-        elif name in _REASONS:
-            ignored[name] = _REASONS[name]
-        elif isinstance(part, int | float | str | Ignored | None):
-            ignored[shown(name)] = "no tensor"
-        else:
-            unknown.append(f"{name} (a {type(part).__name__})")
+    if weights is not None and [*parts] == [""]:
+        raise UserError(f"{path} is one state_dict: leave out weights={weights}")
+    chosen = next((name for name, (kind, _) in parts.items() if weights in (None, kind)), None)
+    if chosen is None:
+        raise UserError(f"{path} has no {weights!r} weights, only {', '.join(parts)}: choose another value of weights")
+    chosen_kind, state_dict = parts[chosen]
+    ignored = {
+        name: "not chosen" if kind == chosen_kind else f"not chosen: weights={kind} takes it"
+        for name, (kind, _) in parts.items()
+        if name != chosen
+    }
+    if not _is_state_dict(value):
+        ignored |= _ignored(path, chosen, {name: part for name, part in value.items() if name not in parts})
+    return Source(_stripped(state_dict), ignored)
+
+
+def _parts(value: dict[Any, Any]) -> dict[str, tuple[str, StateDict]]:
+    """The dicts of weights in a file, by name, each with the value of `weights` that takes it."""
+    if not _is_state_dict(value):
+        found = {name: kind for kind in WEIGHTS for name in _PARTS[kind] if _is_state_dict(value.get(name))}
+        return {name: (kind, _half(value[name], kind)) for name, kind in found.items()}
+    if len({name.startswith(_AVERAGE) for name in value}) == 2:
+        return {kind: (kind, _half(value, kind)) for kind in WEIGHTS}
+    return {"": ("model", value)}
+
+
+def _half(state_dict: StateDict, kind: str) -> StateDict:
+    """The average or the model of a state_dict with both, as ema_pytorch saves them; any other state_dict itself."""
+    wanted = _AVERAGE if kind == "ema" else ("model.", "online_model.")
+    half = {name: array for name, array in state_dict.items() if name.startswith(wanted)}
+    return half if any(name.startswith(_AVERAGE) for name in state_dict) and half else state_dict
+
+
+def _ignored(path: str | os.PathLike, chosen: str, others: dict[Any, Any]) -> dict[str, str]:
+    """A reason for each part of a trainer's file that is not weights; one with tensors must be known."""
+    unknown = [name for name, part in others.items() if name not in _REASONS and _has_tensor(part)]
     if unknown:
-        raise UserError(f"{path} has weights in {chosen!r}, and parts that are not known: {some(unknown)}")
-    return Source(_strip(value[chosen], path), ignored)
+        parts = [f"{name} (a {type(others[name]).__name__})" for name in unknown]
+        raise UserError(f"{path} has weights in {chosen!r}, and parts that are not known: {some(parts)}")
+    return {shown(name): _REASONS.get(name, "no tensor") for name in others}
+
+
+def _has_tensor(value: Any) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return isinstance(value, np.ndarray) or any(map(_has_tensor, items))
 
 
 def _is_state_dict(value: Any) -> bool:
@@ -89,8 +119,8 @@ def _is_state_dict(value: Any) -> bool:
     )
 
 
-def _strip(state_dict: dict[str, np.ndarray], path: str | os.PathLike) -> StateDict:
-    for prefix in _PREFIXES:
-        if all(name.startswith(prefix) for name in state_dict):
-            state_dict = {name.removeprefix(prefix): array for name, array in state_dict.items()}
+def _stripped(state_dict: StateDict) -> StateDict:
+    """The same arrays without the prefixes that all names have, in any order and number."""
+    while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in state_dict)), None):
+        state_dict = {name.removeprefix(prefix): array for name, array in state_dict.items()}
     return state_dict

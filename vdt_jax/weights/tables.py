@@ -46,9 +46,14 @@ class Copied(NamedTuple):
     mean: float
 
 
-def linear(name: str, path: str) -> list[Row]:
-    """The two rows of a linear layer."""
-    return [Row(f"{name}.weight", f"{path}/kernel", LINEAR), Row(f"{name}.bias", f"{path}/bias", SAME)]
+def layer_rows(name: str, path: str, layout: Layout = LINEAR) -> list[Row]:
+    """The rows of a linear layer, or of a convolution of the given layout."""
+    return [Row(f"{name}.weight", f"{path}/kernel", layout), Row(f"{name}.bias", f"{path}/bias", SAME)]
+
+
+def norm_rows(name: str, path: str) -> list[Row]:
+    """The rows of a norm."""
+    return [Row(f"{name}.weight", f"{path}/scale", SAME), Row(f"{name}.bias", f"{path}/bias", SAME)]
 
 
 def read_table(
@@ -62,7 +67,7 @@ def read_table(
       state_dict: their names and arrays.
       table: a row for each of them.
       expected: the tree of shapes to fill.
-      done: called with the number of values after each tensor, for a progress bar.
+      done: called with the number of values after each tensor.
 
     Returns:
       The tree, and what was copied under each name.
@@ -74,21 +79,15 @@ def read_table(
     known = {row.name for row in table}
     problems += [f"unknown {shown(name)}" for name in state_dict if name not in known]
     problems += _shared_bytes(state_dict)
-    rows = []
-    for row in table:
-        if row.name in state_dict:
-            shape = get(expected, row.path).shape[0 if row.layer is None else 1 :]
-            problem = _misfit(row, state_dict[row.name], shape)
-            if problem:
-                problems.append(problem)
-            rows.append(row)
+    misfits = (_misfit(row, state_dict[row.name], expected) for row in table if row.name in state_dict)
+    problems += filter(None, misfits)
     _raise(problems)
 
     params: Tree = {}
     copied = {}
-    for path in dict.fromkeys(row.path for row in rows):
+    for path in dict.fromkeys(row.path for row in table):
         put(params, path, _aligned(get(expected, path).shape))
-    for row in rows:
+    for row in table:
         array, leaf = state_dict[row.name], get(params, row.path)
         target = leaf if row.layer is None else leaf[row.layer]
         with np.errstate(over="ignore"):  # float64 beyond float32 becomes infinite, which is found below
@@ -140,7 +139,8 @@ def _aligned(shape: tuple[int, ...]) -> np.ndarray:
     return memory[first : first + size].reshape(shape)
 
 
-def _misfit(row: Row, array: np.ndarray, shape: tuple[int, ...]) -> str | None:
+def _misfit(row: Row, array: np.ndarray, expected: Tree) -> str | None:
+    shape = get(expected, row.path).shape[0 if row.layer is None else 1 :]
     if array.dtype not in _FLOATS:
         return f"{row.name} has the type {array.dtype}: weights are float"
     try:

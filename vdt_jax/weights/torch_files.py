@@ -13,31 +13,27 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from vdt_jax.errors import UnsafeFileError
 from vdt_jax.weights.pickles import STORAGE, Record, load_pickle, record_names
-from vdt_jax.weights.untrusted import mapped, shown
+from vdt_jax.weights.untrusted import NUMBER_TYPES, is_shape, mapped, shown
 
 _MAX_PICKLE_BYTES = 8 << 20
 _MAX_DIRECTORY_BYTES = 4 << 20  # some 45,000 entries
-_MAX_DIMENSIONS = 16
-_DTYPES = {
-    "torch.DoubleStorage": np.float64,
-    "torch.FloatStorage": np.float32,
-    "torch.HalfStorage": np.float16,
-    "torch.BFloat16Storage": ml_dtypes.bfloat16,
-    "torch.LongStorage": np.int64,
-    "torch.IntStorage": np.int32,
-    "torch.ShortStorage": np.int16,
-    "torch.CharStorage": np.int8,
-    "torch.ByteStorage": np.uint8,
-    "torch.BoolStorage": np.bool_,
-}
+_DTYPES = {f"torch.{name}Storage": dtype for name, _, dtype in NUMBER_TYPES}
 _TENSOR, _PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
-_DICT, _NAMESPACE = "collections.OrderedDict", "argparse.Namespace"
-_NAMES = record_names((_TENSOR, _PARAMETER, _DICT, _NAMESPACE, *_DTYPES))
+_DICT = "collections.OrderedDict"
+# What trainers save beside weights; nothing is made of it.
+_DROPPED = (
+    "argparse.Namespace",
+    "collections.Counter",
+    "torch.device",
+    "torch.Size",
+    "lightning_fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+)
+_NAMES = record_names((_TENSOR, _PARAMETER, _DICT, *_DROPPED, *_DTYPES))
 
 _END = struct.Struct("<4s4H2IH")  # APPNOTE 4.3.16
 _HEADER = struct.Struct("<4s5H3I2H")  # APPNOTE 4.3.7
@@ -155,7 +151,7 @@ class _Archive:
             return _strided(self._storage(record.arguments[0]), *record.arguments[1:4])
         if record.name == _PARAMETER:
             return record.arguments[0]
-        if record.name == _NAMESPACE:
+        if record.name in _DROPPED:
             return Ignored()
         if record.name == _DICT and not record.arguments:
             return collections.OrderedDict(record)
@@ -169,7 +165,7 @@ class _Archive:
         _, kind, key, _, numel = pid
         if not isinstance(kind, type) or type(key) is not str or type(numel) is not int or kind.name not in _DTYPES:
             raise UnsafeFileError("a storage that torch does not write")
-        dtype, name = np.dtype(_DTYPES[kind.name]), f"storage '{shown(key)}'"
+        dtype, name = _DTYPES[kind.name], f"storage '{shown(key)}'"
         if f"{self._root}data/{key}" not in self._entries:
             raise UnsafeFileError(f"no entry for {name}")
         size = self._entries[f"{self._root}data/{key}"][0].file_size
@@ -184,10 +180,10 @@ class _Archive:
 
 def _strided(flat: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarray:
     """A strided view of a storage; refuses one that reaches outside."""
-    if type(size) is not tuple or type(stride) is not tuple or not len(size) == len(stride) <= _MAX_DIMENSIONS:
-        raise UnsafeFileError("a tensor's size has strides of another number, or is not what torch writes")
-    if not all(type(n) is int and 0 <= n < 2**48 for n in (offset, *size, *stride)):
+    if not (is_shape((offset,)) and is_shape(size) and is_shape(stride)):
         raise UnsafeFileError("a tensor's offset, size or stride is not what torch writes")
+    if len(size) != len(stride):
+        raise UnsafeFileError("a tensor's size has strides of another number")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if math.prod(size) > 0 and last >= flat.size:
         raise UnsafeFileError(f"a tensor of size {size} reaches past its storage of {flat.size} numbers")

@@ -6,25 +6,31 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 
 from vdt_jax.errors import UnsafeFileError, UserError
 
+# Number types of weights: their name in torch, in safetensors, in NumPy.
+NUMBER_TYPES = (
+    ("Double", "F64", np.dtype(np.float64)),
+    ("Float", "F32", np.dtype(np.float32)),
+    ("Half", "F16", np.dtype(np.float16)),
+    ("BFloat16", "BF16", np.dtype(ml_dtypes.bfloat16)),
+    ("Long", "I64", np.dtype(np.int64)),
+    ("Int", "I32", np.dtype(np.int32)),
+    ("Short", "I16", np.dtype(np.int16)),
+    ("Char", "I8", np.dtype(np.int8)),
+    ("Byte", "U8", np.dtype(np.uint8)),
+    ("Bool", "BOOL", np.dtype(np.bool_)),
+)
+
 
 @contextlib.contextmanager
 def mapped(path: str | os.PathLike, kind: str) -> Iterator[np.ndarray]:
-    """Maps a file read-only; bytes are read when they are used.
+    """Maps a file read-only, (N,) uint8; an UnsafeFileError of the block then names the file.
 
-    Args:
-      path: a regular file.
-      kind: of file, for the error where there is none.
-
-    Yields:
-      The bytes, (N,) uint8.
-
-    Raises:
-      UserError: no such file.
-      UnsafeFileError: the file is empty, or the block raised one, which then names the file.
+    `kind` names the kind of file in the error where there is none.
     """
     path = Path(path)
     if not path.is_file():
@@ -37,6 +43,11 @@ def mapped(path: str | os.PathLike, kind: str) -> Iterator[np.ndarray]:
         yield np.frombuffer(data, np.uint8)
     except UnsafeFileError as error:
         raise UnsafeFileError(f"{path} was not loaded: {error}") from None
+
+
+def is_shape(value: object) -> bool:
+    """Whether a value of a file is a tuple of a few whole numbers, as a shape or strides are."""
+    return type(value) is tuple and len(value) <= 16 and all(type(n) is int and 0 <= n < 2**48 for n in value)
 
 
 def shown(text: object) -> str:

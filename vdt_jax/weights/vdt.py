@@ -13,29 +13,29 @@ from einops import rearrange
 
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT_VARIANTS
-from vdt_jax.weights.tables import SAME, Layout, Row, StateDict, Tree, linear, read_table, some, write_table
+from vdt_jax.weights import tables
+from vdt_jax.weights.tables import SAME, Layout, Row, StateDict, Tree, layer_rows, norm_rows
 
 _OUTSIDE = [
     Row("pos_embed", "pos_embed", SAME),
     Row("time_embed", "time_embed", SAME),
     Row("x_embedder.proj.bias", "x_embedder/proj/bias", SAME),
-    *linear("t_embedder.mlp.0", "t_embedder/mlp_0"),
-    *linear("t_embedder.mlp.2", "t_embedder/mlp_2"),
+    *layer_rows("t_embedder.mlp.0", "t_embedder/mlp_0"),
+    *layer_rows("t_embedder.mlp.2", "t_embedder/mlp_2"),
     Row("y_embedder.embedding_table.weight", "y_embedder/embedding_table/embedding", SAME),
-    *linear("final_layer.linear", "final_layer/linear"),
-    *linear("final_layer.adaLN_modulation.1", "final_layer/adaLN_modulation"),
+    *layer_rows("final_layer.linear", "final_layer/linear"),
+    *layer_rows("final_layer.adaLN_modulation.1", "final_layer/adaLN_modulation"),
 ]
 _BLOCK = [
-    *linear("attn.qkv", "attn/qkv"),
-    *linear("attn.proj", "attn/proj"),
-    *linear("mlp.fc1", "mlp/fc1"),
-    *linear("mlp.fc2", "mlp/fc2"),
-    *linear("adaLN_modulation.1", "adaLN_modulation"),
-    Row("temporal_norm1.weight", "temporal_norm1/scale", SAME),
-    Row("temporal_norm1.bias", "temporal_norm1/bias", SAME),
-    *linear("temporal_attn.qkv", "temporal_attn/qkv"),
-    *linear("temporal_attn.proj", "temporal_attn/proj"),
-    *linear("temporal_fc", "temporal_fc"),
+    *layer_rows("attn.qkv", "attn/qkv"),
+    *layer_rows("attn.proj", "attn/proj"),
+    *layer_rows("mlp.fc1", "mlp/fc1"),
+    *layer_rows("mlp.fc2", "mlp/fc2"),
+    *layer_rows("adaLN_modulation.1", "adaLN_modulation"),
+    *norm_rows("temporal_norm1", "temporal_norm1"),
+    *layer_rows("temporal_attn.qkv", "temporal_attn/qkv"),
+    *layer_rows("temporal_attn.proj", "temporal_attn/proj"),
+    *layer_rows("temporal_fc", "temporal_fc"),
 ]
 # What the sizes are read from: name and number of axes.
 _MEASURED = {
@@ -45,7 +45,6 @@ _MEASURED = {
     "y_embedder.embedding_table.weight": 2,
     "final_layer.linear.bias": 1,
     "blocks.0.mlp.fc1.weight": 2,
-    "blocks.0.mlp.fc1.bias": 1,
 }
 _MAX_DEPTH = 1000
 
@@ -57,9 +56,7 @@ def vdt_table(depth: int, patch_size: int) -> list[Row]:
         lambda w: rearrange(w, "(p q c) d -> d c p q", p=patch_size, q=patch_size),
     )
     blocks = [
-        Row(f"blocks.{layer}.{row.name}", f"blocks/{row.path}", row.layout, layer)
-        for layer in range(depth)
-        for row in _BLOCK
+        Row(f"blocks.{n}.{row.name}", f"blocks/{row.path}", row.layout, n) for n in range(depth) for row in _BLOCK
     ]
     return [Row("x_embedder.proj.weight", "x_embedder/proj/kernel", patch), *_OUTSIDE, *blocks]
 
@@ -76,7 +73,7 @@ def read_sizes(state_dict: StateDict, num_heads: int | None = None) -> dict[str,
     """
     missing = [name for name in _MEASURED if name not in state_dict]
     if missing:
-        found = some(list(state_dict))
+        found = tables.some(list(state_dict))
         raise UserError(f"these are not weights of a video VDT: no {', '.join(missing)} among {found}")
     shapes = {name: tuple(state_dict[name].shape) for name in _MEASURED}
     for name, axes in _MEASURED.items():
@@ -86,12 +83,6 @@ def read_sizes(state_dict: StateDict, num_heads: int | None = None) -> dict[str,
     for name in ("pos_embed", "time_embed"):
         if shapes[name] != (1, shapes[name][1], hidden_size):
             raise UserError(f"{name} has shape {shapes[name]}, not (1, positions, {hidden_size})")
-    mlp_width = shapes["blocks.0.mlp.fc1.bias"][0]
-    if shapes["blocks.0.mlp.fc1.weight"] != (mlp_width, hidden_size):
-        raise UserError(
-            f"blocks.0.mlp.fc1.weight has shape {shapes['blocks.0.mlp.fc1.weight']}, ours would be "
-            f"{(mlp_width, hidden_size)} beside blocks.0.mlp.fc1.bias"
-        )
     depth = 1 + max(int(match[1]) for name in state_dict if (match := re.match(r"blocks\.(\d{1,9})\.", name)))
     if depth > _MAX_DEPTH:
         raise UserError(f"blocks.{depth - 1} is named: at most {_MAX_DEPTH} blocks are read")
@@ -103,12 +94,6 @@ def read_sizes(state_dict: StateDict, num_heads: int | None = None) -> dict[str,
         if (depth, hidden_size) not in known:
             raise UserError(f"depth {depth} and width {hidden_size} are no known variant: say num_heads")
         num_heads = known[depth, hidden_size]
-    out_channels, remainder = divmod(shapes["final_layer.linear.bias"][0], patch_size**2)
-    if remainder or out_channels not in (in_channels, 2 * in_channels):
-        raise UserError(
-            f"final_layer.linear.bias has shape {shapes['final_layer.linear.bias']}, ours would be "
-            f"{patch_size**2 * in_channels} or twice that"
-        )
     return dict(
         input_size=side * patch_size,
         num_frames=shapes["time_embed"][1],
@@ -117,27 +102,21 @@ def read_sizes(state_dict: StateDict, num_heads: int | None = None) -> dict[str,
         hidden_size=hidden_size,
         depth=depth,
         num_heads=num_heads,
-        mlp_ratio=mlp_width / hidden_size,
+        mlp_ratio=shapes["blocks.0.mlp.fc1.weight"][0] / hidden_size,
         num_classes=shapes["y_embedder.embedding_table.weight"][0] - 1,
-        learn_sigma=out_channels == 2 * in_channels,
+        learn_sigma=shapes["final_layer.linear.bias"][0] == 2 * in_channels * patch_size**2,
     )
 
 
 def from_torch(state_dict: StateDict, sizes: Mapping[str, Any], expected: Tree) -> Tree:
-    """Our parameter tree, float32, from torch names and arrays.
+    """Our parameter tree of the shapes `expected` from torch names and arrays; strict as `read_table` is.
 
-    Args:
-      state_dict: torch names to arrays.
-      sizes: as `read_sizes` gives them.
-      expected: the tree of shapes to fill (jax.eval_shape of the model's init).
-
-    Raises:
-      UserError: all that does not fit, in one message; see `read_table`.
+    `sizes` are those of `read_sizes`.
     """
-    return read_table(state_dict, vdt_table(sizes["depth"], sizes["patch_size"]), expected)[0]
+    return tables.read_table(state_dict, vdt_table(sizes["depth"], sizes["patch_size"]), expected)[0]
 
 
 def to_torch(params: Tree, patch_size: int) -> dict[str, np.ndarray]:
     """Torch names and arrays from our parameter tree: the exact inverse of `from_torch`."""
     depth = params["blocks"]["attn"]["qkv"]["bias"].shape[0]
-    return write_table(params, vdt_table(depth, patch_size))
+    return tables.write_table(params, vdt_table(depth, patch_size))
