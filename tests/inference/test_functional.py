@@ -16,7 +16,7 @@ from vdt_jax.distributed.mesh import make_mesh, replicated
 from vdt_jax.errors import UserError
 from vdt_jax.inference import functional
 from vdt_jax.inference.functional import generate, generate_on_devices, sample_keys, task_masks
-from vdt_jax.inference.outputs import Example, Section, table_text, write_comparison, write_page
+from vdt_jax.inference.outputs import table_text, write_comparison
 from vdt_jax.models.vdt import VDT
 
 MODEL = VDT(input_size=4, num_frames=4, in_channels=1, patch_size=2, hidden_size=8, depth=1, num_heads=1, num_classes=2)
@@ -197,9 +197,5 @@ def test_comparison_has_given_sample_truth(tmp_path):
     assert np.asarray(Image.open(tmp_path / "x.png")).ndim == 3
 
 
-def test_table_and_page(tmp_path):
+def test_table():
     assert table_text(["task", "PSNR"], [["predict", "9.1"]]) == "task     PSNR\n-------  ----\npredict   9.1"
-    section = Section("a <b>", "python sample.py", [Example("x.gif", "clip 0")])
-    write_page(tmp_path / "index.html", "T", "intro", ["task"], [["predict"]], [section])
-    text = (tmp_path / "index.html").read_text()
-    assert "a &lt;b&gt;" in text and '<img src="x.gif"' in text and "<td>predict</td>" in text

@@ -26,7 +26,7 @@ from vdt_jax.evaluation.metrics.frechet import frechet_distance
 from vdt_jax.evaluation.metrics.i3d import MIN_FRAMES
 from vdt_jax.evaluation.options import EvaluateOptions, apply_preset
 from vdt_jax.evaluation.protocol import Protocol, clip_numbers, keep_protocol, make_protocol, protocol_text
-from vdt_jax.evaluation.report import Report, Row, write_report, write_section
+from vdt_jax.evaluation.report import Report, Row, write_pictures, write_report
 from vdt_jax.files import atomic
 from vdt_jax.inference.functional import sample_keys
 from vdt_jax.inference.pipeline import Pipeline
@@ -43,7 +43,7 @@ def evaluate(
     progress: Callable[[int, int], object] | None = None,
     **options: Any,
 ) -> Report:
-    """Measures a model, and writes report.json and index.html.
+    """Measures a model, and writes report.json and index.html, a page that grows task by task.
 
     The same call resumes an evaluation that was interrupted.
 
@@ -88,12 +88,13 @@ def evaluate(
             progress(done, total)
 
     update(0)
-    tasks, sections = {}, []
+    tasks, pictures = {}, {}
     for task in protocol["tasks"]:
         tasks[task], ranking = evaluation.task(task, update)
-        sections.append(write_section(evaluation.sample, protocol, given, task, ranking))
+        pictures[task] = write_pictures(evaluation.sample, protocol, given, task, ranking)
+        write_report(Report(protocol, tasks, {}), given, pictures, finished=False)
     report = Report(protocol, tasks, evaluation.floor())
-    write_report(report, output, sections)
+    write_report(report, given, pictures)
     return report
 
 

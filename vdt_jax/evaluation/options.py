@@ -49,7 +49,7 @@ class EvaluateOptions:
     metric_weights: str | None = option(None, "Folder with the weights of LPIPS and FVD; default: the extra `eval`.")
     positions: str = option("generated", "Positions that PSNR, SSIM, motion and LPIPS count.", choices=POSITIONS)
     fvd_frames: str | None = option(None, "Frames that FVD compares; default: all.", choices=FVD_FRAMES)
-    shown: int = option(2, "Number of worst clips and of best clips a task on the page.", minimum=0)
+    shown: int = option(2, "Worst clips and best clips a task on the page; 0: no pictures.", minimum=0)
 
     def __post_init__(self) -> None:
         validate(self)

@@ -1,9 +1,9 @@
-"""The report of an evaluation: its table, report.json, and the page with the worst and the best clips."""
+"""The report of an evaluation: its table, report.json, and the page with samples of each task."""
 
 import dataclasses
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,26 @@ from vdt_jax.evaluation.measures import MODEL
 from vdt_jax.evaluation.options import EvaluateOptions
 from vdt_jax.evaluation.protocol import Protocol, clip_numbers, protocol_text
 from vdt_jax.files import atomic_write
-from vdt_jax.inference.outputs import Example, Section, table_text, write_comparison, write_page
+from vdt_jax.inference import page
+from vdt_jax.inference.outputs import table_text, write_comparison
 
 _COLUMNS = ("PSNR", "SSIM", "LPIPS", "FVD", "motion", "motion error")
 # Many continuations are right in these tasks, so the page shows several samples of a clip.
 _AMBIGUOUS = ("unconditional", "single_frame")
 _SAMPLES_OF_AMBIGUOUS = 3
-_TITLE = "VDT: one transformer, seven video tasks"
-_INTRODUCTION = (
-    "Violet: what the model generates. PSNR is in dB; motion is the change from frame to frame relative to the "
-    "truth's. Beyond the last given frame the three baselines all copy it."
-)
+# The tasks in plain words.
+TITLES = {
+    "predict": "Predict",
+    "backward": "Go backward",
+    "interpolation": "Interpolate",
+    "unconditional": "Generate",
+    "single_frame": "Animate one frame",
+    "arbitrary_interpolation": "Fill in missing frames",
+    "spatial_temporal": "Fill in a region",
+}
+_TITLE = "One transformer, seven video tasks"
+_INTRODUCTION = "Held-out clips, one typical clip a task. Violet marks what the model generates."
+_CHART = "PSNR over the generated pixels; higher is better. Dots: the model. Rings: copying and blending given frames."
 
 Row = dict[str, float]
 
@@ -69,37 +78,55 @@ class Report:
         return {"protocol": self.protocol, "tasks": rounded, **self.floor}
 
 
-def write_report(report: Report, folder: Path, sections: Sequence[Section]) -> None:
-    """Writes report.json and index.html, with the sections of `write_section`."""
-    atomic_write(folder / "report.json", json.dumps(report.to_json(), indent=2) + "\n")
-    protocol = Section("protocol", protocol_text(report.protocol), [])
-    write_page(folder / "index.html", _TITLE, _INTRODUCTION, *report.table(), [protocol, *sections])
+def write_report(
+    report: Report, options: EvaluateOptions, pictures: Mapping[str, Sequence[page.Card]], finished: bool = True
+) -> None:
+    """Writes index.html with the pictures of `write_pictures` by task, and report.json when the report is finished."""
+    folder = Path(options.output)
+    if finished:
+        atomic_write(folder / "report.json", json.dumps(report.to_json(), indent=2) + "\n")
+    commands = [command(report.protocol, options, task) for task in report.tasks]
+    parts = [page.cards([shown[0] for shown in pictures.values() if shown])]
+    if any("PSNR" in rows[MODEL] for rows in report.tasks.values()):
+        psnr = {TITLES[task]: {name: row["PSNR"] for name, row in rows.items()} for task, rows in report.tasks.items()}
+        parts.append(page.section("The model and the baselines", _CHART, page.dot_chart(psnr, MODEL, "dB")))
+    others = [f"<h3>{TITLES[task]}</h3>{page.cards(shown[1:])}" for task, shown in pictures.items() if shown[1:]]
+    if others:
+        parts.append(page.section("Worst and best clips", "By PSNR.", *others))
+    parts.append(page.folded("All numbers", page.table(*report.table())))
+    parts.append(page.folded("Protocol", page.preformatted(protocol_text(report.protocol))))
+    parts.append(page.folded("Commands", page.preformatted("\n".join(commands))))
+    page.write_page(folder / "index.html", _TITLE, _INTRODUCTION, *parts, finished=finished)
 
 
-def write_section(
+def write_pictures(
     sample: Callable[[Sequence[int], str, int], tuple[np.ndarray, np.ndarray, np.ndarray]],
     protocol: Protocol,
     options: EvaluateOptions,
     task: str,
     ranking: np.ndarray,
-) -> Section:
-    """Samples the worst and the best clips of a task again, and writes their pictures; returns the page's section.
+) -> list[page.Card]:
+    """Samples some clips of a task again, and writes their pictures: a typical clip, the worst and the best clips.
 
     `sample` is `Evaluation.sample`, `options` are as they were given, and `ranking` (clips,) is the PSNR of each.
     """
-    shown = best_and_worst(ranking, options.shown)
+    shown = clips_shown(ranking, options.shown)
+    if not shown:
+        return []
     numbers = [clip_numbers(protocol)[place] for place, _ in shown]
     count = max(protocol["samples_per_clip"], _SAMPLES_OF_AMBIGUOUS if task in _AMBIGUOUS else 1)
-    drawn = [sample(numbers, task, protocol["seed"] + j) for j in range(count)] if numbers else []
-    examples = []
+    drawn = [sample(numbers, task, protocol["seed"] + j) for j in range(count)]
+    pictures = []
     for i, ((place, what), number) in enumerate(zip(shown, numbers, strict=True)):
         _, truth, mask = drawn[0]
         name = f"{task}_{number}"
         write_comparison(Path(options.output) / name, truth[i], mask[i], [samples[i] for samples, _, _ in drawn])
-        samples = "sample" if count == 1 else f"{count} samples"
-        caption = f"{what}: clip {number}, {ranking[place]:.1f} dB; given | {samples} | truth"
-        examples.append(Example(f"{name}.gif", caption))
-    return Section(task, command(protocol, options, task), examples)
+        given = page.describe_given(mask[i], label=task in protocol["told_labels"])
+        title, text = f"{what}: clip {number}, {ranking[place]:.1f} dB", given
+        if what == "typical":
+            title, text = TITLES[task], f"{task}: {given}"
+        pictures.append(page.Card(title, text, f"{name}.gif", ("given", *["sample"] * count, "truth")))
+    return pictures
 
 
 def command(protocol: Protocol, options: EvaluateOptions, task: str) -> str:
@@ -117,9 +144,12 @@ def command(protocol: Protocol, options: EvaluateOptions, task: str) -> str:
     return shlex.join(["python", "evaluate.py", *flags])
 
 
-def best_and_worst(ranking: np.ndarray, count: int) -> list[tuple[int, str]]:
-    """The places of the worst and the best clips, up to `count` of each; no clip is in both."""
-    order = np.argsort(ranking, kind="stable")
-    worst = [(int(place), "worst") for place in order[: min(count, (len(order) + 1) // 2)]]
-    best = [(int(place), "best") for place in order[::-1][: min(count, len(order) // 2)]]
-    return worst + best
+def clips_shown(ranking: np.ndarray, count: int) -> list[tuple[int, str]]:
+    """The places of the median clip, and of up to `count` worst and best ones; no clip is shown twice."""
+    if count == 0:
+        return []
+    order = np.argsort(ranking, kind="stable").tolist()
+    typical = order.pop(len(order) // 2)
+    worst = order[: min(count, (len(order) + 1) // 2)]
+    best = order[::-1][: min(count, len(order) // 2)]
+    return [(typical, "typical"), *((place, "worst") for place in worst), *((place, "best") for place in best)]

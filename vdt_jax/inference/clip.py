@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vdt_jax.inference.outputs import Example, Section, comparison_views, numbered, write_page, write_views
+from vdt_jax.inference.outputs import comparison_views, numbered, write_views
+from vdt_jax.inference.page import Card, cards, describe_given, folded, preformatted, write_page
 from vdt_jax.video import write_video
 
 logger = logging.getLogger(__name__)
+
+_INTRODUCTION = "Violet marks what the model generates."
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,15 +60,15 @@ class Clip:
 
 def write_gallery(output: str | Path, clips: Sequence[Clip], command: str) -> Path:
     """Writes OUT.gif and OUT.png for each sample, and index.html with the command that made them; returns the page."""
-    examples = []
+    pictures = []
     for number, clip in enumerate(clips):
         path = numbered(Path(output), number, len(clips))
         for suffix in (".gif", ".png"):
             clip.save_comparison(path.with_suffix(suffix))
-        caption = f"{len(clip.video)} frames, {clip.mask.mean():.0%} generated, {clip.fps:g} frames a second"
-        logger.info("%s: %s", path, caption)
-        examples.append(Example(f"{path.stem}.gif", f"{path.stem}: {caption}"))
+        text = f"{describe_given(clip.mask)}; {clip.fps:g} frames a second"
+        logger.info("%s: %s", path, text)
+        columns = ("given", "sample", "truth") if clip.truth_known else ("given", "sample")
+        pictures.append(Card(path.stem, text, f"{path.stem}.gif", columns))
     page = Path(output).parent / "index.html"
-    introduction = "Given | sample | truth, where it is known. Violet was generated."
-    write_page(page, "Samples", introduction, [], [], [Section("Samples", command, examples)])
+    write_page(page, "Samples", _INTRODUCTION, cards(pictures), folded("Command", preformatted(command)))
     return page

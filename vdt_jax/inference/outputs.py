@@ -1,33 +1,15 @@
-"""Files of samples: videos, comparisons, and the page that shows them."""
+"""Files of samples: videos and comparisons."""
 
 import contextlib
-import html
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from vdt_jax import video
 from vdt_jax.errors import UserError
-
-_OURS = '<meta name="generator" content="vdt_jax">'
-
-
-class Example(NamedTuple):
-    """A picture on a page: its file, beside the page, and its caption."""
-
-    file: str
-    caption: str
-
-
-class Section(NamedTuple):
-    """A part of a page: the command that made the pictures, and the pictures."""
-
-    title: str
-    command: str
-    examples: Sequence[Example]
+from vdt_jax.inference.page import is_page
 
 
 def comparison_views(
@@ -96,56 +78,10 @@ def check_output(output: str | os.PathLike, page: bool = True) -> None:
     if Path(output).suffix not in video.OUTPUT_SUFFIXES:
         raise UserError(f"output must end in {', '.join(video.OUTPUT_SUFFIXES)}, got {output}")
     path = Path(output).parent / "index.html"
-    if page and path.exists() and _OURS not in path.read_text(errors="replace"):
+    if page and path.exists() and not is_page(path):
         raise UserError(f"{path} is there and not a page of this program: write to another folder")
 
 
 def numbered(path: Path, number: int, count: int) -> Path:
     """The path itself for one sample, NAME_3.mp4 for sample 3 of several."""
     return path if count == 1 else path.with_name(f"{path.stem}_{number}{path.suffix}")
-
-
-def write_page(
-    path: str | Path,
-    title: str,
-    introduction: str,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    sections: Sequence[Section],
-) -> None:
-    """Writes a page: a table, then sections of pictures, which are files beside it."""
-
-    def cells(row: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-
-    def figure(example: Example) -> str:
-        caption = html.escape(example.caption)
-        image = f'<img src="{html.escape(example.file)}" alt="{caption}">'
-        return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-
-    parts = []
-    for section in sections:
-        head = f"<h2>{html.escape(section.title)}</h2><pre>{html.escape(section.command)}</pre>"
-        parts.append(f"{head}<div>{''.join(map(figure, section.examples))}</div>")
-    Path(path).write_text(
-        f"""<!doctype html>
-<html lang="en"><meta charset="utf-8">{_OURS}<meta name="viewport" content="width=device-width">
-<title>{html.escape(title)}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; color: #222; }}
-table {{ border-collapse: collapse; margin: 1rem 0; }}
-th, td {{ padding: .25rem .9rem; text-align: right; border-bottom: 1px solid #ddd; }}
-th:first-child, td:first-child {{ text-align: left; }}
-div {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
-figure {{ margin: 0; }} img {{ image-rendering: pixelated; display: block; max-width: 100%; }}
-figcaption {{ font-size: .8rem; color: #666; }}
-pre {{ background: #f5f4f8; padding: .5rem .75rem; overflow-x: auto; font-size: .8rem; }}
-h2 {{ margin: 2rem 0 .25rem; }}
-</style>
-<h1>{html.escape(title)}</h1>
-<p>{html.escape(introduction)}</p>
-<table><thead>{cells(columns, "th")}</thead><tbody>{"".join(cells(row, "td") for row in rows)}</tbody></table>
-{"".join(parts)}
-</html>
-"""
-    )
