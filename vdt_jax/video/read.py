@@ -7,13 +7,16 @@ import contextlib
 import itertools
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import av.error
+import av.sidedata.sidedata
 import numpy as np
+from av.stream import Disposition
 from PIL import Image, UnidentifiedImageError
 
 from vdt_jax.errors import UserError
@@ -37,6 +40,8 @@ _SEEK_MARGINS = (0, 16, 128, 300)
 # Of MPEG program streams (.mpg, .vob) the times of frames are guessed from one known time to the next, and otherwise
 # after a seek than from the beginning.
 _GUESSED_TIMES = ("mpeg",)
+_LONGEST_PIXEL = 10  # a larger aspect of a pixel is damage
+_WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these leave transparency out
 # A title that is not UTF-8 must not make a video unreadable; PyAV 19 has no such option and does not raise.
 _METADATA_ERRORS: Any = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 
@@ -112,9 +117,70 @@ def _named_failures(path: str | os.PathLike) -> Iterator[None]:
         raise UserError(f"{shown} cannot be decoded ({reason}): is it a video?") from None
 
 
+class _Film(NamedTuple):
+    """An open file, its film, and what decodes it."""
+
+    container: Any
+    stream: Any
+    decoder: Any
+
+    def decode(self, packets: Iterable[Any] | None = None) -> Iterator[Any]:
+        """The frames of these packets, or of all that follow."""
+        for packet in self.container.demux(self.stream) if packets is None else packets:
+            yield from self.decoder.decode(packet)
+
+    def decode_from_key(self, target: int) -> Iterator[Any]:
+        """Searches for a time, and decodes from the keyframe where that lands; none that is shown before it."""
+        self.container.seek(target, stream=self.stream)
+        self.decoder.flush_buffers()
+        packets = itertools.dropwhile(lambda packet: not packet.is_keyframe, self.container.demux(self.stream))
+        key = next(packets, None)
+        if key is not None and key.pts is not None:
+            frames = self.decode(itertools.chain([key], packets))
+            yield from (frame for frame in frames if frame.pts is not None and frame.pts >= key.pts)
+
+    def rates(self) -> tuple[float, float]:
+        """Frames a second as the file has them, 25 where it does not say, and the seconds that its times count in."""
+        fps = float(self.stream.average_rate or self.stream.guessed_rate or 25)
+        return fps, float(self.stream.time_base or 1 / fps)
+
+    def pixels(self, frame: Any) -> np.ndarray:
+        """(H, W, 3) uint8 as players show it: square pixels, transparency on white, turned and mirrored."""
+        if frame.is_corrupt:
+            raise ValueError("a frame is damaged")
+        (x_of_x, y_of_x), (x_of_y, y_of_y) = _display_matrix(frame)
+        transposed = abs(x_of_x) + abs(y_of_y) < abs(y_of_x) + abs(x_of_y)
+        size = {"width": frame.width, "height": frame.height}
+        aspect = self.stream.sample_aspect_ratio or Fraction(1)
+        if 1 / _LONGEST_PIXEL <= aspect <= _LONGEST_PIXEL:  # the shown width changes, as in FFmpeg's scale=iw*sar:ih
+            changed, aspect = ("height", 1 / aspect) if transposed else ("width", aspect)
+            size[changed] = max(1, size[changed] * aspect.numerator // aspect.denominator)
+        if any(component.is_alpha for component in frame.format.components):
+            pixels = _on_white(frame.to_ndarray(format="rgba", **size), self.decoder.name)
+        else:
+            pixels = frame.to_ndarray(format="rgb24", **size)
+        mirrored, upside_down = (x_of_y < 0, y_of_x < 0) if transposed else (x_of_x < 0, y_of_y < 0)
+        pixels = pixels.swapaxes(0, 1) if transposed else pixels
+        return np.ascontiguousarray(pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1])
+
+
+def _display_matrix(frame: Any) -> list[list[int]]:
+    """[[a, b], [c, d]]: a pixel at (x, y) is shown at (a x + c y, b x + d y), but for a shift."""
+    data = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
+    return [[1, 0], [0, 1]] if data is None else np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2].tolist()
+
+
+def _on_white(pixels: np.ndarray, codec: str) -> np.ndarray:
+    """(H, W, 4) uint8 over white: (H, W, 3)."""
+    if codec == "rawvideo" and not pixels[..., 3].any():  # screen recorders write the fourth byte as 0
+        return pixels[..., :3]
+    image = Image.fromarray(pixels)
+    return np.asarray(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB"))
+
+
 @contextlib.contextmanager
-def _open(path: str | os.PathLike) -> Iterator[tuple[Any, Any]]:
-    """A file and its first video stream. Nothing that the file names is opened: playlists could name anything."""
+def _open(path: str | os.PathLike) -> Iterator[_Film]:
+    """A file and its film. Nothing that the file names is opened: playlists could name anything."""
     with Path(path).open("rb") as file:
         if file.read(16).lstrip(b"\xef\xbb\xbf").startswith(_PLAYLISTS):
             raise UserError(f"{printable(path)} is a playlist: give the videos that it names")
@@ -126,45 +192,63 @@ def _open(path: str | os.PathLike) -> Iterator[tuple[Any, Any]]:
         except UnicodeEncodeError:  # a name that is not UTF-8
             opened = stack.enter_context(Path(path).open("rb"))
         container = stack.enter_context(av.open(opened, options={"protocol_whitelist": "file"}, **_METADATA_ERRORS))
-        if not container.streams.video:
+        stream = container.streams.best("video")
+        if stream is None or stream.disposition & Disposition.attached_pic:  # no film, or a cover picture
+            films = (film for film in container.streams.video if not film.disposition & Disposition.attached_pic)
+            stream = next(films, None)
+        if stream is None:
             raise UserError(f"{printable(path)} has no video stream")
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        yield container, stream
+        decoder = stream.codec_context
+        if stream.metadata.get("alpha_mode") == "1" and decoder.name in _WITH_ALPHA:
+            decoder = av.CodecContext.create(_WITH_ALPHA[decoder.name], "r")
+        decoder.thread_type = "AUTO"
+        yield _Film(container, stream, decoder)
 
 
 def _probe_file(path: str | os.PathLike) -> VideoInfo:
-    with _open(path) as (container, stream):
-        packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
-        fps, time_base = _rates(stream)
-        searchable = container.format.name not in _GUESSED_TIMES
-    with _open(path) as (container, _):
-        first = next(container.decode(video=0), None)
+    with _open(path) as film:
+        packets = [
+            (packet.pts, packet.is_keyframe, packet.is_discard)
+            for packet in film.container.demux(film.stream)
+            if packet.size
+        ]
+        fps, time_base = film.rates()
+        searchable = film.container.format.name not in _GUESSED_TIMES
+    with _open(path) as film:
+        first = next(film.decode(), None)
         if first is None:
             return VideoInfo(0, fps, 0, 0)
-        frame = _upright(first)
-    # A recording may begin anywhere: what comes or is shown before its first whole frame cannot be decoded.
-    whole = list(itertools.dropwhile(lambda packet: not packet.is_keyframe, packets)) or packets
-    stamps = [packet.pts for packet in whole]
-    if None not in stamps and first.pts is not None:
-        stamps = sorted(stamp for stamp in stamps if stamp >= first.pts)
-        searchable = searchable and len(set(stamps)) == len(stamps) and first.pts == stamps[0]
-    else:
-        searchable = False
-    pts = as_pts(stamps) if searchable else None
-    return VideoInfo(len(stamps), fps, frame.shape[0], frame.shape[1], pts, time_base)
+        height, width, _ = film.pixels(first).shape
+    # A recording may begin anywhere: what comes or is shown before its first whole frame cannot be decoded. Packets
+    # that an edit list discards are decoded, since others need them, but not shown.
+    whole = list(itertools.dropwhile(lambda packet: not packet[1], packets)) or packets
+    stamps = [pts for pts, _, is_discarded in whole if not is_discarded]
+    if None in stamps or first.pts is None:
+        return VideoInfo(len(stamps), fps, height, width, None, time_base)
+    stamps = sorted(stamp for stamp in stamps if stamp >= first.pts)
+    if not searchable or len(set(stamps)) < len(stamps) or first.pts != stamps[0]:
+        return VideoInfo(len(stamps), fps, height, width, None, time_base)
+    return VideoInfo(len(stamps), _measured(fps, stamps, time_base), height, width, as_pts(stamps), time_base)
+
+
+def _measured(fps: float, stamps: Sequence[int], time_base: float) -> float:
+    """The rate of a file, or that of its frames' times where the file's is a guess: it differs by a twentieth."""
+    if len(stamps) < 2:
+        return fps
+    measured = (len(stamps) - 1) / ((stamps[-1] - stamps[0]) * time_base)
+    return fps if abs(fps / measured - 1) < 0.05 else measured
 
 
 def _count_to(path: str | os.PathLike, numbers: Sequence[int]) -> Iterator[np.ndarray]:
     """Decodes from the beginning and counts."""
     wanted = iter(numbers)
     number = next(wanted, None)
-    with _open(path) as (container, _):
-        for index, frame in enumerate(container.decode(video=0)):
+    with _open(path) as film:
+        for index, frame in enumerate(film.decode()):
             if number is None:
                 return
             if index == number:
-                yield _upright(frame)
+                yield film.pixels(frame)
                 number = next(wanted, None)
 
 
@@ -172,43 +256,28 @@ def _seek_to(path: str | os.PathLike, pts: Sequence[int]) -> Iterator[np.ndarray
     """Decodes the frames that are shown at these rising times."""
     wanted = iter(pts)
     stamp = next(wanted)
-    for frame in _decode_before(path, stamp):
+    for film, frame in _decode_before(path, stamp):
         if frame.pts is not None and frame.pts > stamp:
             raise UserError(f"no frame at {stamp} in {path}")
         if frame.pts == stamp:
-            yield _upright(frame)
+            yield film.pixels(frame)
             stamp = next(wanted, None)
             if stamp is None:
                 return
 
 
-def _decode_before(path: str | os.PathLike, stamp: int) -> Iterator[Any]:
+def _decode_before(path: str | os.PathLike, stamp: int) -> Iterator[tuple[_Film, Any]]:
     """Decodes from a keyframe that is shown at this time or before: from the first one where no seek finds another."""
-    with _open(path) as (container, stream):
-        fps, time_base = _rates(stream)
+    with _open(path) as film:
+        fps, time_base = film.rates()
         for margin in _SEEK_MARGINS:
             try:
-                container.seek(stamp - round(margin / (fps * time_base)), stream=stream)
-                frames = container.decode(video=0)
+                frames = film.decode_from_key(stamp - round(margin / (fps * time_base)))
                 first = next(frames, None)
             except av.error.FFmpegError:  # nothing to be searched, or nothing that can be decoded where it landed
                 continue
-            if first is not None and first.key_frame and first.pts is not None and first.pts <= stamp:
-                yield first
-                yield from frames
+            if first is not None and first.pts <= stamp:
+                yield from ((film, frame) for frame in itertools.chain([first], frames))
                 return
-    with _open(path) as (container, _):
-        yield from container.decode(video=0)
-
-
-def _rates(stream: Any) -> tuple[float, float]:
-    """Frames a second, 25 where the file does not say, and the seconds that its times count in."""
-    fps = float(stream.average_rate or stream.guessed_rate or 25)
-    return fps, float(stream.time_base or 1 / fps)
-
-
-def _upright(frame: Any) -> np.ndarray:
-    """(H, W, 3) uint8, turned as the file asks for."""
-    if frame.is_corrupt:
-        raise ValueError("a frame is damaged")
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90))
+    with _open(path) as film:
+        yield from ((film, frame) for frame in film.decode())
