@@ -24,6 +24,7 @@ class Clip:
       fps: frames a second.
       input: (F, H, W, C) uint8; equal to the truth at generated positions if `truth_known`.
       truth_known: whether the input has all the frames of the clip.
+      name: of what it was made.
     """
 
     video: np.ndarray
@@ -31,6 +32,7 @@ class Clip:
     fps: float
     input: np.ndarray
     truth_known: bool = False
+    name: str = ""
 
     def __repr__(self) -> str:
         num_frames, height, width, _ = self.video.shape
@@ -63,6 +65,7 @@ def write_gallery(output: str | Path, clips: Sequence[Clip], command: str) -> Pa
         for suffix in (".gif", ".png"):
             clip.save_comparison(path.with_suffix(suffix))
         caption = f"{len(clip.video)} frames, {clip.mask.mean():.0%} generated, {clip.fps:g} frames a second"
+        caption += f", of {clip.name}"
         logger.info("%s: %s", path, caption)
         examples.append(Example(f"{path.stem}.gif", f"{path.stem}: {caption}"))
     page = Path(output).parent / "index.html"

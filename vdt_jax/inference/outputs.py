@@ -59,15 +59,19 @@ def write_views(path: str | os.PathLike, views: Sequence[np.ndarray], fps: float
     video.write_video(path, video.side_by_side(*views) if suffix == ".gif" else video.frame_grid(*views)[None], fps)
 
 
-def write_videos(paths: Sequence[Path], blocks: Iterable[np.ndarray], fps: float, keep: int = 0) -> np.ndarray:
+def write_videos(
+    paths: Sequence[Path], blocks: Iterable[np.ndarray], rates: Sequence[float], keep: int = 0
+) -> np.ndarray:
     """Writes B videos, or none if there are no paths, as their frames are made: blocks (B, f, H, W, C) uint8.
+
+    `rates` are their frames a second.
 
     Returns:
       The first `keep` frames or a few more, (B, f, H, W, C) uint8.
     """
     kept: list[np.ndarray] = []
     with contextlib.ExitStack() as stack:
-        writers = [stack.enter_context(video.VideoWriter(path, fps)) for path in paths]
+        writers = [stack.enter_context(video.VideoWriter(path, fps)) for path, fps in zip(paths, rates, strict=False)]
         for block in blocks:
             if not kept or sum(part.shape[1] for part in kept) < keep:
                 kept.append(block)
