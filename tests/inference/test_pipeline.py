@@ -271,6 +271,14 @@ def test_the_cost_is_measured_and_nothing_is_written(pipe, video, tmp_path):
         (lambda pipe, video: pipe.inpaint(video, [[1]]), "must be a path or an array, got a value of type list"),
         (lambda pipe, video: pipe.inpaint(video, None), "inpaint needs a mask, got None"),
         (lambda pipe, video: pipe.diffusion(0), "steps must be >= 1, got 0"),
+        (
+            lambda pipe, video: pipe.complete(video[None, :F], None, None, diffusion=None),
+            r"clips must be floats in \[-1, 1\] of shape \(B, 6, 16, 24, 1\), got uint8 of shape \(1, 6, 16, 24, 1\)",
+        ),
+        (
+            lambda pipe, video: pipe.complete(video[None] / 255.0, None, None, diffusion=None),
+            r"got float64 of shape \(1, 9, 16, 24, 1\)",
+        ),
     ],
 )
 def test_mistakes_get_one_line(pipe, video, call, message):

@@ -124,7 +124,13 @@ class Pipeline:
 
         Returns:
           The samples (B, F, H, W, C) in [-1, 1], and the mask over their pixels (B, F, H, W, 1).
+
+        Raises:
+          UserError: clips of another shape or type, or what `generate` raises.
         """
+        if clips.shape[1:] != self.shape or not np.issubdtype(clips.dtype, np.floating):
+            got = f"{clips.dtype} of shape {clips.shape}"
+            raise UserError(f"clips must be floats in [-1, 1] of shape (B, {str(self.shape)[1:]}, got {got}")
         mask = np.asarray(mask)
         given = self.space.encode(clips, mask, keys, encode_full)
         samples = generate_on_devices(self.model, self.params, diffusion, given, mask, keys, **options)
