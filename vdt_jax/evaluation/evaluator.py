@@ -107,14 +107,22 @@ def evaluate(
 
 
 def _data(options: EvaluateOptions, trained_on: Mapping[str, Any]) -> dict[str, Any]:
-    """The `data` section: the model's own, a folder of videos, or a section from Python."""
+    """The `data` section: the model's own, a section from Python, or all of a folder or list of videos.
+
+    Frames of these videos are chosen as the model was trained, unless `stride` or `fps` says otherwise.
+    """
     if options.data is None:
         section = dict(trained_on)
     elif isinstance(options.data, Mapping):
         section = dict(options.data)
     else:
-        section = {"name": "video_folder", "path": str(options.data)}
-    return section if options.stride is None else section | {"stride": options.stride}
+        section = {"name": "video_folder", "path": str(options.data), "held_out": 0.0}
+        section |= {key: trained_on[key] for key in ("stride", "fps") if trained_on.get(key)}
+    if options.stride is not None:
+        section |= {"stride": options.stride, "fps": None}
+    elif options.fps is not None:
+        section |= {"stride": None, "fps": options.fps}
+    return section
 
 
 class Evaluation:

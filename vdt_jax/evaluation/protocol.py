@@ -6,6 +6,7 @@ It is logged first and written with each report. An evaluation resumes only with
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +21,8 @@ from vdt_jax.evaluation.options import EvaluateOptions
 from vdt_jax.files import atomic_write, differing
 from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.video import to_uint8
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Protocol:
       clips_sha256: of the clips in this order, 8 bits a value.
       frames, height, width, channels: of a clip.
       crop: how a frame came to height x width.
-      stride: frames of the file from one frame of a clip to the next; None for clips that are not read from files.
+      stride: frames of the file from one frame of a clip to the next; None for clips that are not read from files, or
+        whose frames are taken at the rate of `data`.
       clips_per_video: as far as it is known.
       seed: sample j of clip n depends on seed + j and n only.
       networks: those of LPIPS and FVD, with the SHA-256 of their weights.
@@ -139,7 +143,7 @@ def make_protocol(
         "width": width,
         "channels": channels,
         "crop": source.crop,
-        "stride": None if source.generated else data.get("stride") or 1,
+        "stride": None if source.generated or data.get("fps") else data.get("stride") or 1,
         "clips_per_video": "1" if source.generated else "as many as the source cuts from it (data.hop)",
         "networks": {name: describe(name, options.metric_weights) for name in networks},
         "versions": {name: metadata.version(name) for name in ("jax", "numpy")} | {"OpenCV": optical_flow.version()},
@@ -161,7 +165,13 @@ def chosen_clips(total: int, count: int, first: int = 0, every: int | None = 1) 
     if room < 1:
         raise UserError(f"first_clip must be < {total}, the clips of the split, got {first}")
     step = every or max(1, room // count)
-    return range(first, first + min(count * step, room), step)
+    numbers = range(first, first + min(count * step, room), step)
+    if len(numbers) < count:
+        logger.warning(
+            "%d clips are measured, not num_clips=%d: there are %d in all (first_clip=%d, every=%d)",
+            *(len(numbers), count, total, first, step),
+        )
+    return numbers
 
 
 def clips_hash(source: Source, numbers: range) -> str:
