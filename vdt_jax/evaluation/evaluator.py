@@ -36,7 +36,7 @@ from vdt_jax.evaluation.metrics.motion import motion
 from vdt_jax.evaluation.options import EvaluateOptions, apply_preset
 from vdt_jax.evaluation.protocol import Protocol, make_protocol
 from vdt_jax.evaluation.report import Report, write_report, write_section
-from vdt_jax.files import atomic
+from vdt_jax.files import atomic, writing
 from vdt_jax.inference.functional import sample_keys
 from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.options import build
@@ -80,7 +80,8 @@ def evaluate(
 
     # ------------------------------------------------------------------ protocol
     output = Path(chosen.output)
-    output.mkdir(parents=True, exist_ok=True)
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
     logger.info("%s", protocol)
     protocol.keep(output / "protocol.json")
     evaluation = Evaluation(pipeline, protocol, source, measures, output / "parts", chosen.batch_size)

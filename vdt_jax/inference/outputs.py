@@ -11,6 +11,7 @@ import numpy as np
 
 from vdt_jax import video
 from vdt_jax.errors import UserError
+from vdt_jax.files import atomic_write
 
 _OURS = '<meta name="generator" content="vdt_jax">'
 
@@ -95,10 +96,17 @@ def check_output(output: str | os.PathLike, page: bool = True) -> None:
     """Checks before any work that samples, and their page, can be written.
 
     Raises:
-      UserError: a suffix that cannot be written, or a page in that folder that `write_page` did not write.
+      UserError: a suffix that cannot be written, a folder that cannot be written to, or a page in that folder that
+        `write_page` did not write.
     """
     if Path(output).suffix not in video.OUTPUT_SUFFIXES:
         raise UserError(f"output must end in {', '.join(video.OUTPUT_SUFFIXES)}, got {output}")
+    if Path(output).is_dir():
+        raise UserError(f"output {output} is a folder: name a file in it")
+    existing = next(folder for folder in Path(output).absolute().parents if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        reason = "no permission to write there" if existing.is_dir() else "it is a file"
+        raise UserError(f"output {output} needs the folder {existing}, and {reason}: write to another folder")
     path = Path(output).parent / "index.html"
     if page and path.exists() and _OURS not in path.read_text(errors="replace"):
         raise UserError(f"{path} is there and not a page of this program: write to another folder")
@@ -131,7 +139,8 @@ def write_page(
     for section in sections:
         head = f"<h2>{html.escape(section.title)}</h2><pre>{html.escape(section.command)}</pre>"
         parts.append(f"{head}<div>{''.join(map(figure, section.examples))}</div>")
-    Path(path).write_text(
+    atomic_write(
+        path,
         f"""<!doctype html>
 <html lang="en"><meta charset="utf-8">{_OURS}<meta name="viewport" content="width=device-width">
 <title>{html.escape(title)}</title>
@@ -151,5 +160,5 @@ h2 {{ margin: 2rem 0 .25rem; }}
 <table><thead>{cells(columns, "th")}</thead><tbody>{"".join(cells(row, "td") for row in rows)}</tbody></table>
 {"".join(parts)}
 </html>
-"""
+""",
     )
