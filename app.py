@@ -21,7 +21,7 @@ from vdt_jax.data import take
 from vdt_jax.diffusion.masks import TASKS
 from vdt_jax.diffusion.samplers import SAMPLERS
 from vdt_jax.errors import UserError
-from vdt_jax.inference.inputs import fit_mask, read_clips
+from vdt_jax.inference.inputs import fit_mask, open_videos
 from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.video import as_rgb, enlarge, to_uint8, write_video
 
@@ -55,12 +55,12 @@ class Studio:
         if file:
             return file, None
         batch = take(self.pipe.source(), range(seed, seed + 1))
-        return batch["video"][0], tuple(batch["labels"].tolist())
+        return to_uint8(batch["video"][0]), tuple(batch["labels"].tolist())
 
     def first_frame(self, file: str | None, seed: float) -> dict[str, Any]:
         """The frame that the editor shows to be painted on."""
-        clip = read_clips(self.input(file, int(seed))[0], self.pipe.shape)[0]
-        frame = as_rgb(enlarge(to_uint8(clip[:1]), _EDITOR_HEIGHT))[0]
+        video = open_videos(self.input(file, int(seed))[0])[0]
+        frame = as_rgb(enlarge(to_uint8(video.read([0], self.pipe.shape[1:])), _EDITOR_HEIGHT))[0]
         return {"background": frame, "layers": [], "composite": frame}
 
     def painted_mask(self, painted: dict[str, Any] | None) -> np.ndarray:
@@ -83,6 +83,7 @@ class Studio:
             steps=min(int(steps), _MAX_STEPS),
             seed=int(seed),
             labels=labels if self.pipe.model.num_classes > 1 else None,
+            num_samples=1,
             progress=lambda done, total: progress((done, total), desc="sampling", unit="steps"),
             **options,
         )

@@ -18,7 +18,7 @@ from absl import flags
 
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
-from vdt_jax.inference.clip import Clip, write_gallery
+from vdt_jax.inference.clip import write_gallery
 from vdt_jax.inference.options import SampleOptions
 from vdt_jax.inference.outputs import check_output
 from vdt_jax.inference.pipeline import Pipeline
@@ -27,7 +27,9 @@ from vdt_jax.progress import steps_progress
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "A working directory, a converted folder, or `demo`.")
 _VAE = flags.DEFINE_string("vae", None, "Autoencoder: a folder, a file, or a repository (stabilityai/sd-vae-ft-ema).")
 _VAE_DTYPE = flags.DEFINE_enum("vae_dtype", "float32", ["float32", "bfloat16"], "What the autoencoder computes in.")
-_INPUT = flags.DEFINE_string("input", None, "A video, picture, folder of frames, .npz or .pt; default: held-out clips.")
+_INPUT = flags.DEFINE_multi_string(
+    "input", None, "A video, picture, folder of frames or videos, list, .npz, .npy or .pt; default: held-out clips."
+)
 _OUTPUT = flags.DEFINE_string("output", "samples/sample.mp4", ".mp4, .npz, or .gif or .png for pictures only.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print shapes, memory and time, and write nothing.")
 cli.define_flags(SampleOptions)
@@ -46,8 +48,9 @@ def main(_) -> None:
         return
     with steps_progress("sampling") as progress:
         clips = pipe.sample(_INPUT.value, output=_OUTPUT.value, progress=progress, **arguments)
-    clips = [clips] if isinstance(clips, Clip) else clips
-    page = write_gallery(_OUTPUT.value, clips, shlex.join(["python", *sys.argv]))
+    page = write_gallery(
+        _OUTPUT.value, clips if isinstance(clips, list) else [clips], shlex.join(["python", *sys.argv])
+    )
     print(f"page: {page}")
 
 

@@ -13,6 +13,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_dict, config_flags
 
 from vdt_jax.errors import INTERRUPTED, RunStopped, UserError
+from vdt_jax.files import REFUSALS
 from vdt_jax.options import Options, kind_of
 from vdt_jax.progress import show_log
 
@@ -34,6 +35,10 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             main(argv)
         except UserError as error:
             _fail(str(error))
+        except OSError as error:
+            if error.errno not in REFUSALS:
+                raise
+            _fail(f"{error.filename or 'a file'} cannot be used ({error.strerror}): free some space, or choose another")
         except RunStopped as stop:
             print("stopped:" if stop.code == INTERRUPTED else "error:", stop, file=sys.stderr)
             sys.exit(stop.code)

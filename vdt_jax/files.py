@@ -1,6 +1,7 @@
 """Files and folders, local or in a bucket (gs://...): atomic writes, hashes, comparing settings, mirroring a run."""
 
 import contextlib
+import errno
 import hashlib
 import importlib.util
 import json
@@ -17,26 +18,50 @@ from etils import epath
 from vdt_jax.errors import UserError
 
 UNFINISHED = ".unfinished."  # the names of files that `atomic` has not finished begin so
+# What the system refuses whatever the program does: a full disk, a quota, a permission, a path of the wrong kind.
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+REFUSALS |= {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 _SHOWN = 5  # settings of an error message
 logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Around writing an output: UserError where it fails, on a full disk or without a permission."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # tensorstore and array_record quote the system's text
+        reason = next((text for text in map(os.strerror, REFUSALS) if text in str(error)), None)
+        if reason is None and not isinstance(error, OSError):
+            raise
+        reason = reason or getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be written ({reason}): free some space, or choose another path") from None
 
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[epath.Path]:
     """A path to write in place of `path`: renamed to it at the end, deleted after an exception.
 
-    It is in the same folder and has the same suffix. Several hosts, processes and threads may write a file at once:
-    the last one to finish wins.
+    It is in the same folder, which is made, and has the same suffix. Several hosts, processes and threads may write a
+    file at once: the last one to finish wins.
+
+    Raises:
+      UserError: it cannot be written.
     """
     path = epath.Path(path)
     writer = f"{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
     unfinished = path.parent / f"{UNFINISHED}{writer}.{path.name}"
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield unfinished
+            unfinished.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            raise
 
 
 def atomic_write(path: str | os.PathLike, content: str | bytes) -> None:

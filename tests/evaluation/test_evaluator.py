@@ -11,14 +11,15 @@ from helpers.tiny_evaluation import CONFIG, PROTOCOL, SOURCE, pipeline
 from helpers.videos import moving_square
 
 from vdt_jax.checkpoints import save_model
-from vdt_jax.data import take
+from vdt_jax.data import make_source, take
 from vdt_jax.distributed.mesh import make_mesh, replicated
 from vdt_jax.errors import UserError
 from vdt_jax.evaluation import evaluator
-from vdt_jax.evaluation.evaluator import Evaluation, evaluate
+from vdt_jax.evaluation.evaluator import Evaluation, _data, evaluate
 from vdt_jax.evaluation.measures import MODEL, make_measures
 from vdt_jax.evaluation.metrics.frames import psnr
 from vdt_jax.evaluation.metrics.frechet import frechet_distance
+from vdt_jax.evaluation.options import EvaluateOptions
 from vdt_jax.evaluation.protocol import clip_numbers
 from vdt_jax.models.fingerprint import fingerprint
 from vdt_jax.video import write_video
@@ -189,8 +190,35 @@ def test_other_data_than_the_model_was_trained_on(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("trained", "options", "expected"),
+    [
+        ({}, {}, {}),
+        ({"stride": 3, "hop": 2}, {}, {"stride": 3}),
+        ({"fps": 10.0, "held_out": 0.5}, {}, {"fps": 10.0}),
+        ({"fps": 10.0}, {"stride": 2}, {"stride": 2, "fps": None}),
+        ({"stride": 3}, {"fps": 5.0}, {"stride": None, "fps": 5.0}),
+    ],
+)
+def test_a_folder_is_measured_whole_and_as_the_model_was_trained(trained, options, expected):
+    section = _data(EvaluateOptions(output="out", data="videos", **options), {"name": "video_folder", **trained})
+    assert section == {"name": "video_folder", "path": "videos", "held_out": 0.0} | expected
+
+
+def test_of_a_list_the_test_rows_are_measured(tmp_path):
+    for name in "abc":
+        write_video(tmp_path / "videos" / f"{name}.mp4", moving_square(12)[: 4 + 4 * (name == "c")])
+    (tmp_path / "list.csv").write_text("path,split\nvideos/a.mp4,train\nvideos/b.mp4,train\nvideos/c.mp4,test\n")
+    counts = {}
+    for data in ("videos", "list.csv"):
+        section = _data(EvaluateOptions(output="out", data=tmp_path / data), {"name": "synthetic"})
+        counts[data] = len(make_source(section, (4, 16, 16, 3), "held_out"))
+    assert counts == {"videos": 4, "list.csv": 2}  # one clip of 4 frames, two of 8
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"stride": 2, "fps": 5}, "stride and fps exclude each other, got stride=2 and fps=5"),
         ({"tasks": ["predicts"]}, "tasks must be one of predict, .*, got 'predicts'"),
         ({"task": "predict"}, "unknown option 'task': did you mean 'tasks'"),
         ({"tasks": []}, "tasks must name at least one"),

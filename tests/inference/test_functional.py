@@ -87,6 +87,26 @@ def test_names_and_numbers_that_do_not_exist(params):
     fail("resamples must be >= 1, got 0", sampler="repaint", resamples=0)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"clean": clean(2)[:, :3]}, r"clean must have shape \(2, 4, 4, 4, 1\) with .*, got \(2, 3, 4, 4, 1\)"),
+        ({"clean": clean(3)}, r"clean must have shape \(2, .* got \(3, 4, 4, 4, 1\)"),
+        ({"mask": np.ones((2, 4, 4, 4), np.float32)}, r"mask must have shape \(2, 4, 4, 4, 1\) .* got \(2, 4, 4, 4\)"),
+        ({"mask": np.ones((1, 4, 4, 4, 1), np.float32)}, "mask must have shape"),
+        ({"labels": np.zeros(3, int)}, r"labels must have shape \(2,\) .* got \(3,\)"),
+        ({"keys": jax.random.key(0)}, r"keys must be one for each sample, \(B,\), got a single key"),
+        ({"clean": np.zeros((2, *MODEL.video_shape), np.uint8)}, r"clean must be floats in \[-1, 1\], got uint8"),
+    ],
+)
+def test_arrays_of_another_shape_or_type(params, change, message):
+    arrays = {"clean": clean(2), "mask": np.ones((2, 4, 4, 4, 1), np.float32), "keys": sample_keys(0, range(2))}
+    arrays |= change
+    labels = arrays.pop("labels", None)
+    with pytest.raises(UserError, match=message):  # below the annotations, which only the tests check
+        functional._check_arrays(MODEL, *arrays.values(), labels)
+
+
 def test_samples_do_not_depend_on_the_number_of_devices(params):
     everything, keys = np.ones((3, *MODEL.video_shape[:3], 1), np.float32), sample_keys(5, range(3))
     labels = np.zeros(3, int)

@@ -12,8 +12,9 @@ import vdt_jax
 from vdt_jax.checkpoints import save_model
 from vdt_jax.diffusion.masks import TASKS
 from vdt_jax.errors import UserError
+from vdt_jax.inference import functional
 from vdt_jax.inference.clip import Clip
-from vdt_jax.inference.inputs import read_clips
+from vdt_jax.inference.inputs import open_videos
 from vdt_jax.models.vdt import VDT
 from vdt_jax.video import frame_rate, read_frames, to_uint8, write_video
 
@@ -93,6 +94,90 @@ def test_a_list_of_inputs_is_a_batch(pipe, video, tmp_path):
     assert len(samples) == 3 and np.abs(samples[0].video.astype(int) - samples[2].video).max() > 20
 
 
+def trained_on(pipe, **data):
+    return dataclasses.replace(pipe, config={**pipe.config, "data": {"name": "video_folder", **data}})
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory):
+    """A folder of two videos whose frame n is grey 6 n, at 30 and 60 frames a second."""
+    folder = tmp_path_factory.mktemp("counted")
+    frames = np.broadcast_to(6 * np.arange(40, dtype=np.uint8)[:, None, None, None], (40, H, W, 3))
+    write_video(folder / "a30.mp4", frames, 30)
+    write_video(folder / "b60.mp4", frames, 60)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "stride", "fps"),
+    [
+        ({}, {}, 1, 30),
+        ({"fps": 10}, {}, 3, 10),
+        ({"stride": 3}, {}, 3, 10),
+        ({"fps": 10}, {"stride": 1}, 1, 30),
+        ({"stride": 3}, {"fps": 15}, 2, 15),
+        ({"fps": 10}, {"stride": 2, "fps": 8}, 2, 8),
+    ],
+)
+def test_frames_are_chosen_and_shown_as_in_training(pipe, counted, tmp_path, data, options, stride, fps):
+    clip = trained_on(pipe, **data).predict(
+        counted / "a30.mp4", start=10, steps=2, output=tmp_path / "out.mp4", **options
+    )
+    np.testing.assert_allclose(clip.input[:, 8, 8, 0], 6 * (10 + stride * np.arange(F)), atol=3)
+    assert clip.fps == fps and frame_rate(tmp_path / "out.mp4") == fps
+
+
+def test_an_extension_goes_on_at_the_rate_of_training(pipe, counted):
+    clip = trained_on(pipe, fps=10).extend(counted / "b60.mp4", 4, num_given=3, start=2, steps=2)
+    assert clip.fps == 10 and clip.truth_known
+    np.testing.assert_allclose(clip.input[:, 8, 8, 0], 6 * (2 + 6 * np.arange(7)), atol=3)
+
+
+def test_held_out_clips_follow_stride_and_rate(pipe, monkeypatch):
+    asked = []
+    source = pipe.source("held_out")
+    monkeypatch.setattr(vdt_jax.Pipeline, "source", lambda *arguments: asked.append(arguments[2]) or source)
+    model = trained_on(pipe, fps=10)
+    assert model.predict(steps=2).fps == 10
+    assert model.predict(steps=2, fps=5).fps == 5
+    model.predict(steps=2, stride=2)
+    assert [(data["fps"], data.get("stride")) for data in asked] == [(10, None), (5, None), (None, 2)]
+    assert pipe.predict(steps=2, fps=5).fps == 5  # digits have no rate of their own
+
+
+def test_a_folder_of_videos_is_sampled_by_one_program(pipe, counted, tmp_path):
+    options = dict(num_given=2, steps=2, batch_size=1)
+    pipe.predict(counted / "a30.mp4", **options)
+    programs = functional._begin, functional._advance
+    before = [program._cache_size() for program in programs]
+    clips = pipe.predict([counted, counted / "a30.mp4"], start=5, output=tmp_path / "out.npz", **options)
+    assert [Path(clip.name).name for clip in clips] == ["a30.mp4", "b60.mp4", "a30.mp4"]
+    assert [clip.fps for clip in clips] == [30, 60, 30]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"out_{n}.npz" for n in range(3)]
+    assert [program._cache_size() for program in programs] == before
+    assert len(pipe.predict(counted, **options)) == 2
+
+
+def test_a_picture_and_a_video_in_one_batch(pipe, video):
+    clips = pipe.predict([video[:1], video], steps=2)
+    assert [given_frames(clip) for clip in clips] == [[0], [0, 1, 2]]
+
+
+def test_each_label_gets_a_sample(pipe, video):
+    clips = pipe.generate(labels=[3, 4], steps=2)
+    assert len(clips) == 2
+    alone = pipe.generate(labels=[3], steps=2)
+    assert np.abs(alone.video.astype(int) - clips[0].video).max() <= 1
+    assert len(pipe.predict([video] * 3, labels=[3, 4], steps=2)) == 3
+    assert len(pipe.generate(labels=[3, 4], num_samples=3, steps=2)) == 3
+
+
+def test_a_short_video_is_named_before_any_work(pipe, video, tmp_path):
+    with pytest.raises(UserError, match=r"array of shape \(2, 16, 24, 1\) from frame 0 at stride 1 has 2 frame"):
+        pipe.predict([video, video, video[:2]], batch_size=1, steps=2, output=tmp_path / "out.npz")
+    assert not list(tmp_path.iterdir())
+
+
 def test_arrays_of_jax_and_numpy_options(pipe, video):
     expected = pipe.sample(video, given_frames=[0, 2], steps=2).video
     arguments = {"given_frames": np.array([0, 2]), "steps": np.int64(2)}
@@ -115,6 +200,9 @@ def test_extend_and_raise_the_frame_rate(pipe, video):
     assert smooth.video.shape == (17, H, W, 1) and smooth.fps == 20
     np.testing.assert_array_equal(smooth.video[::2], video)
     assert given_frames(smooth) == list(range(0, 17, 2))
+    two = pipe.raise_frame_rate([video, video[:4]], 2, steps=2)
+    assert [len(clip.video) for clip in two] == [17, 7]
+    np.testing.assert_array_equal(two[1].video[::2], video[:4])
 
 
 def test_a_long_video_is_written_as_it_is_made(pipe, video, tmp_path):
@@ -171,13 +259,26 @@ def test_the_cost_is_measured_and_nothing_is_written(pipe, video, tmp_path):
         (lambda pipe, video: pipe.predict(video[:2], num_given=4), r"array of shape .* has 2 frame\(s\)"),
         (lambda pipe, video: pipe.inpaint(video, np.zeros((3, 4))), "mask an array of shape .* is 3x4"),
         (lambda pipe, video: pipe.extend([video], 3, num_given=6), "num_given must be < 6"),
-        (lambda pipe, video: pipe.raise_frame_rate([video, video], 2), "give one input, got 2"),
+        (lambda pipe, video: pipe.raise_frame_rate(video, 2, stride=2), "fps_factor keeps every frame .* got 2"),
+        (lambda pipe, video: pipe.predict(video, labels=[]), "labels must name at least one class, got none"),
+        (
+            lambda pipe, video: pipe.sample(video, given_frames=()),
+            "given_frames must name at least one frame, got none",
+        ),
         (lambda pipe, video: pipe.predict(video, output="out.avi"), "output must end in"),
         (lambda pipe, video: pipe.predict([]), "input must name at least one video, got an empty list"),
         (lambda pipe, video: pipe.predict(5), "must be a path or an array, got a value of type int"),
         (lambda pipe, video: pipe.inpaint(video, [[1]]), "must be a path or an array, got a value of type list"),
         (lambda pipe, video: pipe.inpaint(video, None), "inpaint needs a mask, got None"),
         (lambda pipe, video: pipe.diffusion(0), "steps must be >= 1, got 0"),
+        (
+            lambda pipe, video: pipe.complete(video[None, :F], None, None, diffusion=None),
+            r"clips must be floats in \[-1, 1\] of shape \(B, 6, 16, 24, 1\), got uint8 of shape \(1, 6, 16, 24, 1\)",
+        ),
+        (
+            lambda pipe, video: pipe.complete(video[None] / 255.0, None, None, diffusion=None),
+            r"got float64 of shape \(1, 9, 16, 24, 1\)",
+        ),
     ],
 )
 def test_mistakes_get_one_line(pipe, video, call, message):
@@ -198,7 +299,7 @@ def test_a_model_of_latents_with_its_autoencoder(tmp_path, monkeypatch):
     clip = pipe.predict(tmp_path / "in.npz", num_given=4, steps=2)
     clip.save(tmp_path / "out.mp4")
     assert len(list(read_frames(tmp_path / "out.mp4"))) == F
-    np.testing.assert_array_equal(clip.video[:4], to_uint8(read_clips(video, pipe.shape)[0][:4]))
+    np.testing.assert_array_equal(clip.video[:4], to_uint8(open_videos(video)[0].read(range(4), pipe.shape[1:])))
     assert np.abs(clip.video[4:].astype(int) - video[4:]).max() > 20
     decoded = pipe.predict(tmp_path / "in.npz", num_given=4, steps=2, paste=False)
     assert np.abs(decoded.video[:4].astype(int) - clip.video[:4]).max() > 0

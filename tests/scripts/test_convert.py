@@ -108,9 +108,25 @@ def test_a_trainers_file_for_other_frames(official, tmp_path):
     assert "ignored: model (not chosen: weights=model takes it)" in printed and "ignored: args" in printed
     model, params = load_model(tmp_path / "out")
     assert model.video_shape == (9, 16, 16, 4)
-    np.testing.assert_array_equal(params["pos_embed"], resize_pos_embed(official["pos_embed"], 8))
+    np.testing.assert_array_equal(params["pos_embed"], resize_pos_embed(official["pos_embed"], (8, 8)))
     np.testing.assert_allclose(params["time_embed"][0, ::2], official["time_embed"][0], atol=1e-6)
     np.testing.assert_array_equal(params["final_layer"]["linear"]["bias"], official["final_layer.linear.bias"])
+
+
+def test_frames_that_are_not_square_go_there_and_back(official, tmp_path):
+    source = save_torch(tmp_path / "a.pt", official)
+    convert(ConvertOptions(str(source), str(tmp_path / "wide"), num_heads=3, image_size=(64, 112)))
+    model, params = load_model(tmp_path / "wide")
+    assert model.video_shape[1:3] == (8, 14)
+    np.testing.assert_array_equal(params["pos_embed"], resize_pos_embed(official["pos_embed"], (4, 7)))
+    back = str(tmp_path / "back.safetensors")
+    convert(ConvertOptions(str(tmp_path / "wide"), back, to_torch=True))
+    with pytest.raises(UserError, match="28 positions, which is no square grid: say image_size=HEIGHT,WIDTH"):
+        convert(ConvertOptions(back, str(tmp_path / "again"), num_heads=3))
+    convert(ConvertOptions(back, str(tmp_path / "again"), num_heads=3, image_size=(64, 112)))
+    again, same = load_model(tmp_path / "again")
+    assert again == model
+    jax.tree.map(np.testing.assert_array_equal, same, params)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +137,17 @@ def test_a_trainers_file_for_other_frames(official, tmp_path):
         ({}, {}, "say num_heads"),
         ({}, {"num_heads": 3, "weights": "ema"}, "leave out weights=ema"),
         ({}, {"num_heads": 3, "weights": "best"}, "weights must be one of ema, model, got 'best'"),
-        ({}, {"num_heads": 3, "image_size": 100}, "image_size must be a multiple of 16 pixels, one token, got 100"),
+        ({}, {"num_heads": 3, "image_size": (100,)}, "image_size must be a multiple of 16 pixels, one token, got 100"),
+        (
+            {},
+            {"num_heads": 3, "image_size": (64, 100)},
+            "image_size must be a multiple of 16 pixels, one token, got 64,100",
+        ),
+        (
+            {},
+            {"num_heads": 3, "image_size": (64, 64, 3)},
+            "image_size must be HEIGHT,WIDTH, or the side of square frames",
+        ),
         ({}, {"num_heads": 3, "num_frames": 0}, "num_frames must be >= 1, got 0"),
         ({}, {"num_heads": 3, "zero_time_embed": True}, "zero_time_embed is for image weights"),
         ({"extra": np.ones(2, np.float32)}, {"num_heads": 3}, "unknown extra"),

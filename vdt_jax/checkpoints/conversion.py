@@ -41,7 +41,9 @@ class ConvertOptions:
     num_heads: int | None = option(
         None, "Attention heads; needed where the sizes are no known variant, since no shape tells it.", minimum=1
     )
-    image_size: int | None = option(None, "Side of the frames in pixels, if other than trained with.", minimum=1)
+    image_size: tuple[int, ...] | None = option(
+        None, "Height and width of the frames in pixels, or the side of square ones; default: as trained.", minimum=1
+    )
     num_frames: int | None = option(
         None, "Frames of a clip, if other than trained with; default from DiT: 16.", minimum=1
     )
@@ -52,6 +54,9 @@ class ConvertOptions:
         validate(self)
         if self.input is None or self.output is None:
             raise UserError("input and output must be given: a file like model.pt, and a folder like checkpoints/NAME")
+        if self.image_size is not None and len(self.image_size) not in (1, 2):
+            given = ",".join(map(str, self.image_size)) or "none"
+            raise UserError(f"image_size must be HEIGHT,WIDTH, or the side of square frames, got {given}")
         if self.to_torch and Path(self.output).suffix != ".safetensors":
             raise UserError(f"output must end in .safetensors with to_torch, got {self.output}")
 
@@ -75,7 +80,7 @@ def convert(options: ConvertOptions) -> dict[str, Any]:
 def _from_torch(path: Path, output: Path, options: ConvertOptions) -> dict[str, Any]:
     source = read_source(path, options.weights)
     state_dict, ignored = _adapted(source, options)
-    sizes = read_sizes(state_dict, options.num_heads)
+    sizes = read_sizes(state_dict, options.num_heads, options.image_size)
     model = VDT(**sizes)
     model.check_sizes()
     expected = param_shapes(model)
@@ -116,16 +121,12 @@ def _adapted(source: Source, options: ConvertOptions) -> tuple[StateDict, dict[s
         state_dict = dict(with_temporal_layers(state_dict, options.num_frames or 16, options.zero_time_embed))
     elif options.zero_time_embed:
         raise UserError("zero_time_embed is for image weights of DiT: these weights have a time_embed of their own")
-    sizes = read_sizes(state_dict, options.num_heads or 1)
+    sizes = read_sizes(state_dict, options.num_heads or 1, options.image_size)
     if options.num_frames not in (None, sizes["num_frames"]):
         state_dict["time_embed"] = resize_time_embed(state_dict["time_embed"], options.num_frames)
     if options.image_size is not None:
-        cell = sizes["patch_size"] * (8 if sizes["in_channels"] == 4 else 1)  # pixels of a token: latents are an eighth
-        side, remainder = divmod(options.image_size, cell)
-        if remainder:
-            raise UserError(f"image_size must be a multiple of {cell} pixels, one token, got {options.image_size}")
-        if side**2 != state_dict["pos_embed"].shape[1]:
-            state_dict["pos_embed"] = resize_pos_embed(state_dict["pos_embed"], side)
+        rows, columns = (size // sizes["patch_size"] for size in np.broadcast_to(sizes["input_size"], 2))
+        state_dict["pos_embed"] = resize_pos_embed(state_dict["pos_embed"], (rows, columns))
     return state_dict, ignored
 
 

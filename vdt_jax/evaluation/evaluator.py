@@ -27,7 +27,7 @@ from vdt_jax.evaluation.metrics.i3d import MIN_FRAMES
 from vdt_jax.evaluation.options import EvaluateOptions, apply_preset
 from vdt_jax.evaluation.protocol import Protocol, clip_numbers, keep_protocol, make_protocol, protocol_text
 from vdt_jax.evaluation.report import Report, Row, write_pictures, write_report
-from vdt_jax.files import atomic
+from vdt_jax.files import atomic, writing
 from vdt_jax.inference.functional import sample_keys
 from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.options import build
@@ -71,7 +71,8 @@ def evaluate(
 
     # ------------------------------------------------------------------ protocol
     output = Path(chosen.output)
-    output.mkdir(parents=True, exist_ok=True)
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
     logger.info("%s", protocol_text(protocol))
     keep_protocol(protocol, output / "protocol.json")
     evaluation = Evaluation(pipeline, protocol, source, measures, output / "parts", chosen.batch_size)
@@ -99,14 +100,22 @@ def evaluate(
 
 
 def _data(options: EvaluateOptions, trained_on: Mapping[str, Any]) -> dict[str, Any]:
-    """The `data` section: the model's own, a folder of videos, or a section from Python."""
+    """The `data` section: the model's own, a section from Python, or all of a folder or list of videos.
+
+    Frames of these videos are chosen as the model was trained, unless `stride` or `fps` says otherwise.
+    """
     if options.data is None:
         section = dict(trained_on)
     elif isinstance(options.data, Mapping):
         section = dict(options.data)
     else:
-        section = {"name": "video_folder", "path": str(options.data)}
-    return section if options.stride is None else section | {"stride": options.stride}
+        section = {"name": "video_folder", "path": str(options.data), "held_out": 0.0}
+        section |= {key: trained_on[key] for key in ("stride", "fps") if trained_on.get(key)}
+    if options.stride is not None:
+        section |= {"stride": options.stride, "fps": None}
+    elif options.fps is not None:
+        section |= {"stride": None, "fps": options.fps}
+    return section
 
 
 class Evaluation:

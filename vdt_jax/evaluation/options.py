@@ -33,8 +33,9 @@ class EvaluateOptions:
     num_given: int | None = option(None, "Frames given to predict and backward; default: half of the clip.", minimum=1)
     told_labels: tuple[str, ...] = option((), "Tasks in which the model is given the clips' classes.", choices=TASKS)
     guidance: float | None = option(None, "Scale of classifier-free guidance in the tasks of told_labels.")
-    data: Any = option(None, "A folder of videos; default: the data that the model was trained on.")
-    stride: int | None = option(None, "Frames of the file from one frame of a clip to the next.", minimum=1)
+    data: Any = option(None, "A folder or list of videos; default: the data that the model was trained on.")
+    stride: int | None = option(None, "Frames of the file from one to the next; default: as trained.", minimum=1)
+    fps: float | None = option(None, "Frame rate at which frames are taken; default: as trained.", minimum=0.01)
     split: str | None = option(None, "Which clips; default: held_out.", choices=SPLITS)
     num_clips: int | None = option(None, "Clips a task; default: 16.", minimum=1)
     first_clip: int = option(0, "Number of the first clip.", minimum=0)
@@ -57,6 +58,8 @@ class EvaluateOptions:
             raise UserError("output must name a folder for the report, got none: --output=FOLDER")
         if self.tasks == ():
             raise UserError(f"tasks must name at least one of {', '.join(TASKS)}, got none")
+        if self.stride is not None and self.fps is not None:
+            raise UserError(f"stride and fps exclude each other, got stride={self.stride} and fps={self.fps:g}")
         if self.guidance is not None and not self.told_labels:
             raise UserError(
                 f"guidance={self.guidance} needs classes: name the tasks in which the model is given them (told_labels)"

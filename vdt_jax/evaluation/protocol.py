@@ -5,6 +5,7 @@ It is logged first and written with each report. An evaluation resumes only with
 
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +20,8 @@ from vdt_jax.evaluation.options import EvaluateOptions
 from vdt_jax.files import atomic_write, differing
 from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.video import to_uint8
+
+logger = logging.getLogger(__name__)
 
 Protocol = dict[str, Any]  # plain values, as in JSON; `make_protocol` explains the entries
 _OPTIONS = ("tasks", "num_given", "told_labels", "guidance", "positions", "fvd_frames", "samples_per_clip", "sampler")
@@ -80,7 +83,7 @@ def make_protocol(
         "width": width,
         "channels": channels,
         "crop": source.crop,  # how a frame came to height x width
-        "stride": None if source.generated else data.get("stride") or 1,
+        "stride": None if source.generated or data.get("fps") else data.get("stride") or 1,
         "clips_per_video": "1" if source.generated else "as many as the source cuts from it (data.hop)",
         **{name: getattr(options, name) for name in _OPTIONS},
         "steps": options.steps,
@@ -97,7 +100,13 @@ def chosen_clips(total: int, count: int, first: int = 0, every: int | None = 1) 
     if room < 1:
         raise UserError(f"first_clip must be < {total}, the clips of the split, got {first}")
     step = every or max(1, room // count)
-    return range(first, first + min(count * step, room), step)
+    numbers = range(first, first + min(count * step, room), step)
+    if len(numbers) < count:
+        logger.warning(
+            "%d clips are measured, not num_clips=%d: there are %d in all (first_clip=%d, every=%d)",
+            *(len(numbers), count, total, first, step),
+        )
+    return numbers
 
 
 def clips_hash(source: Source, numbers: range) -> str:

@@ -27,6 +27,7 @@ class Clip:
       fps: frames a second.
       input: (F, H, W, C) uint8; equal to the truth at generated positions if `truth_known`.
       truth_known: whether the input has all the frames of the clip.
+      name: of what it was made.
     """
 
     video: np.ndarray
@@ -34,6 +35,7 @@ class Clip:
     fps: float
     input: np.ndarray
     truth_known: bool = False
+    name: str = ""
 
     def __repr__(self) -> str:
         num_frames, height, width, _ = self.video.shape
@@ -65,7 +67,7 @@ def write_gallery(output: str | Path, clips: Sequence[Clip], command: str) -> Pa
         path = numbered(Path(output), number, len(clips))
         for suffix in (".gif", ".png"):
             clip.save_comparison(path.with_suffix(suffix))
-        text = f"{describe_given(clip.mask)}; {clip.fps:g} frames a second"
+        text = f"{describe_given(clip.mask)}; {clip.fps:g} frames a second; {clip.name}"
         logger.info("%s: %s", path, text)
         columns = ("given", "sample", "truth") if clip.truth_known else ("given", "sample")
         pictures.append(Card(path.stem, text, f"{path.stem}.gif", columns))

@@ -79,8 +79,8 @@ def generate(
       The samples (B, F, h, w, C), equal to `clean` where mask = 0.
 
     Raises:
-      UserError: an unknown sampler, an option of another sampler or out of range, or unknown labels. Values that are
-        traced are not checked.
+      UserError: arrays of another shape or type, an unknown sampler, an option of another sampler or out of range, or
+        unknown labels. Values that are traced are not checked.
     """
     return _generate(_request(model, params, diffusion, clean, mask, keys, sampler, labels, **options))
 
@@ -176,6 +176,7 @@ def _request(
             f"the diffusion has learn_sigma={diffusion.learn_sigma}, the model {model.learn_sigma}: make it with "
             "Pipeline.diffusion(steps), or with the learn_sigma of the model"
         )
+    _check_arrays(model, clean, mask, keys, labels)
     guidance, mask_guidance = options.pop("guidance", None), options.pop("mask_guidance", None)
     options = {name: value for name, value in options.items() if value is not None}
     _check_sampler(sampler, options)
@@ -190,6 +191,18 @@ def _request(
     elif _known(labels) and not bool(((labels >= 0) & (labels <= model.num_classes)).all()):
         raise UserError(f"labels must be 0 to {model.num_classes} (the last is 'no label'), got {labels.tolist()}")
     return _Request(model, diffusion, sampler, params, clean, mask, keys, labels, guidance, mask_guidance, options)
+
+
+def _check_arrays(model: VDT, clean: Any, mask: Any, keys: Any, labels: Any) -> None:
+    if not keys.shape:
+        raise UserError("keys must be one for each sample, (B,), got a single key: use sample_keys(seed, range(B))")
+    shape = (len(keys), *model.video_shape)
+    wanted = {"clean": (clean, shape), "mask": (mask, (*shape[:-1], 1)), "labels": (labels, shape[:1])}
+    for name, (array, expected) in wanted.items():
+        if array is not None and np.shape(array) != expected:
+            raise UserError(f"{name} must have shape {expected} with this model and keys, got {np.shape(array)}")
+    if not jnp.issubdtype(clean.dtype, jnp.floating):
+        raise UserError(f"clean must be floats in [-1, 1], got {clean.dtype}: uint8 / 127.5 - 1")
 
 
 def _check_sampler(sampler: str, options: dict[str, Any]) -> None:

@@ -1,26 +1,135 @@
-"""Inputs of sampling: a video in any form, and masks.
+"""Inputs of sampling: videos in any form, and masks.
 
-Besides what `video.read_frames` reads: NumPy arrays, `.npz` files with an array `video`, and torch's `.pt` files with
-an array in the official layout (B, T, C, H, W). A mask is white (128 or more) where the model generates.
+Besides what `video.read_frames` reads: folders and lists of videos, NumPy arrays, `.npz` files with an array `video`,
+`.npy` files, and torch's `.pt` files with an array in the official layout (B, T, C, H, W). A mask is white (128 or
+more) where the model generates.
 """
 
-import itertools
+import dataclasses
+import functools
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from vdt_jax.data.discover import LIST_SUFFIXES, find_videos
+from vdt_jax.data.windows import Window
 from vdt_jax.errors import UserError
-from vdt_jax.video import as_rgb, fit_frame, frame_rate, probe, read_frames, to_float, to_uint8
+from vdt_jax.video import VideoInfo, as_rgb, fit_frame, probe, read_frames, read_numbers, to_float, to_uint8
 from vdt_jax.weights.torch_files import load_torch
 
-_ARRAY_SUFFIXES = (".npz", ".pt", ".pth")
+_NUMPY_SUFFIXES = (".npz", ".npy")
+_TORCH_SUFFIXES = (".pt", ".pth")
+_OVERSHOOT = -0.1  # of a resize filter in an array in [0, 1]
+_LAYOUT = "(F, H, W, C) or (N, F, H, W, C)"
 
+logger = logging.getLogger(__name__)
 Input = str | os.PathLike | np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Video:
+    """A video to sample.
+
+    Attributes:
+      name: its path, or what an array is, for messages.
+      source: a file or a folder of frames, which is read when frames are needed; or an array (F, H, W, C), uint8 or
+        float32 in [-1, 1].
+    """
+
+    name: str
+    source: Path | np.ndarray
+
+    @functools.cached_property
+    def info(self) -> VideoInfo:
+        """Length, size and frame times; those of an array have no meaning."""
+        if isinstance(self.source, Path):
+            return probe(self.source)
+        return VideoInfo(len(self.source), 1.0, *self.source.shape[1:3])
+
+    @property
+    def rate(self) -> float | None:
+        """Frames a second; None for an array or a picture."""
+        return self.info.fps if isinstance(self.source, Path) and self.info.num_frames > 1 else None
+
+    def numbers(self, window: Window, start: int) -> list[int]:
+        """The frames of the clip that begins at frame `start`, chosen as in training; fewer where the video ends.
+
+        Frames of an array are those of the wanted rate, as it has none of its own.
+
+        Raises:
+          UserError: there is no frame `start`.
+        """
+        room = self.info.num_frames - start
+        if room < 1:
+            raise UserError(f"{self.name} has no frame {start}: choose a smaller start")
+        if window.fps and self.rate is None:
+            window = dataclasses.replace(window, fps=0.0)
+        if window.fps:
+            times = self.info.times()
+            known = int((times[-1] - times[start] + 0.5 / self.info.fps) * window.fps) + 1
+        else:
+            known = -(-room // window.stride)
+        return window.numbers(self.info, start)[:known]
+
+    def read(self, numbers: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
+        """These frames, centre-cropped and resized to a shape (H, W, C): (f, H, W, C) float32 in [-1, 1]."""
+        if not isinstance(self.source, Path):
+            return np.stack([_fit(frame, shape) for frame in self.source[list(numbers)]])
+        wanted = sorted(set(numbers))
+        pts = None if self.info.pts is None else [self.info.pts[number] for number in wanted]
+        frames = dict(zip(wanted, read_numbers(self.source, wanted, pts), strict=False))
+        if len(frames) < len(wanted):
+            raise UserError(f"{self.name} ends before its frame {wanted[len(frames)]}: it is damaged or still growing")
+        return np.stack([_fit(frames[number], shape) for number in numbers])
+
+    def stream(self, start: int, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
+        """All frames from `start` on, as `read` gives them, one after another."""
+        frames: Any = read_frames(self.source, start) if isinstance(self.source, Path) else self.source[start:]
+        return (_fit(frame, shape) for frame in frames)
+
+
+def open_videos(value: Any) -> list[Video]:
+    """The videos of an input.
+
+    Args:
+      value: a path to whatever `read_frames` reads, a folder of videos at any depth, a .csv or .jsonl list of them, an
+        .npz with an array `video`, an .npy, or a .pt with (T, C, H, W) or (B, T, C, H, W); or an array. Arrays are (F,
+        H, W, C) or (N, F, H, W, C) of uint8, or of floats in [-1, 1] or [0, 1].
+
+    Raises:
+      UserError: it cannot be read.
+    """
+    value = as_input(value)
+    if isinstance(value, np.ndarray):
+        return _of_array(value, described(value), _LAYOUT)
+    path = Path(value)
+    suffix = path.suffix.lower()
+    if suffix in (*_NUMPY_SUFFIXES, *_TORCH_SUFFIXES):
+        if not path.is_file():
+            raise UserError(f"no file {path}: give a video that exists")
+        if suffix in _NUMPY_SUFFIXES:
+            return _of_array(_numpy_file(path, "video"), str(path), _LAYOUT)
+        array = load_torch(path)
+        if not isinstance(array, np.ndarray):
+            raise UserError(f"{path} holds a {type(array).__name__}, not one array: save the tensor alone")
+        array = np.moveaxis(array, -3, -1) if array.ndim >= 4 else array
+        return _of_array(array, str(path), "(T, C, H, W) or (B, T, C, H, W)")
+    videos = [Video(described(path), path)]
+    if path.is_dir() or suffix in LIST_SUFFIXES:
+        root, found = find_videos(path)
+        if reasons := [f"{described(root / video.name)} {video.reason}" for video in found if video.reason]:
+            raise UserError(f"{reasons[0]}: repair it, or take it out of {path}")
+        videos = [Video(described(root / video.name), root / video.name) for video in found]
+    for video in videos:
+        video.info  # noqa: B018 -- a file that cannot be read is named before any work
+    return videos
 
 
 def as_input(value: Any) -> Input:
@@ -32,173 +141,137 @@ def as_input(value: Any) -> Input:
     raise UserError(f"an input or mask must be a path or an array, got a value of type {type(value).__name__}")
 
 
-def is_array(path: Input) -> bool:
-    """Whether this is an array rather than a video: arrays may hold several clips, and have no frame rate."""
-    return isinstance(path, np.ndarray) or Path(path).suffix in _ARRAY_SUFFIXES
+def described(value: Input) -> str:
+    """The input in messages: its path as it can be printed, or the shape of an array."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}"
+    return os.fsencode(value).decode(errors="replace")
 
 
-def described(path: Input) -> str:
-    """The input in messages: its path, or the shape of an array."""
-    return f"an array of shape {path.shape}" if isinstance(path, np.ndarray) else str(path)
+def _of_array(array: np.ndarray, name: str, layout: str) -> list[Video]:
+    """The videos of an array with channels last, whose shape and values are checked."""
+    videos = array[None] if array.ndim == 4 else array
+    if videos.ndim != 5 or videos.shape[-1] not in (1, 3) or 0 in videos.shape:
+        holder = "an array" if name == described(array) else f"{name} holds an array"
+        raise UserError(f"{holder} of shape {array.shape}: {layout} with 1 or 3 channels is needed")
+    videos = _scaled(videos, name)
+    if len(videos) == 1:
+        return [Video(name, videos[0])]
+    return [Video(f"{name}, video {number},", video) for number, video in enumerate(videos)]
 
 
-def read_clips(path: Any, shape: tuple[int, int, int, int], start: int = 0, stride: int = 1) -> np.ndarray:
-    """The clips that a file holds, as far as they go: (N, f, H, W, C) float32 in [-1, 1], 1 <= f <= F.
-
-    N is 1 but for arrays of several clips. Frames start, start + stride, ... are taken; those of another size are
-    centre-cropped and resized.
-
-    Args:
-      path: whatever `read_frames` reads; an .npz of `video` (F, H, W, C) or (N, F, H, W, C); a .pt of (T, C, H, W) or
-        (B, T, C, H, W). Arrays are uint8, or floats in [-1, 1].
-      shape: (F, H, W, C).
-
-    Raises:
-      UserError: nothing that can be read, or no frame from `start` on.
-    """
-    if is_array(path):
-        videos: Any = _read_array(path)[:, start::stride][:, : shape[0]]
-    else:
-        videos = [itertools.islice(read_frames(path, start, stride), shape[0])]
-    clips = [[_fit(frame, shape) for frame in video] for video in videos]
-    if not clips[0]:
-        raise UserError(f"{described(path)} has no frame {start}: choose a smaller start")
-    return np.array(clips, np.float32)
+def _scaled(array: np.ndarray, name: str) -> np.ndarray:
+    """Pixels as uint8, or as float32 in [-1, 1]; a scale that had to be guessed is logged."""
+    if array.dtype == np.uint8:
+        if array.max() == 1:
+            logger.warning("%s holds nothing but 0 and 1, of 255: it is black; multiply it by 255 if 1 is white", name)
+        return array
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise UserError(f"{name} holds {array.dtype}: give uint8, or floats in [-1, 1] or [0, 1]")
+    array = array.astype(np.float32)
+    low, high = array.min(), array.max()
+    if not (low >= -1.01 and high <= 1.01):  # also where something is NaN
+        raise UserError(f"{name} holds numbers that are not in [-1, 1], nor in [0, 1]: scale them, or give uint8")
+    if low < _OVERSHOOT:
+        return array
+    logger.warning(
+        "%s holds %.3g to %.3g: read as [0, 1], where 0 is black; if it is [-1, 1] without a dark pixel, give uint8",
+        *(name, low, high),
+    )
+    return array * 2 - 1
 
 
-def stream_frames(path: Any, shape: tuple[int, int, int, int], start: int = 0) -> tuple[Iterator[np.ndarray], int]:
-    """All frames from `start` on, (H, W, C) float32 in [-1, 1] each, read as they are asked for, and how many.
-
-    Of an array of several clips the first is taken.
-    """
-    if is_array(path):
-        frames: Any = _read_array(path)[0, start:]
-        count = len(frames)
-    else:
-        frames, count = read_frames(path, start), max(probe(path).num_frames - start, 0)
-    return (_fit(frame, shape) for frame in frames), count
-
-
-def input_rate(path: Any) -> float | None:
-    """Frames a second, None for what does not say."""
-    return None if is_array(path) else frame_rate(path)
-
-
-def _read_array(path: Input) -> np.ndarray:
-    """(N, F, H, W, C), uint8 or float32 in [-1, 1]."""
-    layout = "(F, H, W, C) or (N, F, H, W, C)"
-    if isinstance(path, np.ndarray):
-        video = path
-    elif not Path(path).is_file():
-        raise UserError(f"no file {path}: give a video that exists")
-    elif Path(path).suffix == ".npz":
-        video = _npz(path, "video")
-    else:
-        video, layout = load_torch(path), "(T, C, H, W) or (B, T, C, H, W)"
-        if not isinstance(video, np.ndarray):
-            raise UserError(f"{path} holds a {type(video).__name__}, not one array: save the tensor alone")
-        video = np.moveaxis(video, -3, -1) if video.ndim >= 4 else video
-    if video.ndim == 4:
-        video = video[None]
-    if video.ndim != 5 or video.shape[-1] not in (1, 3) or 0 in video.shape:
-        name = "an array" if isinstance(path, np.ndarray) else f"{path} holds an array"
-        raise UserError(f"{name} of shape {video.shape}: {layout} with 1 or 3 channels is needed")
-    if video.dtype == np.uint8:
-        return video
-    video = video.astype(np.float32)
-    if not np.abs(video).max() <= 1.01:  # also where something is NaN
-        raise UserError(f"{described(path)} holds numbers that are not in [-1, 1]: scale them, or give uint8")
-    return video
-
-
-def _npz(path: str | os.PathLike, name: str) -> np.ndarray:
-    """The array of this name."""
+def _numpy_file(path: str | os.PathLike, name: str) -> np.ndarray:
+    """The array of an .npy, or the one of this name of an .npz."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            return loaded
+        with loaded as arrays:
             if name not in arrays.files:
                 raise UserError(f"{path} holds {', '.join(arrays.files) or 'nothing'}: an array '{name}' is needed")
             return arrays[name]
     except UserError:
         raise
     except Exception as error:  # zipfile, zlib and NumPy raise whatever they like on a damaged file
-        raise UserError(f"{path} cannot be read ({error}): is it an .npz?") from None
+        raise UserError(f"{path} cannot be read ({error}): is it an {Path(path).suffix.lower()}?") from None
 
 
-def _fit(frame: np.ndarray, shape: tuple[int, int, int, int]) -> np.ndarray:
+def _fit(frame: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A frame (H', W', C') as float (H, W, C) in [-1, 1]; floats of the right size keep every digit."""
-    if frame.shape == shape[1:]:
+    if frame.shape == shape:
         return to_float(frame) if frame.dtype == np.uint8 else frame
     if frame.dtype != np.uint8:
         frame = to_uint8(frame)
-    return to_float(fit_frame(as_rgb(frame), (shape[1], shape[2]), shape[3]))
+    return to_float(fit_frame(as_rgb(frame), (shape[0], shape[1]), shape[2]))
 
 
-def frame_size(path: Any) -> tuple[int, int]:
-    """(H, W) of the frames in a file."""
-    return _read_array(path).shape[2:4] if is_array(path) else next(read_frames(path)).shape[:2]
+@dataclasses.dataclass(frozen=True, eq=False)
+class Mask:
+    """What is generated: where `white` (M, H', W') bool is true, in all frames if M is 1."""
+
+    name: str
+    white: np.ndarray
+
+    def of_clip(
+        self, shape: tuple[int, int, int], video: Video | None = None, numbers: Sequence[int] = ()
+    ) -> np.ndarray:
+        """The mask over the pixels of a clip (F, H, W, 1), 1 = generate.
+
+        A mask of the size of the video's frames is cropped and resized as they are; a pixel is generated if any part of
+        it is white.
+
+        Args:
+          shape: (F, H, W).
+          video: the clip's, None for a held-out clip.
+          numbers: the clip's frames of the video, which a mask of another length than F has too.
+
+        Raises:
+          UserError: another size or number of frames, or nothing white.
+        """
+        num_frames, height, width = shape
+        source_size = (video.info.height, video.info.width) if video else None
+        size, white = self.white.shape[1:], self.white
+        if size not in ((height, width), source_size):
+            sizes = {each for each in ((height, width), source_size) if each}
+            wanted = " or ".join(f"{each[0]}x{each[1]}" for each in sorted(sizes))
+            raise UserError(f"mask {self.name} is {size[0]}x{size[1]} (height x width): {wanted} is needed")
+        if len(white) == 1:
+            white = white.repeat(num_frames, axis=0)
+        elif len(white) != num_frames:
+            if len(numbers) < num_frames or numbers[-1] >= len(white):
+                counts = f"1, the clip's {num_frames}, or as many as the input"
+                raise UserError(f"mask {self.name} has {len(white)} frames: {counts} are needed")
+            white = white[list(numbers)]
+        if size != (height, width):
+            white = np.stack([fit_mask(frame, (height, width)) for frame in white])
+        if not white.any():
+            raise UserError(f"mask {self.name} has nothing white, so nothing to generate: white is 128 or more of 255")
+        return white.astype(np.float32)[..., None]
 
 
-def read_mask(
-    path: Input,
-    shape: tuple[int, int, int],
-    source_size: tuple[int, int] | None = None,
-    start: int = 0,
-    stride: int = 1,
-) -> np.ndarray:
-    """A mask over pixels (F, H, W, 1), 1 = generate: one picture for all frames, or a mask for each.
+def open_mask(value: Any) -> Mask:
+    """A mask: a picture, a video, an .npy, an .npz with an array `mask`, or an array (H, W) or (F, H, W).
 
-    Args:
-      path: a picture, a video, or an .npz of `mask` (H, W) or (F, H, W), with or without a last axis of 1.
-      shape: (F, H, W) of the clip.
-      source_size: (H, W) of the input's frames: a mask of that size is cropped and resized as they are, and a pixel is
-        generated if any part of it is white.
-      start, stride: as of the input, for a mask with more frames than F.
+    128 or more is white; in an array of bool, or with nothing above 1, 1 is white. Arrays may have a last axis of 1.
     """
-    num_frames, height, width = shape
-    mask = _white(path)
-    if mask.shape[1:] != (height, width):
-        if mask.shape[1:] != source_size:
-            sizes = {size for size in ((height, width), source_size) if size}
-            wanted = " or ".join(f"{size[0]}x{size[1]}" for size in sorted(sizes))
-            raise UserError(
-                f"mask {described(path)} is {mask.shape[1]}x{mask.shape[2]} (height x width): {wanted} is needed"
-            )
-        mask = np.stack([fit_mask(frame, (height, width)) for frame in mask])
-    if len(mask) == 1:
-        mask = np.repeat(mask, num_frames, axis=0)
-    elif len(mask) != num_frames:
-        taken = mask[start::stride][:num_frames]
-        if len(taken) < num_frames:
-            raise UserError(
-                f"mask {described(path)} has {len(mask)} frames: 1, the clip's {num_frames}, or as many as the input "
-                "are needed"
-            )
-        mask = taken
-    if not mask.any():
-        raise UserError(
-            f"mask {described(path)} has nothing white, so nothing to generate: white is 128 or more of 255"
-        )
-    return mask.astype(np.float32)[..., None]
-
-
-def _white(path: Input) -> np.ndarray:
-    """(F, H, W) bool: 128 or more is white; in an array of bool, or with nothing above 1, 1 is white."""
-    if isinstance(path, np.ndarray):
-        mask = path
-    elif not Path(path).exists():
-        raise UserError(f"no mask {path}: give a picture, a video or an .npz")
-    elif Path(path).suffix == ".npz":
-        mask = _npz(path, "mask")
-    else:
-        frames = [np.asarray(Image.fromarray(frame).convert("L")) for frame in read_frames(path)]
-        return np.stack(frames) >= 128
+    mask = as_input(value)
+    name = described(mask)
+    if not isinstance(mask, np.ndarray):
+        path = Path(mask)
+        if not path.exists():
+            raise UserError(f"no mask {name}: give a picture, a video or an .npz")
+        if path.suffix.lower() not in _NUMPY_SUFFIXES:
+            frames = [np.asarray(Image.fromarray(frame).convert("L")) for frame in read_frames(path)]
+            return Mask(name, np.stack(frames) >= 128)
+        mask = _numpy_file(path, "mask")
     if mask.ndim in (3, 4) and mask.shape[-1] == 1:
         mask = mask[..., 0]
     if mask.ndim == 2:
         mask = mask[None]
     if mask.ndim != 3 or 0 in mask.shape:
-        raise UserError(f"mask {described(path)} holds an array of shape {mask.shape}: (H, W) or (F, H, W) is needed")
-    return mask > 0.5 if mask.max() <= 1 else mask >= 128
+        raise UserError(f"mask {name} holds an array of shape {mask.shape}: (H, W) or (F, H, W) is needed")
+    return Mask(name, mask > 0.5 if mask.max() <= 1 else mask >= 128)
 
 
 def fit_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

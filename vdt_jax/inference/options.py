@@ -21,14 +21,17 @@ class SampleOptions:
 
     task: str | None = option(None, "What is generated; default: predict.", choices=TASKS)
     start: int = option(0, "First frame of the input to use.", minimum=0)
+    stride: int | None = option(None, "Frames of the input from one to the next; default: as trained.", minimum=1)
     num_given: int | None = option(None, "Frames given to predict and backward; default: half, or one.", minimum=1)
     given_frames: tuple[int, ...] | None = option(None, "Numbers of given frames, in place of a task.", minimum=0)
     mask: Any = option(None, "Picture, video or .npz with `mask`, in place of a task: white is generated.")
     extend: int | None = option(None, "New frames after (task predict) or before (backward) the given ones.", minimum=1)
     fps_factor: int | None = option(None, "Factor by which the frame rate of the whole input is raised.", minimum=2)
     overlap: int | None = option(None, "Given frames that windows of fps_factor share; default: 2 or 1.", minimum=1)
-    fps: float | None = option(None, "Frame rate of the output; default: the input's, or 8.", minimum=0.01)
-    num_samples: int | None = option(None, "Number of samples; default: one for each input.", minimum=1)
+    fps: float | None = option(
+        None, "Frame rate of the samples, at which frames of the input are taken; default: as trained.", minimum=0.01
+    )
+    num_samples: int | None = option(None, "Samples; default: one for each video or label.", minimum=1)
     batch_size: int = option(8, "Samples, or windows of fps_factor, at once.", minimum=1)
     seed: int = option(0, "Seed of noise and masks.", minimum=0, maximum=MAX_SEED)
     sampler: str = option("ddpm", "Sampler.", choices=tuple(SAMPLERS))
@@ -51,8 +54,11 @@ class SampleOptions:
             raise UserError(f"{ways[0]} says which frames are given: leave out task and num_given")
         if self.extend is not None and self.task not in (None, "predict", "backward"):
             raise UserError(f"extend needs task predict or backward, got '{self.task}'")
-        if self.fps_factor is not None and self.num_samples not in (None, 1):
-            raise UserError(f"fps_factor makes one video of one input: num_samples must be 1, got {self.num_samples}")
+        if self.fps_factor is not None and self.stride is not None:
+            raise UserError(f"fps_factor keeps every frame of the input: leave out stride, got {self.stride}")
+        for name, items in (("labels", "class"), ("given_frames", "frame")):
+            if getattr(self, name) == ():
+                raise UserError(f"{name} must name at least one {items}, got none")
 
     @property
     def respacing(self) -> int | str:

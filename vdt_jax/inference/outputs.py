@@ -41,15 +41,19 @@ def write_views(path: str | os.PathLike, views: Sequence[np.ndarray], fps: float
     video.write_video(path, video.side_by_side(*views) if suffix == ".gif" else video.frame_grid(*views)[None], fps)
 
 
-def write_videos(paths: Sequence[Path], blocks: Iterable[np.ndarray], fps: float, keep: int = 0) -> np.ndarray:
+def write_videos(
+    paths: Sequence[Path], blocks: Iterable[np.ndarray], rates: Sequence[float], keep: int = 0
+) -> np.ndarray:
     """Writes B videos, or none if there are no paths, as their frames are made: blocks (B, f, H, W, C) uint8.
+
+    `rates` are their frames a second.
 
     Returns:
       The first `keep` frames or a few more, (B, f, H, W, C) uint8.
     """
     kept: list[np.ndarray] = []
     with contextlib.ExitStack() as stack:
-        writers = [stack.enter_context(video.VideoWriter(path, fps)) for path in paths]
+        writers = [stack.enter_context(video.VideoWriter(path, fps)) for path, fps in zip(paths, rates, strict=False)]
         for block in blocks:
             if not kept or sum(part.shape[1] for part in kept) < keep:
                 kept.append(block)
@@ -73,10 +77,17 @@ def check_output(output: str | os.PathLike, page: bool = True) -> None:
     """Checks before any work that samples, and their page, can be written.
 
     Raises:
-      UserError: a suffix that cannot be written, or a page in that folder that `write_page` did not write.
+      UserError: a suffix that cannot be written, a folder that cannot be written to, or a page in that folder that
+        `write_page` did not write.
     """
     if Path(output).suffix not in video.OUTPUT_SUFFIXES:
         raise UserError(f"output must end in {', '.join(video.OUTPUT_SUFFIXES)}, got {output}")
+    if Path(output).is_dir():
+        raise UserError(f"output {output} is a folder: name a file in it")
+    existing = next(folder for folder in Path(output).absolute().parents if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        reason = "no permission to write there" if existing.is_dir() else "it is a file"
+        raise UserError(f"output {output} needs the folder {existing}, and {reason}: write to another folder")
     path = Path(output).parent / "index.html"
     if page and path.exists() and not is_page(path):
         raise UserError(f"{path} is there and not a page of this program: write to another folder")

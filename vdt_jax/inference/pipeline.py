@@ -124,7 +124,13 @@ class Pipeline:
 
         Returns:
           The samples (B, F, H, W, C) in [-1, 1], and the mask over their pixels (B, F, H, W, 1).
+
+        Raises:
+          UserError: clips of another shape or type, or what `generate` raises.
         """
+        if clips.shape[1:] != self.shape or not np.issubdtype(clips.dtype, np.floating):
+            got = f"{clips.dtype} of shape {clips.shape}"
+            raise UserError(f"clips must be floats in [-1, 1] of shape (B, {str(self.shape)[1:]}, got {got}")
         mask = np.asarray(mask)
         given = self.space.encode(clips, mask, keys, encode_full)
         samples = generate_on_devices(self.model, self.params, diffusion, given, mask, keys, **options)
@@ -142,22 +148,23 @@ class Pipeline:
         """Samples any task, mask or length.
 
         Args:
-          input: a video, GIF, picture, folder of frames, .npz or .pt file, an array (F, H, W, C) of uint8 or of floats
-            in [-1, 1]; several of them as a list. None takes held-out clips of the model's data.
+          input: a video, GIF, picture, folder of frames, folder or list of videos, .npz, .npy or .pt file, or an array
+            (F, H, W, C) of uint8 or of floats in [-1, 1] or [0, 1]; several of them as a list. Frames of videos are
+            chosen at the stride or rate that the model was trained with. None takes held-out clips of its data.
           task: one of `diffusion.masks.TASKS`; default: predict.
           output: an .mp4 or .npz file to write each sample to as it is made, numbered if there are several.
           progress: called now and then with the network steps done and the steps in all.
           options: the flags of sample.py (`python sample.py --help`), such as steps, sampler, given_frames, seed.
 
         Returns:
-          One clip, or a list where `input` is a list or `num_samples` is more than one.
+          One clip, or a list where `input` is a list or there is more than one.
 
         Raises:
           UserError: options that are not allowed, or an input that cannot be read.
         """
         chosen = build(SampleOptions, {"task": task, **options})
         clips = requests.run(self, input, chosen, output, progress)
-        return clips if isinstance(input, list | tuple) or (chosen.num_samples or 1) > 1 else clips[0]
+        return clips if isinstance(input, list | tuple) or len(clips) > 1 else clips[0]
 
     def cost(self, input: Input | Sequence[Input] | None = None, **options: Any) -> requests.Cost:
         """Memory and time that `sample` would take with the same arguments; nothing is written."""

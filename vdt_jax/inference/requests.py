@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
-from vdt_jax.data import take
+from vdt_jax.data import Source, keys_of, take
+from vdt_jax.data.windows import Window
 from vdt_jax.errors import UserError
 from vdt_jax.inference import inputs
 from vdt_jax.inference.clip import Clip
@@ -63,15 +64,15 @@ def run(
     """The clips of `Pipeline.sample`."""
     if output is not None:
         check_output(output, page=False)
-    request = Request(pipe, input, options, None if output is None else Path(output), progress)
+    request = Request(pipe, open_inputs(input), options, None if output is None else Path(output), progress)
     if options.fps_factor is not None:
-        return [_raise_rate(request)]
+        return list(_raise_rate(request))
     return list(_complete(request) if options.extend is None else _extend(request))
 
 
 def measure(pipe: "Pipeline", input: Inputs, options: SampleOptions) -> Cost:
     """The cost of `Pipeline.sample`: one step of one batch is compiled and run."""
-    rows, num_batches = Request(pipe, input, options).plan()
+    rows, num_batches = Request(pipe, open_inputs(input), options).plan()
     diffusion = pipe.diffusion(options.respacing)
     clean = np.zeros((rows, *pipe.model.video_shape), np.float32)
     labels = None if options.labels is None else np.resize(options.labels, rows)
@@ -80,37 +81,30 @@ def measure(pipe: "Pipeline", input: Inputs, options: SampleOptions) -> Cost:
     return Cost(pipe.shape, rows, num_batches, memory, seconds, len(diffusion.schedule))
 
 
+def open_inputs(input: Inputs) -> list[inputs.Video]:
+    """The videos of one input or of a list of inputs; none where held-out clips are sampled."""
+    if input is None:
+        return []
+    given = input if isinstance(input, list | tuple) else [input]
+    if not given:
+        raise UserError("input must name at least one video, got an empty list")
+    return [video for value in given for video in inputs.open_videos(value)]
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Request:
-    """One call of `Pipeline.sample`: the model, the inputs, the options, where samples are written."""
+    """One call of `Pipeline.sample`: the model, the videos, the options, where samples are written."""
 
     pipe: "Pipeline"
-    input: Inputs
+    videos: list[inputs.Video]
     options: SampleOptions
     output: Path | None = None
     progress: Progress = None
 
-    @functools.cached_property
-    def inputs(self) -> list[Any]:
-        """The inputs; none where held-out clips are sampled."""
-        if self.input is None:
-            return []
-        given = list(self.input) if isinstance(self.input, list | tuple) else [self.input]
-        if not given:
-            raise UserError("input must name at least one video, got an empty list")
-        return [inputs.as_input(value) for value in given]
-
-    @property
-    def video(self) -> Any:
-        """The one input whose frame rate is raised."""
-        if len(self.inputs) != 1:
-            raise UserError(f"fps_factor makes one video of another: give one input, got {len(self.inputs)}")
-        return self.inputs[0]
-
     @property
     def num_samples(self) -> int:
-        """Samples in all."""
-        return self.options.num_samples or max(len(self.inputs), 1)
+        """Samples in all; videos and labels are taken in turn."""
+        return self.options.num_samples or max(len(self.videos), len(self.options.labels or ()), 1)
 
     @property
     def num_given(self) -> int:
@@ -121,19 +115,46 @@ class Request:
             raise UserError(f"num_given must be < {num_frames}, the frames of a window, got {num_given}")
         return num_given
 
-    @property
-    def stride(self) -> int:
-        """Frames of the input from one frame of a clip to the next, as the model was trained."""
-        return self.pipe.config["data"].get("stride") or 1
+    def window(self, num_frames: int) -> Window:
+        """How frames are chosen: by `stride` or `fps` of the options, or else as the model was trained."""
+        data, stride, fps = self.pipe.config["data"], self.options.stride, self.options.fps
+        if stride is None and fps is None:
+            stride, fps = data.get("stride"), data.get("fps")
+        return Window(num_frames, stride or 1, 0.0 if stride else fps or 0.0, hop=1)
 
-    @property
-    def fps(self) -> float:
-        """Frame rate of the output, before it is raised."""
-        return self.options.fps or (inputs.input_rate(self.inputs[0]) if self.inputs else None) or DEFAULT_FPS
+    def video(self, number: int) -> inputs.Video | None:
+        """The video of a sample, None for a held-out clip."""
+        return self.videos[number % len(self.videos)] if self.videos else None
+
+    def numbers(self, number: int, num_frames: int) -> list[int]:
+        """The frames of its video that the clip of a sample has, at most `num_frames`; counted in a held-out clip."""
+        video = self.video(number)
+        return video.numbers(self.window(num_frames), self.options.start) if video else list(range(num_frames))
+
+    def fps(self, number: int) -> float:
+        """The frame rate of a sample: that of its frames, or what `fps` says."""
+        video, window = self.video(number), self.window(1)
+        of_input = video.rate / window.stride if video and video.rate else DEFAULT_FPS
+        return self.options.fps or window.fps or of_input
 
     def name(self, number: int) -> str:
-        """The input of a sample, for messages."""
-        return inputs.described(self.inputs[number % len(self.inputs)]) if self.inputs else "the clip"
+        """What a sample is made of, for messages and captions."""
+        video = self.video(number)
+        return video.name if video else f"held-out clip {number}"
+
+    def labels(self, numbers: range) -> np.ndarray | None:
+        """The classes (B,) that the options name for these samples, in turn."""
+        labels = self.options.labels
+        return None if labels is None else np.array([labels[n % len(labels)] for n in numbers], np.int32)
+
+    def held_out(self, num_frames: int) -> Source:
+        """Held-out clips of the model's data, with the stride or rate of the options."""
+        data, stride, fps = dict(self.pipe.config["data"]), self.options.stride, self.options.fps
+        if stride is not None:
+            data |= {"stride": stride, "fps": None}
+        elif fps is not None and "fps" in keys_of(data["name"]):
+            data |= {"stride": None, "fps": fps}
+        return self.pipe.source("held_out", data, num_frames)
 
     def batches(self) -> list[range]:
         """Sample numbers by batch; the last batch is as large as the others, and its surplus is not kept."""
@@ -150,20 +171,22 @@ class Request:
             return []
         return [numbered(self.output, number, self.num_samples) for number in numbers]
 
-    def overlap(self) -> tuple[int, int, int]:
-        """Of fps_factor: given frames that windows share, windows in all, and windows at once."""
-        num_frames, factor = self.pipe.shape[0], self.options.fps_factor or 1
-        per_window = (num_frames - 1) // factor + 1
+    def overlap(self) -> tuple[int, list[int], int]:
+        """Of fps_factor: given frames that windows share, windows of each sample, and windows at once."""
+        if not self.videos:
+            raise UserError("fps_factor raises the frame rate of a video: give an input, got none")
+        per_window = (self.pipe.shape[0] - 1) // (self.options.fps_factor or 1) + 1
         overlap = self.options.overlap or max(min(2, per_window - 1), 1)
-        _, num_input = inputs.stream_frames(self.video, self.pipe.shape, self.options.start)
-        num_windows = max(-(-(num_input - overlap) // max(per_window - overlap, 1)), 1)
-        return overlap, num_windows, min(self.options.batch_size, num_windows) if overlap == 1 else 1
+        lengths = [video.info.num_frames - self.options.start for video in self.videos]
+        windows = [max(-(-(length - overlap) // max(per_window - overlap, 1)), 1) for length in lengths]
+        windows = [windows[number % len(windows)] for number in range(self.num_samples)]
+        return overlap, windows, min(self.options.batch_size, max(windows)) if overlap == 1 else 1
 
     def plan(self) -> tuple[int, int]:
         """Windows at once, and how many such batches there are."""
         if self.options.fps_factor is not None:
-            _, num_windows, rows = self.overlap()
-            return rows, -(-num_windows // rows)
+            _, windows, rows = self.overlap()
+            return rows, sum(-(-count // rows) for count in windows)
         batches, windows = self.batches(), 1
         if self.options.extend is not None:
             windows = -(-self.options.extend // (self.pipe.shape[0] - self.num_given))
@@ -187,14 +210,16 @@ class Request:
 
 def _complete(request: Request) -> Iterator[Clip]:
     """One window for each sample."""
-    read, complete = _reader(request, request.pipe.shape[0]), request.completer()
+    num_frames, complete = request.pipe.shape[0], request.completer()
+    read, masks = _reader(request, num_frames), _masks(request)
+    for numbers in request.batches():
+        masks(numbers)  # their errors come before any work
     for numbers in request.batches():
         clean, num_known, labels = read(numbers)
-        mask = _masks(request, numbers, num_known)
-        samples, mask = complete(clean, mask, sample_keys(request.options.seed, numbers), labels=labels)
+        samples, mask = complete(clean, masks(numbers), sample_keys(request.options.seed, numbers), labels=labels)
         for i, number in enumerate(request.wanted(numbers)):
-            parts = (to_uint8(samples[i]), mask[i].astype(np.uint8), request.fps, to_uint8(clean[i]))
-            clip = Clip(*parts, truth_known=bool(num_known[i] == len(samples[i])))
+            parts = (to_uint8(samples[i]), mask[i].astype(np.uint8), request.fps(number), to_uint8(clean[i]))
+            clip = Clip(*parts, truth_known=bool(num_known[i] == num_frames), name=request.name(number))
             for path in request.files(range(number, number + 1)):
                 clip.save(path)
             yield clip
@@ -204,44 +229,46 @@ def _extend(request: Request) -> Iterator[Clip]:
     """Windows one after another, all samples of a batch at once."""
     num_frames, num_given, num_new = request.pipe.shape[0], request.num_given, request.options.extend or 0
     backward, total = request.options.task == "backward", num_given + num_new
+    for number in range(request.num_samples):
+        if (known := len(request.numbers(number, num_given))) < num_given:
+            name = request.name(number)
+            raise UserError(f"{name} has {known} of the {num_given} given frames: choose a smaller num_given")
     # Frames before the first one of a file do not exist, so the truth is not known.
-    read = _reader(request, num_given if backward and request.inputs else total)
+    read = _reader(request, num_given if backward and request.videos else total)
     complete = request.completer()
     for numbers in request.batches():
         clean, num_known, labels = read(numbers)
-        for number, known in zip(numbers, num_known, strict=True):
-            if known < num_given:
-                name = request.name(number)
-                raise UserError(f"{name} has {known} of the {num_given} given frames: choose a smaller num_given")
         given = clean[:, -num_given:] if backward else clean[:, :num_given]
         keys = sample_keys(request.options.seed, numbers)
         fill = window_filler(complete, keys, request.pipe.model.frame_size, labels)
         blocks: Any = map(to_uint8, extend(fill, given, num_new, num_frames, backward))
         blocks = [*list(blocks)[::-1], to_uint8(given)] if backward else itertools.chain([to_uint8(given)], blocks)
         wanted = request.wanted(numbers)
-        files = request.files(wanted)
-        shown = write_videos(files, blocks, request.fps, KEPT_FRAMES if files else total)
+        files, rates = request.files(wanted), [request.fps(number) for number in wanted]
+        shown = write_videos(files, blocks, rates, KEPT_FRAMES if files else total)
         new = np.arange(shown.shape[1])
         new = new < num_new if backward else new >= num_given
-        for i in range(len(wanted)):
+        for i, number in enumerate(wanted):
             known = bool(num_known[i] == total)
             input = to_uint8(clean[i, : len(new)]) if known else shown[i]
-            yield Clip(shown[i], _frame_mask(new, shown[i]), request.fps, input, truth_known=known)
+            yield Clip(shown[i], _frame_mask(new, shown[i]), rates[i], input, known, request.name(number))
 
 
-def _raise_rate(request: Request) -> Clip:
-    """The video is read, filled in and written window by window."""
+def _raise_rate(request: Request) -> Iterator[Clip]:
+    """Each video is read, filled in and written window by window."""
     pipe, options, factor = request.pipe, request.options, request.options.fps_factor or 1
-    fps = request.fps * factor
-    frames, num_input = inputs.stream_frames(request.video, pipe.shape, options.start)
-    overlap, _, rows = request.overlap()
-    labels = None if not options.labels else np.array(options.labels[:1], np.int32)
-    fill = window_filler(request.completer(), sample_keys(options.seed, range(1)), pipe.model.frame_size, labels, rows)
-    made = raise_frame_rate(fill, frames, factor, pipe.shape[0], overlap, rows)
-    blocks = (to_uint8(frame)[None, None] for frame in made)
-    files = request.files(range(1))
-    shown = write_videos(files, blocks, fps, KEPT_FRAMES if files else num_input * factor)[0]
-    return Clip(shown, _frame_mask(np.arange(len(shown)) % factor > 0, shown), fps, shown)
+    overlap, windows, rows = request.overlap()
+    complete = request.completer()
+    for number in range(len(windows)):
+        video: Any = request.video(number)
+        keys, labels = sample_keys(options.seed, [number]), request.labels(range(number, number + 1))
+        fill = window_filler(complete, keys, pipe.model.frame_size, labels, rows)
+        frames = video.stream(options.start, pipe.shape[1:])
+        made = raise_frame_rate(fill, frames, factor, pipe.shape[0], overlap, rows)
+        blocks = (to_uint8(frame)[None, None] for frame in made)
+        files, fps = request.files(range(number, number + 1)), (options.fps or video.rate or DEFAULT_FPS) * factor
+        shown = write_videos(files, blocks, [fps], KEPT_FRAMES if files else video.info.num_frames * factor)[0]
+        yield Clip(shown, _frame_mask(np.arange(len(shown)) % factor > 0, shown), fps, shown, name=video.name)
 
 
 def _frame_mask(new: np.ndarray, video: np.ndarray) -> np.ndarray:
@@ -251,53 +278,55 @@ def _frame_mask(new: np.ndarray, video: np.ndarray) -> np.ndarray:
 
 def _reader(request: Request, num_frames: int) -> Callable[[range], tuple[np.ndarray, np.ndarray, np.ndarray | None]]:
     """A function from sample numbers to clips (B, num_frames, H, W, C), known frames (B,), and labels (B,) if any."""
-    options, shape = request.options, (num_frames, *request.pipe.shape[1:])
-    read = [clip for input in request.inputs for clip in inputs.read_clips(input, shape, options.start, request.stride)]
-    source = request.pipe.source("held_out", num_frames=num_frames) if request.input is None else None
+    shape = (num_frames, *request.pipe.shape[1:])
+    source = None if request.videos else request.held_out(num_frames)
 
-    def clips(numbers: range) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    def read(numbers: range) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        labels, known = request.labels(numbers), np.full(len(numbers), num_frames)
         if source is not None:
             batch = take(source, numbers)
-            clips, labels = batch["video"], batch["labels"]
-            known = np.full(len(numbers), num_frames)
-        else:
-            chosen, labels = [read[number % len(read)] for number in numbers], None
-            clips, known = np.zeros((len(numbers), *shape), np.float32), np.array([len(clip) for clip in chosen])
-            for clip, frames in zip(clips, chosen, strict=True):
-                clip[: len(frames)] = frames
-        if options.labels is not None:
-            labels = np.array([options.labels[n % len(options.labels)] for n in numbers], np.int32)
+            return batch["video"], known, batch["labels"] if labels is None else labels
+        clips = np.zeros((len(numbers), *shape), np.float32)
+        for i, number in enumerate(numbers):
+            video: Any = request.video(number)
+            frames = video.read(request.numbers(number, num_frames), shape[1:])
+            clips[i, : len(frames)], known[i] = frames, len(frames)
         return clips, known, labels
 
-    return clips
+    return read
 
 
-def _masks(request: Request, numbers: range, num_known: np.ndarray) -> np.ndarray:
-    """The masks (B, F, h, w, 1) over what the model denoises that the options ask for; 1 = generate, 0 = given."""
+def _masks(request: Request) -> Callable[[range], np.ndarray]:
+    """A function from sample numbers to the masks (B, F, h, w, 1) over what the model denoises; 1 = generate."""
     pipe, options = request.pipe, request.options
-    num_frames, height, width, _ = pipe.shape
-    if options.mask is None and options.given_frames is None:
-        task, num_given = options.task or "predict", options.num_given
-        if task == "predict" and num_known.max() == 1:  # pictures
-            num_given = num_given or 1
-        mask = np.asarray(pipe.task_masks(task, numbers, options.seed, num_given))
-    elif options.mask is None:
-        mask = np.ones((len(numbers), *pipe.model.video_shape[:3], 1), np.float32)
-    else:
-        source_size = inputs.frame_size(request.inputs[0]) if request.inputs else None
-        place = (source_size, options.start, request.stride)
-        pixels = inputs.read_mask(inputs.as_input(options.mask), (num_frames, height, width), *place)
-        mask = np.repeat(pipe.space.shrink_mask(pixels[None]), len(numbers), axis=0)
-    if options.given_frames is not None:
-        if (last := max(options.given_frames, default=0)) >= num_frames:
-            raise UserError(f"given_frames must be < {num_frames}, the frames of a clip, got {last}")
-        mask[:, list(options.given_frames)] = 0
-    if not mask.any():
-        raise UserError("the mask leaves nothing to generate: give fewer frames")
-    for number, known, each in zip(numbers, num_known, mask, strict=True):
-        if (last := np.flatnonzero(np.any(each < 0.5, axis=(1, 2, 3))).max(initial=-1)) >= known:
+    shape, latent_shape = pipe.shape[:3], pipe.model.video_shape[:3]
+    if (last := max(options.given_frames or (), default=0)) >= shape[0]:
+        raise UserError(f"given_frames must be < {shape[0]}, the frames of a clip, got {last}")
+    opened = None if options.mask is None else inputs.open_mask(options.mask)
+
+    def mask_of(number: int) -> np.ndarray:
+        chosen = request.numbers(number, shape[0])
+        if opened is not None:
+            mask = pipe.space.shrink_mask(opened.of_clip(shape, request.video(number), chosen)[None])[0]
+        elif options.given_frames is not None:
+            mask = np.ones((*latent_shape, 1), np.float32)
+        else:
+            task, num_given = options.task or "predict", options.num_given
+            if task == "predict" and len(chosen) == 1:  # a picture
+                num_given = num_given or 1
+            mask = np.asarray(pipe.task_masks(task, range(number, number + 1), options.seed, num_given))[0]
+        if options.given_frames is not None:
+            mask[list(options.given_frames)] = 0
+        if not mask.any():
+            raise UserError("the mask leaves nothing to generate: give fewer frames")
+        last_given = int(np.flatnonzero((mask < 0.5).any(axis=(1, 2, 3))).max(initial=-1))
+        if last_given >= len(chosen):
+            window = request.window(1)
+            pace = f"{window.fps:g} frames a second" if window.fps else f"stride {window.stride}"
             raise UserError(
-                f"{request.name(number)} from frame {options.start} at stride {request.stride} has {known} frame(s), "
-                f"and frame {last} of the clip is to be given: take a longer video, or give fewer frames"
+                f"{request.name(number)} from frame {options.start} at {pace} has {len(chosen)} frame(s), and frame "
+                f"{last_given} of the clip is to be given: take a longer video, or give fewer frames"
             )
-    return mask
+        return mask
+
+    return lambda numbers: np.stack([mask_of(number) for number in numbers])

@@ -20,25 +20,28 @@ OUTPUT_SUFFIXES = (".mp4", ".gif", ".png", ".npz")
 def write_video(path: str | os.PathLike, frames: np.ndarray, fps: float = 8) -> None:
     """Writes uint8 frames (F, H, W, 1 or 3) in the format of the suffix: .mp4, .gif, .png (a grid) or .npz (`video`).
 
+    It is written atomically.
+
     Raises:
-      UserError: another suffix.
+      UserError: another suffix, or it cannot be written.
     """
     path = Path(path)
     frames = as_rgb(frames)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".mp4":
         with VideoWriter(path, fps) as writer:
             for frame in frames:
                 writer.write(frame)
-    elif path.suffix == ".gif":
-        images = [Image.fromarray(frame) for frame in frames]
-        images[0].save(path, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)
-    elif path.suffix == ".png":
-        Image.fromarray(frame_grid(frames)).save(path)
-    elif path.suffix == ".npz":
-        np.savez_compressed(path, video=frames)
-    else:
+        return
+    if path.suffix not in OUTPUT_SUFFIXES:
         raise UserError(f"cannot write {path}: end its name in {', '.join(OUTPUT_SUFFIXES)}")
+    with atomic(path) as unfinished:
+        if path.suffix == ".gif":
+            images = [Image.fromarray(frame) for frame in frames]
+            images[0].save(unfinished, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)
+        elif path.suffix == ".png":
+            Image.fromarray(frame_grid(frames)).save(unfinished)
+        else:
+            np.savez_compressed(unfinished, video=frames)
 
 
 class VideoWriter:
@@ -65,19 +68,22 @@ class VideoWriter:
         height, width = frame.shape[:2]
         even = np.pad(as_rgb(frame), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # yuv420p halves both
         if self._container is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
             unfinished = self._stack.enter_context(atomic(self._path))
             self._container = av.open(os.fspath(unfinished), "w")
+            self._stack.push(self._close)
             rate = Fraction(self._fps).limit_denominator(1001)
             self._stream = self._container.add_stream("libx264", rate=rate, options={"crf": "16"})
             self._stream.width, self._stream.height, self._stream.pix_fmt = even.shape[1], even.shape[0], "yuv420p"
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
 
-    def __exit__(self, error_type: type[BaseException] | None, *error: Any) -> None:
-        if self._container is not None:
+    def _close(self, error_type: type[BaseException] | None, *error: Any) -> None:
+        try:
             if error_type is None:
                 self._container.mux(self._stream.encode())
+        finally:
             self._container.close()
-            self._stack.__exit__(error_type, *error)
-        elif self._kept and error_type is None:
+
+    def __exit__(self, error_type: type[BaseException] | None, *error: Any) -> None:
+        self._stack.__exit__(error_type, *error)
+        if self._kept and error_type is None:
             write_video(self._path, np.stack(self._kept), self._fps)

@@ -23,13 +23,23 @@ def cubic_weights(old: int, new: int) -> np.ndarray:
     return matrix
 
 
-def resize_pos_embed(pos_embed: np.ndarray, side: int) -> np.ndarray:
-    """(1, N, D) of a square grid to (1, side * side, D) float32."""
-    old = round(pos_embed.shape[1] ** 0.5)
-    weights = cubic_weights(old, side)
-    grid = np.asarray(pos_embed, np.float64).reshape(old, old, -1)
-    resized = np.einsum("Hh,Ww,hwd->HWd", weights, weights, grid, optimize=True)
-    return resized.reshape(1, side * side, -1).astype(np.float32)
+def resize_pos_embed(pos_embed: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """(1, N, D) of a square grid to (1, rows * columns, D) float32; a table that has the grid already stays as it is.
+
+    Raises:
+      UserError: N is neither a square nor the size of the grid.
+    """
+    rows, columns = grid
+    num_old = pos_embed.shape[1]
+    side = round(num_old**0.5)
+    if side**2 != num_old:
+        if num_old == rows * columns:
+            return pos_embed
+        raise UserError(f"pos_embed has {num_old} positions, which is neither a square grid nor {rows}x{columns}")
+    table = np.asarray(pos_embed, np.float64).reshape(side, side, -1)
+    weights = (cubic_weights(side, rows), cubic_weights(side, columns))
+    resized = np.einsum("Hh,Ww,hwd->HWd", *weights, table, optimize=True)
+    return resized.reshape(1, rows * columns, -1).astype(np.float32)
 
 
 def resize_time_embed(time_embed: np.ndarray, num_frames: int) -> np.ndarray:

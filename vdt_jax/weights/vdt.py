@@ -5,7 +5,7 @@ Our paths are the torch names; the leaves differ (`weight` of a linear is a tran
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,12 +61,15 @@ def vdt_table(depth: int, patch_size: int) -> list[Row]:
     return [Row("x_embedder.proj.weight", "x_embedder/proj/kernel", patch), *_OUTSIDE, *blocks]
 
 
-def read_sizes(state_dict: StateDict, num_heads: int | None = None) -> dict[str, Any]:
-    """The keyword arguments of `VDT` that these weights fit, read off their shapes (a square grid is assumed).
+def read_sizes(
+    state_dict: StateDict, num_heads: int | None = None, image_size: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """The keyword arguments of `VDT` that these weights fit, read off their shapes.
 
     Args:
       state_dict: torch names to arrays.
       num_heads: needed unless depth and width are those of a known variant; no shape tells it.
+      image_size: (height, width) of the frames in pixels, or (side,); without it the grid of positions must be square.
 
     Raises:
       UserError: weights of another model, or unknown heads.
@@ -86,16 +89,14 @@ def read_sizes(state_dict: StateDict, num_heads: int | None = None) -> dict[str,
     depth = 1 + max(int(match[1]) for name in state_dict if (match := re.match(r"blocks\.(\d{1,9})\.", name)))
     if depth > _MAX_DEPTH:
         raise UserError(f"blocks.{depth - 1} is named: at most {_MAX_DEPTH} blocks are read")
-    side = round(shapes["pos_embed"][1] ** 0.5)
-    if side**2 != shapes["pos_embed"][1]:
-        raise UserError(f"pos_embed has {shapes['pos_embed'][1]} positions, which is no square grid")
+    input_size = _input_size(shapes["pos_embed"][1], patch_size, in_channels, image_size)
     if num_heads is None:
         known = {(v["depth"], v["hidden_size"]): v["num_heads"] for v in VDT_VARIANTS.values()}
         if (depth, hidden_size) not in known:
             raise UserError(f"depth {depth} and width {hidden_size} are no known variant: say num_heads")
         num_heads = known[depth, hidden_size]
     return dict(
-        input_size=side * patch_size,
+        input_size=input_size,
         num_frames=shapes["time_embed"][1],
         in_channels=in_channels,
         patch_size=patch_size,
@@ -106,6 +107,26 @@ def read_sizes(state_dict: StateDict, num_heads: int | None = None) -> dict[str,
         num_classes=shapes["y_embedder.embedding_table.weight"][0] - 1,
         learn_sigma=shapes["final_layer.linear.bias"][0] == 2 * in_channels * patch_size**2,
     )
+
+
+def _input_size(
+    num_positions: int, patch_size: int, in_channels: int, image_size: Sequence[int] | None
+) -> int | tuple[int, int]:
+    """The `input_size` of a VDT: that of frames of `image_size`, or of a square grid of positions."""
+    if image_size is None:
+        side = round(num_positions**0.5)
+        if side**2 != num_positions:
+            raise UserError(
+                f"pos_embed has {num_positions} positions, which is no square grid: say image_size=HEIGHT,WIDTH"
+            )
+        return side * patch_size
+    pixels = 8 if in_channels == 4 else 1  # of a latent along each side
+    cell = patch_size * pixels
+    if any(size % cell for size in image_size):
+        sizes = ",".join(map(str, image_size))
+        raise UserError(f"image_size must be a multiple of {cell} pixels, one token, got {sizes}")
+    height, width = image_size[0] // pixels, image_size[-1] // pixels
+    return height if height == width else (height, width)
 
 
 def from_torch(state_dict: StateDict, sizes: Mapping[str, Any], expected: Tree) -> Tree:
