@@ -62,6 +62,33 @@ def test_a_run_from_before_the_autoencoder_was_recorded(tmp_path):
     check_same_run(epath.Path(tmp_path), CONFIG | {"autoencoder": "abc"})
 
 
+HERE = CONFIG | {"data": {"name": "video_folder", "path": "/data/sky"}, "clips": {"train": "9 a", "held_out": "1 b"}}
+
+
+@pytest.mark.parametrize(
+    ("moved", "message"),
+    [
+        (HERE | {"data": {"name": "video_folder", "path": "sky", "held_out_path": "x"}}, None),
+        (CONFIG | {"data": {"name": "video_folder", "path": "sky"}}, None),  # before the data is opened
+        (HERE | {"data": {"name": "video_folder", "path": "/data/sky", "hop": 2}}, r"data\.hop=None \(now 2\)"),
+        (HERE | {"data": {"name": "latents", "path": "sky"}}, r"data\.name=video_folder \(now latents\)"),
+        (HERE | {"clips": {"train": "8 c", "held_out": "1 b"}}, r"clips\.train=9 a \(now 8 c\)"),
+        (HERE | {"data": HERE["data"] | {"path": "sky"}, "clips": None}, r"data\.path=/data/sky \(now sky\)"),
+    ],
+)
+def test_data_is_what_it_holds_not_where_it_is(tmp_path, moved, message):
+    save_config(tmp_path, HERE)
+    if message is None:
+        return check_same_run(epath.Path(tmp_path), moved)
+    with pytest.raises(UserError, match=message):
+        check_same_run(epath.Path(tmp_path), moved)
+
+
+def test_a_dataset_that_moved(tmp_path):
+    save_config(tmp_path, HERE | {"data": {"name": "tfds:/data/sky"}})
+    check_same_run(epath.Path(tmp_path), HERE | {"data": {"name": "tfds:sky"}})
+
+
 RUN = SimpleNamespace(config=TrainConfig(batch_size=2, seed=3), source=range(100))
 NEWEST = "run/checkpoints/2".format
 

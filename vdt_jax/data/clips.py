@@ -1,6 +1,8 @@
 """Clips and sources: the protocol between a data source and what reads it, and replacing clips that cannot be read."""
 
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,6 +35,7 @@ class Source(Protocol):
       num_classes: labels are 0 to num_classes - 1; 1 for clips without classes, whose label is 0.
       generated: whether clips are computed, and not read from files.
       crop: how a clip came to its size, for the protocol of an evaluation.
+      identity: optional; what tells its clips from others, wherever they are stored, see `identity_of`.
     """
 
     num_classes: int
@@ -52,6 +55,11 @@ class Source(Protocol):
           UnreadableClip: another clip takes its place.
         """
         ...
+
+
+def identity_of(entries: Sequence[Any]) -> str:
+    """What tells some data from other data: the number of entries, e.g. names and sizes of files, and their hash."""
+    return f"{len(entries)} entries, SHA-256 {hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]}"
 
 
 def readable_example(source: Source, candidates: Iterable[tuple[int, np.random.Generator | None]]) -> dict[str, Any]:

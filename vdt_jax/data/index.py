@@ -81,6 +81,11 @@ def index_videos(root: Path, found: Sequence[Found], decoders: Decoders, bad: Ba
     return known
 
 
+def sizes(root: Path, found: Sequence[Found]) -> list[list[str | int]]:
+    """The name, label, split and size of each video below the root: the same where its folder was moved or copied."""
+    return [[video.name, video.label, video.split, _state(root, video)[1]] for video in found]
+
+
 State = tuple[str, int, int]
 
 

@@ -5,10 +5,10 @@ import os
 import numpy as np
 
 from vdt_jax.data.bad_files import BadFiles
-from vdt_jax.data.clips import CENTRED, Clip, SlowClip, UnreadableClip
+from vdt_jax.data.clips import CENTRED, Clip, SlowClip, UnreadableClip, identity_of
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import find_videos
-from vdt_jax.data.index import index_videos
+from vdt_jax.data.index import index_videos, sizes
 from vdt_jax.data.windows import ClipTable, Window, log_short, no_clips_message, of_split
 from vdt_jax.errors import UserError
 from vdt_jax.video import CENTRE, Crop, VideoInfo
@@ -81,6 +81,7 @@ class VideoFolder:
         self._bad = BadFiles(len(found), max_bad, bad_files)
         known = index_videos(self._root, found, self._decoders, self._bad)
         chosen = range(len(found)) if held_out_path else of_split(found, split, held_out)
+        self._chosen = [found[n] for n in chosen]
         readable = [(found[n], info) for n in chosen if isinstance(info := known[n], VideoInfo)]
         usable = [(video, info) for video, info in readable if self._window.count(info)]
         if not usable:
@@ -96,6 +97,11 @@ class VideoFolder:
         self._labels = {label: number for number, label in enumerate(classes)} if labels else {}
         if labels and (unknown := {video.label for video, _ in usable} - self._labels.keys()):
             raise UserError(f"{self._root} has classes that {path} lacks: {', '.join(sorted(unknown)[:5])}")
+
+    @property
+    def identity(self) -> str:
+        """See `Source`; unreadable videos count."""
+        return identity_of(sizes(self._root, self._chosen))
 
     def __len__(self) -> int:
         return len(self._clips)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vdt_jax.data.clips import Clip
+from vdt_jax.data.clips import Clip, identity_of
 from vdt_jax.data.discover import Found
 from vdt_jax.data.windows import ClipTable, Window, log_short, no_clips_message, of_split
 from vdt_jax.errors import UserError
@@ -165,6 +165,7 @@ class Latents:
         usable = [video for video in chosen if self._window.count(video[1])]
         if not usable:
             raise UserError(no_clips_message(split, path, len(chosen), [video[1] for video in chosen], self._window))
+        self.identity = identity_of([[*video[0], video[1].num_frames] for video in chosen])
         self._videos = usable
         self._clips = ClipTable([self._window.count(video[1]) for video in usable])
         if split == "train":
