@@ -1,6 +1,7 @@
-"""Files and folders, local or in a bucket (gs://...): atomic writes, hashes, comparing settings, mirroring a run."""
+"""Files and folders, local or in a bucket (gs://...): atomic writes, a lock, hashes, settings, mirroring a run."""
 
 import contextlib
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -8,15 +9,17 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from etils import epath
 
 from vdt_jax.errors import UserError
 
 UNFINISHED = ".unfinished."  # the names of files that `atomic` has not finished begin so
+LOCK = "run.lock"
 _SHOWN = 5  # settings of an error message
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,50 @@ def atomic_write(path: str | os.PathLike, content: str | bytes) -> None:
     """Writes a file atomically: a reader finds the old content or the new one, and never a part."""
     with atomic(path) as unfinished:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def held(folder: epath.Path) -> Iterator[None]:
+    """Makes a folder and holds its lock, which one process has at a time; the kernel releases it when the process ends.
+
+    POSIX locks also hold between hosts, on NFS with a lock service. Where there are none, a warning says so. At the end
+    the folder is removed if it is empty.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    if in_bucket(folder):
+        logger.warning(f"{folder} cannot be locked in a bucket: start no other run on it")
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = Path(folder) / LOCK
+    with contextlib.ExitStack() as stack:
+        while True:
+            file = stack.enter_context(path.open("a+"))
+            _lock(file, path)
+            # Where an owner that ended has removed the file after it was opened here, it is made again.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # while it is held
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
+
+
+def _lock(file: TextIO, path: Path) -> None:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # which of them depends on the file system
+        owner = path.read_text().strip() or "another process"
+        raise UserError(f"{path.parent} is in use by {owner}: wait for its end, or choose another --workdir") from None
+    except OSError as error:
+        logger.warning(f"{path.parent} cannot be locked ({error.strerror}): start no other run on it")
 
 
 def file_sha256(path: str | os.PathLike) -> str:
