@@ -4,7 +4,7 @@
 
 Re-run the command to resume, on one device or on many hosts (docs/scaling.md). The working directory holds the config,
 checkpoints, metrics.jsonl, TensorBoard events and samples. Exit codes: 2 an error in the input, 3 the run cannot
-continue, 75 it was interrupted and saved.
+continue, 75 it was interrupted (Ctrl-C, SIGTERM) and saved, 130 a second Ctrl-C.
 """
 
 import contextlib

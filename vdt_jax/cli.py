@@ -12,7 +12,8 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_dict, config_flags
 
-from vdt_jax.errors import INTERRUPTED, RunStopped, UserError
+from vdt_jax.distributed.processes import SecondCtrlC, listen
+from vdt_jax.errors import CANCELLED, INTERRUPTED, RunStopped, UserError
 from vdt_jax.options import Options, kind_of
 from vdt_jax.progress import show_log
 
@@ -23,7 +24,7 @@ flags.disclaim_key_flags()  # --help of a script lists the flags that this modul
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """app.run, but an error that the user can correct ends in one line on stderr and exit code 2, without a traceback.
 
-    A run that stops before its end exits with the code of `RunStopped`.
+    A run that stops before its end exits with the code of `RunStopped`, Ctrl-C with 130; a second one ends at once.
     """
 
     def guarded(argv: Sequence[str]) -> None:
@@ -31,7 +32,11 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             show_log()
             if len(argv) > 1:
                 raise UserError(f"{argv[1]!r} is not a flag: write --name=value")
-            main(argv)
+            with listen(SecondCtrlC()):
+                main(argv)
+        except KeyboardInterrupt:
+            print("stopped: interrupted", file=sys.stderr)
+            sys.exit(CANCELLED)
         except UserError as error:
             _fail(str(error))
         except RunStopped as stop:

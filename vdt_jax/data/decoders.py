@@ -120,6 +120,7 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                process_group=0,  # Ctrl-C is for the parent alone: it would pass for a clip that ends the decoder
             )
         self._connection = Connection(ours.detach())
         weakref.finalize(self, self._connection.close)
