@@ -14,6 +14,7 @@ from ml_collections import ConfigDict, config_dict, config_flags
 
 from vdt_jax.distributed.processes import SecondCtrlC, listen
 from vdt_jax.errors import CANCELLED, INTERRUPTED, RunStopped, UserError
+from vdt_jax.files import cache_folder
 from vdt_jax.options import Options, kind_of
 from vdt_jax.progress import show_log
 
@@ -54,9 +55,11 @@ def quiet_start() -> None:
     logging.set_verbosity(logging.FATAL)  # errors in a library are raised, too, and end in one line
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         # A cache is code that will be run: nobody else may write there.
-        folder = Path.home() / ".cache" / "vdt_jax" / "xla"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        try:
+            jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
+        except OSError as error:
+            reason = " ".join(filter(None, [error.filename, error.strerror]))
+            print(f"no compilation cache ({reason}): set XDG_CACHE_HOME to a writable folder", file=sys.stderr)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
@@ -146,6 +149,9 @@ def config_of_options(options: Any) -> ConfigDict:
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     asks_for_help = any(argument.lstrip("-").startswith("help") for argument in argv)
+    # Of two values of a config key the later counts; ml_collections would concatenate tuples.
+    last = {argument.partition("=")[0]: number for number, argument in enumerate(argv) if "=" in argument}
+    argv = [text for number, text in enumerate(argv) if last.get(text.partition("=")[0], number) == number]
     try:
         return app.parse_flags_with_usage(list(argv)) if asks_for_help else flags.FLAGS(list(argv))
     except flags.Error as error:  # of what a recipe raises ml_collections gives the traceback, the reason last

@@ -1,6 +1,7 @@
 """Files and folders, local or in a bucket (gs://...): atomic writes, a lock, hashes, settings, mirroring a run."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import importlib.util
@@ -46,6 +47,23 @@ def atomic_write(path: str | os.PathLike, content: str | bytes) -> None:
     """Writes a file atomically: a reader finds the old content or the new one, and never a part."""
     with atomic(path) as unfinished:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of this user alone, for what can be made again: in XDG_CACHE_HOME, or in ~/.cache.
+
+    Raises:
+      OSError: it cannot be written, or the user has no home.
+    """
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        raise OSError(errno.ENOENT, str(error)) from None
+    folder = cache / "vdt_jax" / name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    return folder
 
 
 @contextlib.contextmanager
