@@ -56,6 +56,40 @@ def test_settings_that_differ_are_named_with_both_values():
     assert differing({}, dict.fromkeys("abcdefg", 1)).endswith("e=None (now 1), 2 more")
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError("368640 requested and 49088 written"), "368640 requested and 49088 written"),
+        (
+            ValueError("RESOURCE_EXHAUSTED: 'a': No space left on device [os_error_code='28']"),
+            "No space left on device",
+        ),
+        (RuntimeError("Failed to finalize: write() failed: Disk quota exceeded; writing a"), "Disk quota exceeded"),
+    ],
+)
+def test_an_output_that_cannot_be_written_gets_one_line(tmp_path, error, reason):
+    path = tmp_path / "new" / "a"
+    with pytest.raises(UserError) as refused, atomic(path) as unfinished:
+        unfinished.write_text("a part")
+        raise error
+    assert str(refused.value) == f"{path} cannot be written ({reason}): free some space, or choose another path"
+    assert not list(path.parent.iterdir())
+
+
+def test_an_output_below_a_file(tmp_path):
+    (tmp_path / "a").touch()
+    for write in (lambda: atomic_write(tmp_path / "a" / "b", ""), lambda: held(epath.Path(tmp_path / "a")).__enter__()):
+        with pytest.raises(UserError, match=r"a(/b)? cannot be written \((File exists|Not a directory)\)"):
+            write()
+
+
+def test_an_error_of_the_program_stays_what_it_is(tmp_path):
+    for error in (ValueError("no such axis"), RuntimeError("x"), UserError("No space left on device"), KeyError("x")):
+        with pytest.raises(type(error), match=str(error)), files.writing(tmp_path):
+            raise error
+
+
 HOLDING = """
 import sys, time
 from etils import epath

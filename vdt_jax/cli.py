@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, config_dict, config_flags
 
 from vdt_jax.distributed.processes import SecondCtrlC, listen
 from vdt_jax.errors import CANCELLED, INTERRUPTED, RunStopped, UserError
-from vdt_jax.files import cache_folder
+from vdt_jax.files import REFUSALS, cache_folder
 from vdt_jax.options import Options, kind_of
 from vdt_jax.progress import show_log
 
@@ -40,6 +40,10 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             sys.exit(CANCELLED)
         except UserError as error:
             _fail(str(error))
+        except OSError as error:
+            if error.errno not in REFUSALS:
+                raise
+            _fail(f"{error.filename or 'a file'} cannot be used ({error.strerror}): free some space, or choose another")
         except RunStopped as stop:
             print("stopped:" if stop.code == INTERRUPTED else "error:", stop, file=sys.stderr)
             sys.exit(stop.code)

@@ -21,26 +21,50 @@ from vdt_jax.errors import UserError
 
 UNFINISHED = ".unfinished."  # the names of files that `atomic` has not finished begin so
 LOCK = "run.lock"
+# What the system refuses whatever the program does: a full disk, a quota, a permission, a path of the wrong kind.
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+REFUSALS |= {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 _SHOWN = 5  # settings of an error message
 logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Around writing an output: UserError where it fails, on a full disk or without a permission."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # tensorstore and array_record quote the system's text
+        reason = next((text for text in map(os.strerror, REFUSALS) if text in str(error)), None)
+        if reason is None and not isinstance(error, OSError):
+            raise
+        reason = reason or getattr(error, "strerror", None) or error
+        raise UserError(f"{path} cannot be written ({reason}): free some space, or choose another path") from None
 
 
 @contextlib.contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[epath.Path]:
     """A path to write in place of `path`: renamed to it at the end, deleted after an exception.
 
-    It is in the same folder and has the same suffix. Several hosts, processes and threads may write a file at once:
-    the last one to finish wins.
+    It is in the same folder, which is made, and has the same suffix. Several hosts, processes and threads may write a
+    file at once: the last one to finish wins.
+
+    Raises:
+      UserError: it cannot be written.
     """
     path = epath.Path(path)
     writer = f"{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}"
     unfinished = path.parent / f"{UNFINISHED}{writer}.{path.name}"
-    try:
-        yield unfinished
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield unfinished
+            unfinished.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            raise
 
 
 def atomic_write(path: str | os.PathLike, content: str | bytes) -> None:
@@ -80,27 +104,26 @@ def held(folder: epath.Path) -> Iterator[None]:
         logger.warning(f"{folder} cannot be locked in a bucket: start no other run on it")
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
     path = Path(folder) / LOCK
     with contextlib.ExitStack() as stack:
-        while True:
-            file = stack.enter_context(path.open("a+"))
-            _lock(file, path)
-            # Where an owner that ended has removed the file after it was opened here, it is made again.
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                break
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
-        file.flush()
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            # Where an owner that ended removed the file after it was opened here, it is made again.
+            while not _lock(file := stack.enter_context(path.open("a+")), path):
+                pass
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+            file.flush()
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)  # while it is held
             with contextlib.suppress(OSError):
+                path.unlink()  # while it is held
                 path.parent.rmdir()
 
 
-def _lock(file: TextIO, path: Path) -> None:
+def _lock(file: TextIO, path: Path) -> bool:
+    """Locks an open file; False where it is no longer the one of that path."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # which of them depends on the file system
@@ -108,6 +131,7 @@ def _lock(file: TextIO, path: Path) -> None:
         raise UserError(f"{path.parent} is in use by {owner}: wait for its end, or choose another --workdir") from None
     except OSError as error:
         logger.warning(f"{path.parent} cannot be locked ({error.strerror}): start no other run on it")
+    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
 
 
 def file_sha256(path: str | os.PathLike) -> str:

@@ -70,7 +70,6 @@ def write_metadata(path: Path, metadata: dict[str, Any]) -> None:
         if changed := differing(theirs, metadata, ignore=metadata.keys() - theirs.keys()):
             raise UserError(f"{path} was begun with {changed}: choose another --output, or the same values")
         return
-    path.mkdir(parents=True, exist_ok=True)
     atomic_write(path / "metadata.json", json.dumps(metadata, indent=2))
 
 
