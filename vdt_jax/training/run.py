@@ -187,9 +187,11 @@ class Run:
 def check_same_run(workdir: epath.Path, config: Mapping[str, Any]) -> None:
     """Raises UserError where the working directory belongs to a run with another config.
 
-    `autoencoder` and `clips` are unknown in old runs, and before the data is opened.
+    A run that failed before its first checkpoint left nothing, so its command may be corrected. `autoencoder` and
+    `clips` are unknown in old runs, and before the data is opened.
     """
-    if not (workdir / "config.json").is_file():
+    saved = [*(workdir / "checkpoints").glob("*"), *workdir.glob("params")]
+    if all("tmp" in path.name for path in saved) or not (workdir / "config.json").is_file():
         return
     theirs, ours, ignore = load_config(workdir), dict(config), list(FREE_KEYS)
     ignore += [key for key in ("autoencoder", "clips") if key not in theirs or key not in ours]
