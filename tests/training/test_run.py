@@ -66,6 +66,14 @@ def test_a_run_from_before_the_autoencoder_was_recorded(tmp_path):
     check_same_run(begun(tmp_path, CONFIG), CONFIG | {"autoencoder": "abc"})
 
 
+def test_a_run_from_before_a_key_has_its_default(tmp_path):
+    old = {key: value for key, value in CONFIG.items() if key not in ("ema_warmup", "validation")}
+    workdir = begun(tmp_path, old | {"optimizer": {"name": "adamw"}})
+    check_same_run(workdir, CONFIG)
+    with pytest.raises(UserError, match=r"ema_warmup=True \(now False\), optimizer\.clip_norm=1\.0 \(now 0\.0\)"):
+        check_same_run(workdir, changed("optimizer", clip_norm=0.0) | {"ema_warmup": False})
+
+
 def test_a_run_that_failed_before_its_first_checkpoint_may_be_corrected(tmp_path):
     check_same_run(begun(tmp_path, CONFIG, "checkpoints/2000.orbax-checkpoint-tmp"), CONFIG | {"seed": 1})
     for other in ("checkpoints/2000.DAMAGED", "params"):

@@ -98,8 +98,9 @@ class Run:
         config, model = self.config, self.model
         if config.mesh.fsdp > 1:
             model = model.clone(gather=meshes.gather_whole(self.mesh, model.dtype))
-        options = dict(ema_decay=config.ema_decay, grad_accum=config.grad_accum, frozen=config.optimizer.frozen)
-        step = make_train_step(model, self.diffusion, self.optimizer, **options, **vars(config.loss))
+        options = {name: getattr(config, name) for name in ("ema_decay", "ema_warmup", "grad_accum")}
+        options |= {"frozen": config.optimizer.frozen, **vars(config.loss)}
+        step = make_train_step(model, self.diffusion, self.optimizer, **options)
         step = shard_train_step(step, self.state_shapes, self.mesh)
         video = jax.ShapeDtypeStruct((config.batch_size, *model.video_shape), np.float32)
         batch = {"video": video, "labels": jax.ShapeDtypeStruct((config.batch_size,), np.int32)}
@@ -194,6 +195,8 @@ def check_same_run(workdir: epath.Path, config: Mapping[str, Any]) -> None:
     if all("tmp" in path.name for path in saved) or not (workdir / "config.json").is_file():
         return
     theirs, ours, ignore = load_config(workdir), dict(config), list(FREE_KEYS)
+    for key, default in TrainConfig().as_json().items():  # a key that is newer than their run
+        theirs[key] = default | theirs.get(key, {}) if isinstance(default, dict) else theirs.get(key, default)
     ignore += [key for key in ("autoencoder", "clips") if key not in theirs or key not in ours]
     if theirs.get("clips") and ours.get("clips", "unknown"):
         ignore += PLACES
