@@ -4,7 +4,7 @@
 
 Re-run the command to resume, on one device or on many hosts (docs/scaling.md). The working directory holds the config,
 checkpoints, metrics.jsonl, TensorBoard events and samples. Exit codes: 2 an error in the input, 3 the run cannot
-continue, 75 it was interrupted and saved.
+continue, 75 it was interrupted (Ctrl-C, SIGTERM) and saved, 130 a second Ctrl-C.
 """
 
 import contextlib
@@ -13,12 +13,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from vdt_jax import cli
 from vdt_jax.checkpoints import Checkpoints, save_config
 from vdt_jax.distributed.processes import Interruption, Watch, start_processes
 from vdt_jax.errors import INTERRUPTED, RunStopped
-from vdt_jax.files import Mirror, open_folder
+from vdt_jax.files import Mirror, held, open_folder
 from vdt_jax.options import build
 from vdt_jax.progress import RunLog
 from vdt_jax.training.config import RunOptions, TrainConfig
@@ -38,16 +39,20 @@ def main(_: Any) -> None:
     start_processes(options.coordinator, options.num_processes, options.process_id)
     if jax.process_index() > 0:
         logging.getLogger("vdt_jax").setLevel(logging.WARNING)
-    with Interruption() as interruption, Watch() as watch:
-        train(config, options.workdir or f"runs/{cli.recipe_name()}", options.stop_after, interruption, watch)
-
-
-def train(config: TrainConfig, path: str, stop_after: int | None, interruption: Interruption, watch: Watch) -> None:
+    path = options.workdir or f"runs/{cli.recipe_name()}"
     print(f"working directory: {path}", flush=True)
+    workdir = open_folder(path)
+    lock = held(workdir) if jax.process_index() == 0 else contextlib.nullcontext()
+    with Interruption() as interruption, Watch() as watch, lock:
+        train(config, workdir, options.stop_after, interruption, watch)
+
+
+def train(
+    config: TrainConfig, workdir: epath.Path, stop_after: int | None, interruption: Interruption, watch: Watch
+) -> None:
     first_process = jax.process_index() == 0
 
     # ------------------------------------------------------------------ model, data, optimizer, step
-    workdir = open_folder(path)
     check_same_run(workdir, config.as_json())
     mirror = Mirror(workdir, copies=first_process)
     run = Run(config, mirror.folder)

@@ -3,6 +3,7 @@
     python train.py --config=configs/sky_timelapse.py --config.data.path=sky --config.vae=sd-vae-ft-ema
     python train.py --config=configs/sky_timelapse.py:24gb ...       # VDT-L/2 on one GPU of 24 GB: batch 1 at a time
     python train.py --config=configs/sky_timelapse.py:small ...      # VDT-S/2
+    python train.py --config=configs/sky_timelapse.py:dit ...        # as DiT's trainer does it: docs/scaling.md
     python train.py --config=configs/sky_timelapse.py:image ...      # stage 1 of 2: the spatial half, on single frames
     python train.py --config=configs/sky_timelapse.py:from_image --config.init_from=runs/sky_timelapse_image ...
 
@@ -19,7 +20,7 @@ from ml_collections import ConfigDict
 from configs import default
 from vdt_jax.models.vdt import VDT_VARIANTS
 
-VARIANTS = ("", "24gb", "small", "image", "from_image")
+VARIANTS = ("", "24gb", "small", "dit", "image", "from_image")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -30,6 +31,13 @@ def get_config(variant: str = "") -> ConfigDict:
         config.model.remat = "full"
     if variant == "small":
         config.model.update(VDT_VARIANTS["VDT-S/2"])
+    if variant == "dit":
+        config.model.dtype = "float32"
+        config.loss.update(loss="parity", mask_mixture="official", label_dropout=0.1)
+        config.optimizer.update(name="adamw", b2=0.999, weight_decay=0.0, clip_norm=0.0)
+        config.learning_rate.update(peak=1e-4, warmup_steps=0, decay="constant")
+        config.update(ema_decay=0.9999, ema_warmup=False)
+        config.data.random_flip = True
     if variant == "image":
         config.model.update(num_frames=1, temporal=False)
     if variant == "from_image":

@@ -1,9 +1,14 @@
 """Atomic writes, hashes, comparing settings; runs in a bucket, against a storage emulator if it is installed."""
 
+import errno
 import hashlib
 import importlib.util
 import json
 import os
+import re
+import socket
+import subprocess
+import sys
 import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +16,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from etils import epath
 from helpers.checkpoint_damage import assert_same, logged, save_steps, small_state
-from helpers.scripts import DIGITS, SHRUNK, succeed
+from helpers.scripts import DIGITS, ROOT, SHRUNK, succeed
 
+from vdt_jax import files
 from vdt_jax.checkpoints import Checkpoints
 from vdt_jax.errors import UserError
-from vdt_jax.files import UNFINISHED, Mirror, atomic, atomic_write, differing, file_sha256, open_folder
+from vdt_jax.files import LOCK, UNFINISHED, Mirror, atomic, atomic_write, differing, file_sha256, held, open_folder
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -48,6 +54,84 @@ def test_settings_that_differ_are_named_with_both_values():
     )
     assert differing(theirs, ours, ignore=("data", "ne", "old")) == "new=None (now 2), seed=0 (now 1)"
     assert differing({}, dict.fromkeys("abcdefg", 1)).endswith("e=None (now 1), 2 more")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (OSError("368640 requested and 49088 written"), "368640 requested and 49088 written"),
+        (
+            ValueError("RESOURCE_EXHAUSTED: 'a': No space left on device [os_error_code='28']"),
+            "No space left on device",
+        ),
+        (RuntimeError("Failed to finalize: write() failed: Disk quota exceeded; writing a"), "Disk quota exceeded"),
+    ],
+)
+def test_an_output_that_cannot_be_written_gets_one_line(tmp_path, error, reason):
+    path = tmp_path / "new" / "a"
+    with pytest.raises(UserError) as refused, atomic(path) as unfinished:
+        unfinished.write_text("a part")
+        raise error
+    assert str(refused.value) == f"{path} cannot be written ({reason}): free some space, or choose another path"
+    assert not list(path.parent.iterdir())
+
+
+def test_an_output_below_a_file(tmp_path):
+    (tmp_path / "a").touch()
+    for write in (lambda: atomic_write(tmp_path / "a" / "b", ""), lambda: held(epath.Path(tmp_path / "a")).__enter__()):
+        with pytest.raises(UserError, match=r"a(/b)? cannot be written \((File exists|Not a directory)\)"):
+            write()
+
+
+def test_an_error_of_the_program_stays_what_it_is(tmp_path):
+    for error in (ValueError("no such axis"), RuntimeError("x"), UserError("No space left on device"), KeyError("x")):
+        with pytest.raises(type(error), match=str(error)), files.writing(tmp_path):
+            raise error
+
+
+HOLDING = """
+import sys, time
+from etils import epath
+from vdt_jax.files import held
+with held(epath.Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_has_one_owner_until_its_process_ends(tmp_path):
+    folder = epath.Path(tmp_path / "run")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    owner = subprocess.Popen([sys.executable, "-c", HOLDING, folder], stdout=subprocess.PIPE, env=environment)
+    with owner:
+        assert owner.stdout.readline() == b"held\n"
+        name = re.escape(f"run is in use by process {owner.pid} on {socket.gethostname()} since 20")
+        with pytest.raises(UserError, match=f"{name}.*: wait for its end, or choose another --workdir$"), held(folder):
+            pass
+        owner.kill()
+    assert (folder / LOCK).exists()  # what kill -9 leaves holds nobody up
+    with held(folder):
+        (folder / "a").write_text("")
+    assert [path.name for path in folder.iterdir()] == ["a"]
+
+
+def test_a_folder_that_stays_empty_is_removed(tmp_path):
+    with pytest.raises(RuntimeError), held(epath.Path(tmp_path / "run")):
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_there_are_no_locks_a_line_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.fcntl, "lockf", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "No locks")))
+    said = []
+    monkeypatch.setattr(files.logger, "warning", said.append)
+    with held(epath.Path(tmp_path / "run")), held(epath.Path("gs://runs/a")):
+        pass
+    assert said == [
+        f"{tmp_path}/run cannot be locked (No locks): start no other run on it",
+        "gs://runs/a cannot be locked in a bucket: start no other run on it",
+    ]
 
 
 @pytest.fixture(scope="module")

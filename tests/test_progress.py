@@ -2,9 +2,12 @@
 
 import json
 import logging
+import resource
 
+import pytest
 from helpers.event_files import scalars
 
+from vdt_jax.errors import UserError
 from vdt_jax.progress import RunLog, progress, show_log
 
 
@@ -75,5 +78,20 @@ def test_tensorboard_has_every_number(tmp_path):
     values = {"loss": 0.5, "validation/predict": 0.75, "validation/quartile 1": 0.25, "evaluation/predict PSNR": 9.0}
     with RunLog(tmp_path, 0, 10) as run:
         run.metrics(5, values)
-    # TensorBoard's names have no spaces.
-    assert scalars(tmp_path) == {name.replace(" ", "_"): {5: value} for name, value in values.items()}
+        # They are in the file at once: a thread that writes them later would not be heard of when the disk is full.
+        # TensorBoard's names have no spaces.
+        assert scalars(tmp_path) == {name.replace(" ", "_"): {5: value} for name, value in values.items()}
+
+
+def test_a_full_disk_ends_the_run_in_one_line(tmp_path):
+    """A limit of the size of files stands for the disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with pytest.raises(UserError) as refused, RunLog(tmp_path, 0, 10) as run:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            for step in range(100):
+                run.metrics(step, {"loss": 1.0})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    reason = "(File too large): free some space, or choose another path"
+    assert str(refused.value) == f"{tmp_path}/metrics.jsonl cannot be written {reason}"

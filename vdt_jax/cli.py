@@ -12,8 +12,9 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_dict, config_flags
 
-from vdt_jax.errors import INTERRUPTED, RunStopped, UserError
-from vdt_jax.files import REFUSALS
+from vdt_jax.distributed.processes import SecondCtrlC, listen
+from vdt_jax.errors import CANCELLED, INTERRUPTED, RunStopped, UserError
+from vdt_jax.files import REFUSALS, cache_folder
 from vdt_jax.options import Options, kind_of
 from vdt_jax.progress import show_log
 
@@ -24,7 +25,7 @@ flags.disclaim_key_flags()  # --help of a script lists the flags that this modul
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """app.run, but an error that the user can correct ends in one line on stderr and exit code 2, without a traceback.
 
-    A run that stops before its end exits with the code of `RunStopped`.
+    A run that stops before its end exits with the code of `RunStopped`, Ctrl-C with 130; a second one ends at once.
     """
 
     def guarded(argv: Sequence[str]) -> None:
@@ -32,7 +33,11 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             show_log()
             if len(argv) > 1:
                 raise UserError(f"{argv[1]!r} is not a flag: write --name=value")
-            main(argv)
+            with listen(SecondCtrlC()):
+                main(argv)
+        except KeyboardInterrupt:
+            print("stopped: interrupted", file=sys.stderr)
+            sys.exit(CANCELLED)
         except UserError as error:
             _fail(str(error))
         except OSError as error:
@@ -54,9 +59,11 @@ def quiet_start() -> None:
     logging.set_verbosity(logging.FATAL)  # errors in a library are raised, too, and end in one line
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         # A cache is code that will be run: nobody else may write there.
-        folder = Path.home() / ".cache" / "vdt_jax" / "xla"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        try:
+            jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
+        except OSError as error:
+            reason = " ".join(filter(None, [error.filename, error.strerror]))
+            print(f"no compilation cache ({reason}): set XDG_CACHE_HOME to a writable folder", file=sys.stderr)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
@@ -146,6 +153,9 @@ def config_of_options(options: Any) -> ConfigDict:
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     asks_for_help = any(argument.lstrip("-").startswith("help") for argument in argv)
+    # Of two values of a config key the later counts; ml_collections would concatenate tuples.
+    last = {argument.partition("=")[0]: number for number, argument in enumerate(argv) if "=" in argument}
+    argv = [text for number, text in enumerate(argv) if last.get(text.partition("=")[0], number) == number]
     try:
         return app.parse_flags_with_usage(list(argv)) if asks_for_help else flags.FLAGS(list(argv))
     except flags.Error as error:  # of what a recipe raises ml_collections gives the traceback, the reason last

@@ -2,6 +2,7 @@
 
 STOPPED = 3  # exit code: the run cannot continue
 INTERRUPTED = 75  # exit code: stopped by a signal, and saved; re-run to resume (EX_TEMPFAIL of sysexits.h)
+CANCELLED = 130  # exit code: stopped by Ctrl-C, and nothing saved (128 + SIGINT, as shells count)
 
 
 class UserError(ValueError):

@@ -1,7 +1,8 @@
-"""Files and folders, local or in a bucket (gs://...): atomic writes, hashes, comparing settings, mirroring a run."""
+"""Files and folders, local or in a bucket (gs://...): atomic writes, a lock, hashes, settings, mirroring a run."""
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -9,15 +10,17 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from etils import epath
 
 from vdt_jax.errors import UserError
 
 UNFINISHED = ".unfinished."  # the names of files that `atomic` has not finished begin so
+LOCK = "run.lock"
 # What the system refuses whatever the program does: a full disk, a quota, a permission, a path of the wrong kind.
 REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 REFUSALS |= {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
@@ -68,6 +71,67 @@ def atomic_write(path: str | os.PathLike, content: str | bytes) -> None:
     """Writes a file atomically: a reader finds the old content or the new one, and never a part."""
     with atomic(path) as unfinished:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of this user alone, for what can be made again: in XDG_CACHE_HOME, or in ~/.cache.
+
+    Raises:
+      OSError: it cannot be written, or the user has no home.
+    """
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:
+        raise OSError(errno.ENOENT, str(error)) from None
+    folder = cache / "vdt_jax" / name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    return folder
+
+
+@contextlib.contextmanager
+def held(folder: epath.Path) -> Iterator[None]:
+    """Makes a folder and holds its lock, which one process has at a time; the kernel releases it when the process ends.
+
+    POSIX locks also hold between hosts, on NFS with a lock service. Where there are none, a warning says so. At the end
+    the folder is removed if it is empty.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    if in_bucket(folder):
+        logger.warning(f"{folder} cannot be locked in a bucket: start no other run on it")
+        yield
+        return
+    path = Path(folder) / LOCK
+    with contextlib.ExitStack() as stack:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            # Where an owner that ended removed the file after it was opened here, it is made again.
+            while not _lock(file := stack.enter_context(path.open("a+")), path):
+                pass
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+            file.flush()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()  # while it is held
+                path.parent.rmdir()
+
+
+def _lock(file: TextIO, path: Path) -> bool:
+    """Locks an open file; False where it is no longer the one of that path."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # which of them depends on the file system
+        owner = path.read_text().strip() or "another process"
+        raise UserError(f"{path.parent} is in use by {owner}: wait for its end, or choose another --workdir") from None
+    except OSError as error:
+        logger.warning(f"{path.parent} cannot be locked ({error.strerror}): start no other run on it")
+    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
 
 
 def file_sha256(path: str | os.PathLike) -> str:

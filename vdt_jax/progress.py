@@ -7,11 +7,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
-from vdt_jax.files import atomic_write
+from vdt_jax.files import atomic_write, writing
 
 
 @contextlib.contextmanager
@@ -76,12 +80,14 @@ class RunLog:
         total_steps: int,
         utilisation: Callable[[float], float | None] = lambda _: None,
     ):
-        path = Path(workdir) / "metrics.jsonl"
-        if path.is_file():
-            kept = [line for line in path.read_text().splitlines() if _step(line) <= first_step]
-            atomic_write(path, "".join(line + "\n" for line in kept))
-        self._file = path.open("a")
-        self._events = SummaryWriter(str(workdir), purge_step=first_step + 1, write_to_disk=True)
+        self._path = Path(workdir) / "metrics.jsonl"
+        if self._path.is_file():
+            kept = [line for line in self._path.read_text(errors="replace").splitlines() if _step(line) <= first_step]
+            atomic_write(self._path, "".join(line + "\n" for line in kept))
+        with writing(self._path):
+            self._file = self._path.open("a")
+            self._events = EventsWriter(str(Path(workdir) / "events"))
+            self._add_event(first_step + 1, session_log=SessionLog(status=SessionLog.START))  # later steps are dropped
         self._bar = tqdm(total=total_steps, initial=first_step, unit="step") if sys.stderr.isatty() else None
         self._total, self._last, self._time, self._utilisation = total_steps, first_step, None, utilisation
 
@@ -91,8 +97,14 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        self._events.close()
-        self._file.close()
+        with writing(self._path):
+            self._events.close()
+            self._file.close()
+
+    def _add_event(self, step: int, **content: Any) -> None:
+        # SummaryWriter has a thread, which a full disk ends: the next event then waits for ever.
+        self._events.write_event(Event(step=step, wall_time=time.time(), **content))
+        self._events.flush()
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Logs the metrics of a step, with steps a second and `mfu`; the terminal shows those without a slash.
@@ -106,10 +118,11 @@ class RunLog:
             if (share := self._utilisation(rate)) is not None:
                 values["mfu"] = round(share, 4)
             left = f"  {(self._total - step) / max(rate, 1e-9) / 60:.0f} min left"
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+        with writing(self._path):
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+            scalars = [scalar(name, value).value[0] for name, value in values.items()]
+            self._add_event(step, summary=Summary(value=scalars))
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if "/" not in name)
         if self._bar is not None:
             self._bar.set_postfix_str(shown)

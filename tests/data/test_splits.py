@@ -114,8 +114,9 @@ def test_cached_latents_stay_in_their_split_too(tmp_path):
     moments = [np.zeros((length, 2, 2, 2)) for length in lengths]
     videos = [(FIVE[n], VideoInfo(lengths[n], 25.0, 16, 16), moments[n]) for n in range(5)]
     write_shard(tmp_path, 0, videos)
-    counts = [len(Latents((4, 2, 2, 1), split, str(tmp_path))) for split in ("train", "held_out")]
-    assert counts == [4 * 2, 1]
+    both = [Latents((4, 2, 2, 1), split, str(tmp_path)) for split in ("train", "held_out")]
+    assert list(map(len, both)) == [4 * 2, 1]
+    assert [cache.identity[:9] for cache in both] == ["4 entries", "1 entries"]
     assert len(Latents((8, 2, 2, 1), "train", str(tmp_path))) == 4
     with pytest.raises(UserError, match=r"no video for the held_out split in .* the longest has 4"):
         Latents((8, 2, 2, 1), "held_out", str(tmp_path))

@@ -39,6 +39,7 @@ def test_a_dataset_written_here_is_read_back(dataset):
         (90, 1),
     ]
     assert held_out.clip(3)["video"].mean() == 210
+    assert train.identity == held_out.identity and train.identity.startswith("3 entries")
     assert make_source({"name": f"tfds:{dataset}"}, (4, 4, 4, 1), "train").clip(0)["video"].shape == (4, 4, 4, 1)
     code = f"import sys; from vdt_jax.data import make_source; make_source({options}, (4, 8, 12, 3), 'train')"
     ended = subprocess.run([sys.executable, "-c", f"{code}; sys.exit('tensorflow' in sys.modules)"], check=False)

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 import struct
 from pathlib import Path
 
@@ -285,3 +286,14 @@ def test_videos_come_the_same_on_any_number_of_hosts_and_processes(folder):
     np.testing.assert_array_equal(run(first_step=2, num_threads=3)[0], whole[1])
     halves = [run(first_step=1, host=host, num_hosts=2) for host in range(2)]
     np.testing.assert_array_equal(np.concatenate(halves, axis=1), whole)
+
+
+def test_the_identity_of_clips_is_that_of_their_files_wherever_they_are(folder, tmp_path):
+    train, held_out = (open_folder(folder, split, held_out=0.1).identity for split in ("train", "held_out"))
+    assert train.startswith("4 entries, SHA-256 ") and held_out.startswith("1 entries") and train != held_out
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(folder, copy)
+    assert open_folder(copy, held_out=0.1).identity == train
+    with (copy / "run" / "v9.avi").open("ab") as file:
+        file.write(b"0")
+    assert open_folder(copy, held_out=0.1).identity != train

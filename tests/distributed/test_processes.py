@@ -22,7 +22,7 @@ from vdt_jax.checkpoints import Checkpoints
 from vdt_jax.checkpoints.manifest import MANIFEST, finished_steps
 from vdt_jax.distributed.mesh import make_mesh, state_shardings, with_shardings
 from vdt_jax.distributed.processes import READING, SILENCE, knows_its_place, lost_process, start_processes
-from vdt_jax.errors import INTERRUPTED, STOPPED, UserError
+from vdt_jax.errors import CANCELLED, INTERRUPTED, STOPPED, UserError
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {
@@ -51,10 +51,24 @@ with Interruption() as interruption:
     if sys.argv[1] == "before":
         time.sleep(60)
     step = 1
+    if sys.argv[1] == "hanging":
+        interruption.requested(step)
+        time.sleep(60)
     while not interruption.requested(step):
         time.sleep(0.01)
         step += 1
     print("asked", interruption.asked, flush=True)
+"""
+SCRIPT = """
+import hashlib, sys, time
+from vdt_jax import cli
+presses = sys.argv.pop()
+def main(_):
+    print("up", flush=True)
+    if presses == "1":
+        time.sleep(60)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # as in a compilation, no handler of Python runs
+cli.run(main)
 """
 
 
@@ -113,6 +127,34 @@ def test_sigterm(when):
         assert process.returncode == INTERRUPTED and "before the first step" in err
     else:
         assert process.returncode == 0 and out == "asked True\n"
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_is_like_sigterm_and_twice_ends_at_once(presses):
+    process = start([sys.executable, "-c", INTERRUPTIBLE, "during" if presses == 1 else "hanging"])
+    assert process.stdout.readline() == "up\n"
+    for _ in range(presses):
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    if presses == 1:
+        assert process.returncode == 0 and out == "asked True\n"
+    else:
+        assert process.returncode == CANCELLED
+        assert err == "stopped: interrupted twice: ended at once\n"
+
+
+@pytest.mark.parametrize("presses", [1, 2])
+def test_ctrl_c_in_another_script(presses):
+    process = start([sys.executable, "-c", SCRIPT, str(presses)])
+    assert process.stdout.readline() == "up\n"
+    for _ in range(presses):
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == CANCELLED
+    once, twice = "stopped: interrupted", "stopped: interrupted twice: ended at once"
+    assert err.strip() == (once if presses == 1 else twice)
 
 
 @pytest.mark.slow

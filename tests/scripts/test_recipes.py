@@ -1,5 +1,6 @@
 """Every recipe and every variant: at full size as shapes, and shrunk for two steps."""
 
+import dataclasses
 import functools
 import importlib
 import json
@@ -19,7 +20,7 @@ from vdt_jax.distributed.mesh import check_batch_size, make_mesh, path_name
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT
 from vdt_jax.options import build
-from vdt_jax.training.config import TrainConfig
+from vdt_jax.training.config import DiffusionOptions, LearningRateOptions, LossOptions, OptimizerOptions, TrainConfig
 from vdt_jax.training.optimizer import count_trained, make_learning_rate, make_optimizer
 from vdt_jax.training.step import init_state, make_train_step
 
@@ -58,6 +59,18 @@ def test_the_full_step_has_shapes(recipe):
     assert count_trained(state.params) / 1e6 == pytest.approx(
         PARAMETERS.get(recipe, count_trained(state.params) / 1e6), abs=0.1
     )
+
+
+def test_the_dit_variant_has_the_values_of_its_trainer():
+    """train.py of facebookresearch/DiT: AdamW(lr=1e-4, weight_decay=0), update_ema(decay=0.9999), batches of 256."""
+    ours, dit = (build(TrainConfig, config_of(f"sky_timelapse:{name}").to_dict()) for name in ("", "dit"))
+    assert dit.optimizer == OptimizerOptions("adamw", weight_decay=0.0, clip_norm=0.0, b2=0.999)
+    assert dit.learning_rate == LearningRateOptions(peak=1e-4, warmup_steps=0, decay="constant")
+    assert (dit.ema_decay, dit.ema_warmup, dit.batch_size, dit.seed) == (0.9999, False, 256, 0)
+    assert dit.diffusion == DiffusionOptions("linear", 1000, "eps") and dit.model.learn_sigma
+    assert dit.loss == LossOptions("parity", "official", label_dropout=0.1, noise_shift=1.0)
+    assert dit.data["random_flip"] and not dit.data["random_crop"] and dit.model.dtype == "float32"
+    assert dataclasses.replace(dit.model, dtype="bfloat16") == ours.model and ours.ema_warmup
 
 
 def train_shrunk(recipe, workdir, *arguments):

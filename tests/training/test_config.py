@@ -46,7 +46,7 @@ def test_config_json_has_the_keys_of_the_recipe():
         ({"optimizer__name": "lion"}, "optimizer.name must be one of adamw, muon, got 'lion'"),
         ({"optimizer__b2": 1.5}, "optimizer.b2 must be < 1, got 1.5"),
         ({"optimizer__weight_decay": float("nan")}, "optimizer.weight_decay must be a finite number, got nan"),
-        ({"optimizer__clip_norm": 0}, "optimizer.clip_norm must be > 0, got 0.0"),
+        ({"optimizer__clip_norm": -1}, "optimizer.clip_norm must be >= 0, got -1.0"),
         ({"ema_decay": 2.0}, "ema_decay must be <= 1, got 2.0"),
         ({"loss__label_dropout": 7}, "loss.label_dropout must be <= 1, got 7.0"),
         ({"loss__noise_shift": -1}, "loss.noise_shift must be > 0, got -1.0"),

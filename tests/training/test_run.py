@@ -19,10 +19,15 @@ def changed(section, **values):
     return CONFIG | {section: CONFIG[section] | values}
 
 
+def begun(path, config, content="checkpoints/2000"):
+    save_config(path, config)
+    (path / content).mkdir(parents=True)
+    return epath.Path(path)
+
+
 @pytest.fixture
 def workdir(tmp_path):
-    save_config(tmp_path, CONFIG | {"autoencoder": "abc"})
-    return epath.Path(tmp_path)
+    return begun(tmp_path, CONFIG | {"autoencoder": "abc"})
 
 
 def test_a_new_working_directory_takes_any_config(tmp_path):
@@ -58,8 +63,49 @@ def test_what_makes_it_another_run(workdir, config, message):
 
 
 def test_a_run_from_before_the_autoencoder_was_recorded(tmp_path):
-    save_config(tmp_path, CONFIG)
-    check_same_run(epath.Path(tmp_path), CONFIG | {"autoencoder": "abc"})
+    check_same_run(begun(tmp_path, CONFIG), CONFIG | {"autoencoder": "abc"})
+
+
+def test_a_run_from_before_a_key_has_its_default(tmp_path):
+    old = {key: value for key, value in CONFIG.items() if key not in ("ema_warmup", "validation")}
+    workdir = begun(tmp_path, old | {"optimizer": {"name": "adamw"}})
+    check_same_run(workdir, CONFIG)
+    with pytest.raises(UserError, match=r"ema_warmup=True \(now False\), optimizer\.clip_norm=1\.0 \(now 0\.0\)"):
+        check_same_run(workdir, changed("optimizer", clip_norm=0.0) | {"ema_warmup": False})
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_may_be_corrected(tmp_path):
+    check_same_run(begun(tmp_path, CONFIG, "checkpoints/2000.orbax-checkpoint-tmp"), CONFIG | {"seed": 1})
+    for other in ("checkpoints/2000.DAMAGED", "params"):
+        with pytest.raises(UserError, match=r"seed=0 \(now 1\)"):
+            check_same_run(begun(tmp_path / other, CONFIG, other), CONFIG | {"seed": 1})
+
+
+HERE = CONFIG | {"data": {"name": "video_folder", "path": "/data/sky"}, "clips": {"train": "9 a", "held_out": "1 b"}}
+
+
+@pytest.mark.parametrize(
+    ("moved", "message"),
+    [
+        (HERE | {"data": {"name": "video_folder", "path": "sky", "held_out_path": "x"}}, None),
+        (CONFIG | {"data": {"name": "video_folder", "path": "sky"}}, None),  # before the data is opened
+        (HERE | {"data": {"name": "video_folder", "path": "/data/sky", "hop": 2}}, r"data\.hop=None \(now 2\)"),
+        (HERE | {"data": {"name": "latents", "path": "sky"}}, r"data\.name=video_folder \(now latents\)"),
+        (HERE | {"clips": {"train": "8 c", "held_out": "1 b"}}, r"clips\.train=9 a \(now 8 c\)"),
+        (HERE | {"data": HERE["data"] | {"path": "sky"}, "clips": None}, r"data\.path=/data/sky \(now sky\)"),
+    ],
+)
+def test_data_is_what_it_holds_not_where_it_is(tmp_path, moved, message):
+    workdir = begun(tmp_path, HERE)
+    if message is None:
+        return check_same_run(workdir, moved)
+    with pytest.raises(UserError, match=message):
+        check_same_run(workdir, moved)
+
+
+def test_a_dataset_that_moved(tmp_path):
+    workdir = begun(tmp_path, HERE | {"data": {"name": "tfds:/data/sky"}})
+    check_same_run(workdir, HERE | {"data": {"name": "tfds:sky"}})
 
 
 RUN = SimpleNamespace(config=TrainConfig(batch_size=2, seed=3), source=range(100))

@@ -23,7 +23,7 @@ from vdt_jax.distributed.mesh import (
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import FROZEN_PARAMS, VDT
 from vdt_jax.training.optimizer import count_trained, make_learning_rate, make_optimizer, trained_params
-from vdt_jax.training.step import draw_examples, loss_fn
+from vdt_jax.training.step import draw_examples, loss_fn, update_ema
 
 
 def test_loss_falls():
@@ -39,6 +39,12 @@ def test_ema_is_warmed_up():
     first = jax.tree.map(lambda a, b: 0.1 * a + 0.9 * b, before.params, one.params)
     second = jax.tree.map(lambda a, b: 2 / 11 * a + 9 / 11 * b, first, two.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), two.ema_params, second)
+
+
+def test_ema_without_warm_up_has_its_decay_from_the_start():
+    ema = update_ema({"w": jnp.zeros(2)}, {"w": jnp.ones(2)}, jnp.int32(0), 0.9999, warmup=False)
+    np.testing.assert_allclose(ema["w"], 1e-4, rtol=1e-3)
+    assert update_ema({"w": jnp.zeros(())}, {"w": jnp.ones(())}, jnp.int32(0), 0.9999)["w"] > 0.8
 
 
 def test_resumed_equals_uninterrupted(tmp_path):
@@ -294,6 +300,20 @@ def test_gradients_are_clipped():
     # Adam's epsilon is 1e-8: a gradient of 1e-12 moves 1e-4, an unclipped one 1.
     assert np.abs(updates["w"]).max() < 1e-3
     np.testing.assert_array_equal(updates["pos_embed"], 0)
+
+
+def test_without_clipping_and_warm_up_it_is_adamw_from_the_first_step():
+    """Three steps of torch.optim.AdamW(lr=1e-4, weight_decay=0), with gradients of a norm of 50 and 0.5."""
+    optimizer = make_optimizer(make_learning_rate(1e-4, 0, 100, "constant"), clip_norm=0.0)
+    params, mean, square, expected = {"w": jnp.ones(2)}, 0, 0, np.ones(2)
+    state = optimizer.init(params)
+    for step, gradient in enumerate(([30.0, 40.0], [0.3, -0.4], [30.0, 40.0]), 1):
+        updates, state = optimizer.update({"w": jnp.array(gradient)}, state, params)
+        params = optax.apply_updates(params, updates)
+        mean = 0.9 * mean + 0.1 * np.array(gradient)
+        square = 0.999 * square + 0.001 * np.array(gradient) ** 2
+        expected = expected - 1e-4 * mean / (1 - 0.9**step) / (np.sqrt(square / (1 - 0.999**step)) + 1e-8)
+    np.testing.assert_allclose(params["w"], expected, rtol=1e-7)
 
 
 def test_a_batch_that_devices_cannot_share_is_refused():

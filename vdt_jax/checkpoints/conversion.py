@@ -17,7 +17,7 @@ import numpy as np
 
 from vdt_jax.checkpoints.models import load_model, save_model
 from vdt_jax.errors import UserError
-from vdt_jax.files import file_sha256
+from vdt_jax.files import file_sha256, writing
 from vdt_jax.models.vdt import FROZEN_PARAMS, VDT, param_shapes
 from vdt_jax.options import option, validate
 from vdt_jax.progress import progress
@@ -104,10 +104,11 @@ def _from_torch(path: Path, output: Path, options: ConvertOptions) -> dict[str, 
     config = {"model": sizes, "diffusion": diffusion, "data": {"name": "synthetic"}}
     unfinished = output.with_name(output.name + ".partial")
     try:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        save_model(unfinished, config, params)
-        (unfinished / "conversion.json").write_text(json.dumps(report, indent=1) + "\n")
-        unfinished.rename(output)
+        with writing(output):
+            shutil.rmtree(unfinished, ignore_errors=True)
+            save_model(unfinished, config, params)
+            (unfinished / "conversion.json").write_text(json.dumps(report, indent=1) + "\n")
+            unfinished.rename(output)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return report

@@ -15,7 +15,7 @@ from vdt_jax.checkpoints.manifest import MANIFEST, all_steps, damage, finished_s
 from vdt_jax.distributed.mesh import path_name
 from vdt_jax.distributed.processes import any_process, from_first_process
 from vdt_jax.errors import RunStopped, UserError
-from vdt_jax.files import open_folder
+from vdt_jax.files import open_folder, writing
 
 logger = logging.getLogger(__name__)
 MAX_FAILED_SAVES = 5  # in a row; then the run stops
@@ -45,8 +45,9 @@ class Checkpoints:
         self._failed, self._failures = False, 0  # whether the last save failed; how many in a row before it
         self.seconds_blocked = 0.0  # how long `save` blocked the training thread
         if jax.process_index() == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._remove_leftovers()
+            with writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._remove_leftovers()
 
     def __enter__(self) -> "Checkpoints":
         return self

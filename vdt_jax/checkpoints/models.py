@@ -43,9 +43,7 @@ def load_config(path: str | os.PathLike) -> Config:
 
 def save_config(path: str | os.PathLike, config: Config) -> None:
     """Writes config.json, atomically."""
-    folder = epath.Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    atomic_write(epath.Path(path) / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def save_model(path: str | os.PathLike, config: Config, params: Any) -> None:

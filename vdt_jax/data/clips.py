@@ -1,10 +1,11 @@
 """Clips and sources: the protocol between them; unreadable clips are replaced, and listed up to a limit."""
 
 import contextlib
+import hashlib
 import json
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +39,7 @@ class Source(Protocol):
       num_classes: labels are 0 to num_classes - 1; 1 for clips without classes, whose label is 0.
       generated: whether clips are computed, and not read from files.
       crop: how a clip came to its size, for the protocol of an evaluation.
+      identity: optional; what tells its clips from others, wherever they are stored, see `identity_of`.
     """
 
     num_classes: int
@@ -68,6 +70,11 @@ class Computed:
 
     def __len__(self) -> int:
         return 2**20
+
+
+def identity_of(entries: Sequence[Any]) -> str:
+    """What tells some data from other data: the number of entries, e.g. names and sizes of files, and their hash."""
+    return f"{len(entries)} entries, SHA-256 {hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]}"
 
 
 def readable_example(source: Source, candidates: Iterable[tuple[int, np.random.Generator | None]]) -> dict[str, Any]:

@@ -108,7 +108,11 @@ class _Worker:
         with theirs:
             arguments = map(str, (theirs.fileno(), memory_limit, time_limit, patience))
             self._process = subprocess.Popen(
-                [*command, *arguments], pass_fds=[theirs.fileno()], env=environment, **silent
+                [*command, *arguments],
+                pass_fds=[theirs.fileno()],
+                env=environment,
+                process_group=0,  # Ctrl-C is for the parent alone: it would pass for a clip that ends the decoder
+                **silent,
             )
         self._connection = Connection(ours.detach())  # closed when it is no longer referenced, which ends the process
         if not self._connection.poll(_START_SECONDS) or not self._receive():

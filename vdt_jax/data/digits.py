@@ -8,12 +8,13 @@ import gzip
 import json
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vdt_jax.data.clips import Clip, Computed
+from vdt_jax.data.clips import Clip, Computed, identity_of
 from vdt_jax.errors import UserError
 
 _PHASES = 8  # sub-pixel positions along each axis, and the magnification at which glyphs are drawn
@@ -125,6 +126,7 @@ class MovingMnist(Computed):
         digits = read_digits(Path(path))
         held_out = np.arange(len(digits)) % _HELD_OUT == 0
         digits = digits[held_out if split == "held_out" else ~held_out]
+        self.identity = identity_of([zlib.crc32(digit) for digit in digits])
         images = [Image.fromarray(digit).resize((_DIGIT, _DIGIT), Image.Resampling.BILINEAR) for digit in digits]
         self._digits = np.stack([np.asarray(image) for image in images]).astype(np.uint16)
         self._shape, self._num_digits, self._stream = shape, num_digits, 2 + (split == "held_out")

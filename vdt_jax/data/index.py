@@ -18,7 +18,7 @@ from vdt_jax.data.clips import BadFiles, PassingFailure, UnreadableClip
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import Found
 from vdt_jax.errors import UserError
-from vdt_jax.files import atomic_write
+from vdt_jax.files import atomic_write, cache_folder
 from vdt_jax.progress import progress
 from vdt_jax.video import VideoInfo
 
@@ -35,8 +35,8 @@ def index_videos(root: Path, found: Sequence[Found], decoders: Decoders, bad: Ba
     Raises:
       UserError: an index that cannot be read or written, or too many bad videos.
     """
-    store = _store(root)
-    with _named_failures(store):
+    with _named_failures(root):
+        store = _store(root)
         kept = _read(store)
     states = [_state(root, video) for video in found]
     new = [n for n, state in enumerate(states) if state not in kept and not found[n].reason]
@@ -52,8 +52,7 @@ def index_videos(root: Path, found: Sequence[Found], decoders: Decoders, bad: Ba
             return number, str(error)
 
     if new:
-        with _named_failures(store):
-            store.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _named_failures(root):
             store.touch()
         threads = min(os.cpu_count() or 1, _MAX_PROCESSES, len(new))
         show = progress(f"index of {root}", len(new), unit="file")
@@ -74,6 +73,11 @@ def index_videos(root: Path, found: Sequence[Found], decoders: Decoders, bad: Ba
     return known
 
 
+def sizes(root: Path, found: Sequence[Found]) -> list[list[str | int]]:
+    """The name, label, split and size of each video below the root: the same where its folder was moved or copied."""
+    return [[video.name, video.label, video.split, _state(root, video)[1]] for video in found]
+
+
 def _state(root: Path, video: Found) -> State:
     """The name, the size (of a folder, its number of entries) and the modification time of a file."""
     try:
@@ -86,18 +90,18 @@ def _state(root: Path, video: Found) -> State:
 
 
 def _store(root: Path) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
-    return cache / "vdt_jax" / "index" / f"{digest[:32]}.jsonl"
+    return cache_folder("index") / f"{digest[:32]}.jsonl"
 
 
 @contextlib.contextmanager
-def _named_failures(store: Path) -> Iterator[None]:
+def _named_failures(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        failure = f"the index {store} cannot be written ({error.strerror})"
-        raise UserError(f"{failure}: set XDG_CACHE_HOME to a writable folder") from None
+        raise UserError(
+            f"the index of {root} cannot be written ({error.strerror}): set XDG_CACHE_HOME to a writable folder"
+        ) from None
 
 
 def _read(store: Path) -> dict[State, Known]:

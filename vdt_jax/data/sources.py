@@ -107,6 +107,7 @@ class CheckedSource:
         self.num_classes: int = getattr(source, "num_classes", 1)
         self.generated: bool = getattr(source, "generated", False)
         self.crop: str = getattr(source, "crop", f"made by {name}")
+        self.identity: str | None = getattr(source, "identity", None)
         if not isinstance(self.num_classes, int) or self.num_classes < 1:
             raise UserError(f"data source {name}: num_classes must be an integer >= 1, got {self.num_classes!r}")
         if len(source) < 1:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from vdt_jax.data.clips import CENTRED, BadFiles, Clip, UnreadableClip
+from vdt_jax.data.clips import CENTRED, BadFiles, Clip, UnreadableClip, identity_of
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.windows import Window
 from vdt_jax.errors import UserError
@@ -71,6 +71,8 @@ class Tfds:
         self._window = Window(shape[0], stride, 0.0, hop, short)
         self._decoders = Decoders(time_limit, memory_limit)
         self._data, info, whole = _open(dataset, split)
+        files = [[name, list(part.shard_lengths), part.num_bytes] for name, part in sorted(info.splits.items())]
+        self.identity = identity_of([info.full_name, *files])
         _check_feature(dataset, info.features, feature)
         if labels and "label" not in info.features:
             raise UserError(f"{dataset} has no feature 'label': leave out data.labels")

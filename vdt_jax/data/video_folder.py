@@ -4,10 +4,10 @@ import os
 
 import numpy as np
 
-from vdt_jax.data.clips import CENTRED, BadFiles, Clip, SlowClip, UnreadableClip
+from vdt_jax.data.clips import CENTRED, BadFiles, Clip, SlowClip, UnreadableClip, identity_of
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import find_videos
-from vdt_jax.data.index import index_videos
+from vdt_jax.data.index import index_videos, sizes
 from vdt_jax.data.windows import ClipTable, Window, class_numbers, log_short, of_split, usable
 from vdt_jax.errors import UserError
 from vdt_jax.video import CENTRE, Crop
@@ -77,12 +77,11 @@ class VideoFolder:
             self._root, found = find_videos(held_out_path)
         self._bad = BadFiles(len(found), max_bad, bad_files)
         known = index_videos(self._root, found, self._decoders, self._bad)
-        videos = list(zip(found, known, strict=True))
+        chosen = range(len(found)) if held_out_path else of_split(found, split, held_out)
+        self._chosen = [found[n] for n in chosen]
         if split == "train" or held_out_path:
             log_short(self._root, self._window, known)
-        if not held_out_path:
-            videos = [videos[n] for n in of_split(found, split, held_out)]
-        self._videos = usable(videos, self._window, split, self._root)
+        self._videos = usable([(found[n], known[n]) for n in chosen], self._window, split, self._root)
         self._clips = ClipTable([self._window.count(info) for _, info in self._videos])
         self._slow: set[int] = set()  # videos whose other clips are not tried: each could take as long
         self._labels = classes if labels else {}
@@ -90,6 +89,11 @@ class VideoFolder:
         self.num_classes = len(self.classes)
         if labels and (unknown := {video.label for video, _ in self._videos} - classes.keys()):
             raise UserError(f"{self._root} has classes that {path} lacks: {', '.join(sorted(unknown)[:5])}")
+
+    @property
+    def identity(self) -> str:
+        """See `Source`; unreadable videos count."""
+        return identity_of(sizes(self._root, self._chosen))
 
     def __len__(self) -> int:
         return len(self._clips)

@@ -6,14 +6,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vdt_jax.errors import INTERRUPTED, STOPPED, UserError
+from vdt_jax.errors import CANCELLED, INTERRUPTED, STOPPED, UserError
 
 GRACE = 27.0  # seconds from SIGTERM to the end: preempted machines get 30
 SILENCE = 40.0  # seconds after which a process that says nothing is given up
@@ -85,37 +85,71 @@ def from_first_process(ask: Callable[[], int]) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(ask() if jax.process_index() == 0 else 0)))
 
 
+@contextmanager
+def listen(heard: Callable[[int], object]) -> Iterator[None]:
+    """Calls `heard` with the number of each signal for which Python has a handler, from a thread.
+
+    The main thread may be inside a compilation for minutes, where Python's handlers do not run: signals also go through
+    a pipe.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def read() -> None:
+        while numbers := os.read(reading, 1):
+            heard(numbers[0])
+        os.close(reading)
+
+    before = signal.set_wakeup_fd(writing)
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        yield
+    finally:
+        os.close(signal.set_wakeup_fd(before))
+
+
+class SecondCtrlC:
+    """Ends the process at the second Ctrl-C: `listen` calls it."""
+
+    def __init__(self):
+        self._pressed = False
+
+    def __call__(self, number: int) -> None:
+        if number == signal.SIGINT and self._pressed:
+            end_now("interrupted twice: ended at once", CANCELLED)
+        self._pressed |= number == signal.SIGINT
+
+
 class Interruption:
-    """Turns SIGTERM, sent by preempted machines and schedulers, into a question of the loop; a context manager.
+    """Turns SIGTERM, from preempted machines and schedulers, and Ctrl-C into a question of the loop; a context manager.
 
     Before the first step the process ends at once with INTERRUPTED. Later `requested` returns True, and the process
-    ends after GRACE seconds even if the loop has not. A signal to one of several processes ends all of them, and jax
-    agrees on the step after which they save.
+    ends after GRACE seconds even if the loop has not, or at a second Ctrl-C. A signal to one of several processes ends
+    all of them, and jax agrees on the step after which they save.
     """
 
     def __init__(self):
         self._asked = threading.Event()
         self._over = threading.Event()
         self._worth_saving = False
+        self._second = SecondCtrlC()
+        self._stack = ExitStack()
 
     def __enter__(self) -> "Interruption":
-        if jax.process_count() > 1:  # the signal is jax's own
+        self._stack.enter_context(listen(self._heard))
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if jax.process_count() > 1:  # SIGTERM is jax's own
+            numbers.remove(signal.SIGTERM)
             threading.Thread(target=self._hear, daemon=True).start()
-        else:
-            # The main thread may be inside a compilation for minutes, where Python's handlers do not run: the signal
-            # also goes through a pipe, to a thread.
-            reading, writing = os.pipe()
-            os.set_blocking(writing, False)
-            self._before = signal.signal(signal.SIGTERM, lambda *_: None)
-            self._pipe_before = signal.set_wakeup_fd(writing)
-            threading.Thread(target=self._listen, args=(reading,), daemon=True).start()
+        for number in numbers:
+            if (before := signal.getsignal(number)) != signal.SIG_IGN:  # as a shell does for background jobs
+                signal.signal(number, lambda *_: None)
+                self._stack.callback(signal.signal, number, before)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        if jax.process_count() == 1:
-            signal.signal(signal.SIGTERM, self._before)
-            os.close(signal.set_wakeup_fd(self._pipe_before))
+        self._stack.close()
 
     @property
     def asked(self) -> bool:
@@ -127,11 +161,15 @@ class Interruption:
         self._worth_saving = True
         return self.asked if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
 
-    def _listen(self, reading: int) -> None:
-        while numbers := os.read(reading, 1):
-            if numbers[0] == signal.SIGTERM:
-                return self._end_in_time(lambda: self._worth_saving)
-        os.close(reading)
+    def _heard(self, number: int) -> None:
+        self._second(number)
+        if number not in (signal.SIGINT, signal.SIGTERM) or self.asked:
+            return
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            self._asked.set()
+            threading.Thread(target=self._end_in_time, args=[lambda: self._worth_saving], daemon=True).start()
 
     def _hear(self) -> None:
         """Waits until jax reports a SIGTERM to any process."""
@@ -161,7 +199,7 @@ class Interruption:
             reason = f"and not saved within {GRACE:.0f} s"
         if jax.process_index() == 0:
             time.sleep(0.3)  # the last to go: it keeps the others together
-        _end(f"interrupted {reason}: re-run the command to resume", INTERRUPTED)
+        end_now(f"interrupted {reason}: re-run the command to resume", INTERRUPTED)
 
 
 class Watch:
@@ -173,7 +211,7 @@ class Watch:
     """
 
     def __init__(self, end: Callable[[str, int], object] | None = None):
-        self._end = end or _end
+        self._end = end or end_now
         self._over = threading.Event()
         self._reading_since: float | None = None
         self._limit = FIRST_READING
@@ -241,7 +279,7 @@ def _store() -> Any:
     return distributed.global_state.client
 
 
-def _end(message: str, code: int) -> None:
+def end_now(message: str, code: int) -> None:
     """Ends the process from any thread, even if the main thread is in a call that does not return."""
     print("error:" if code == STOPPED else "stopped:", message, file=sys.stderr, flush=True)
     os._exit(code)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vdt_jax.data.clips import Clip
+from vdt_jax.data.clips import Clip, identity_of
 from vdt_jax.data.discover import Found
 from vdt_jax.data.windows import ClipTable, Window, class_numbers, log_short, of_split, usable
 from vdt_jax.errors import UserError
@@ -61,7 +61,6 @@ def write_metadata(path: Path, metadata: dict[str, Any]) -> None:
         if changed := differing(theirs, metadata, ignore=metadata.keys() - theirs.keys()):
             raise UserError(f"{path} was begun with {changed}: choose another --output, or the same values")
         return
-    path.mkdir(parents=True, exist_ok=True)
     atomic_write(path / "metadata.json", json.dumps(metadata, indent=2))
 
 
@@ -149,6 +148,7 @@ class Latents:
         self._checks: list[np.ndarray] = []
         videos = list(self._read_shards(metadata["num_shards"]))
         chosen = [videos[n] for n in of_split([video[0] for video in videos], split, held_out)]
+        self.identity = identity_of([[*video[0], video[1].num_frames] for video in chosen])
         self._videos = usable(chosen, self._window, split, path)
         self._clips = ClipTable([self._window.count(video[1]) for video in self._videos])
         if split == "train":

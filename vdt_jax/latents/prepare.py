@@ -20,6 +20,7 @@ from vdt_jax.data.index import index_videos
 from vdt_jax.data.video_folder import VideoFolder
 from vdt_jax.distributed.mesh import batch_sharding, make_mesh, map_batches, replicated
 from vdt_jax.errors import UserError
+from vdt_jax.files import writing
 from vdt_jax.latents.cache import bad_videos, shard_is_whole, write_metadata, write_shard
 from vdt_jax.latents.codec import encode_moments
 from vdt_jax.latents.space import VaeSpace
@@ -106,7 +107,7 @@ def write_clips(options: PrepareOptions) -> None:
         split: VideoFolder(shape, split, str(options.input), **chosen, bad_files=output / "bad_files.jsonl")
         for split in (("train", "held_out") if options.held_out else ("train",))
     }
-    with progress("clips", sum(map(len, sources.values())), unit="clip") as advance:
+    with writing(output), progress("clips", sum(map(len, sources.values())), unit="clip") as advance:
         clips = {split: readable_clips(source, advance) for split, source in sources.items()}
         folder = write_dataset(output, clips, shape, sources["train"].classes)
     logger.info("%s: train on it with --config.data.name=tfds:%s", folder, output)

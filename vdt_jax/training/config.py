@@ -73,7 +73,7 @@ class OptimizerOptions:
 
     name: str = option("adamw", "Optimizer; muon is for the kernels of the blocks.", choices=OPTIMIZERS)
     weight_decay: float = option(0.0, "Decoupled weight decay.", minimum=0)
-    clip_norm: float = option(1.0, "Limit of the global gradient norm.", above=0)
+    clip_norm: float = option(1.0, "Limit of the global gradient norm; 0 for none.", minimum=0)
     b2: float = option(0.999, "Decay of the second moment.", minimum=0, below=1)
     frozen: str = option("", "Regex of paths of parameters that are not trained, e.g. blocks/(attn|mlp).")
 
@@ -127,6 +127,7 @@ class TrainConfig:
     optimizer: OptimizerOptions = option(OptimizerOptions(), "The optimizer.")
     learning_rate: LearningRateOptions = option(LearningRateOptions(), "The learning rate.")
     ema_decay: float = option(0.9999, "Decay of the EMA of the parameters.", minimum=0, maximum=1)
+    ema_warmup: bool = option(True, "The decay rises from 0.1, (1 + step) / (10 + step); False has it from the start.")
     data: dict[str, Any] = dataclasses.field(
         default_factory=lambda: {"name": "synthetic"},
         metadata={"help": "`name` and keyword arguments of a data source, which checks them (docs/data.md)."},

@@ -41,7 +41,7 @@ def make_optimizer(
     b2: float = 0.999,
     frozen: str = "",
 ) -> optax.GradientTransformation:
-    """AdamW or Muon, after clipping by the global norm.
+    """AdamW or Muon, after clipping by the global norm, if `clip_norm` is not 0.
 
     The sinusoidal tables and the parameters whose path matches the regex `frozen` (`blocks/attn|blocks/mlp`) are not
     updated, have no optimizer state, and do not count in the norm.
@@ -65,7 +65,8 @@ def make_optimizer(
             muon_weight_dimension_numbers=_muon_dimensions,
         ),
     }
-    clipped = optax.chain(optax.clip_by_global_norm(clip_norm), updates[name])
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    clipped = optax.chain(clip, updates[name])
 
     def labels(params: Any) -> Any:
         trained = trained_params(params, frozen)

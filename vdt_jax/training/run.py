@@ -33,6 +33,7 @@ FREE_KEYS = (
     *("data_threads", "data.max_bad", "data.time_limit", "data.memory_limit"),
     *("mesh", "grad_accum", "model.remat", "model.unroll"),  # how a step is computed, not what
 )
+PLACES = ("data.path", "data.held_out_path")  # free, too, where both configs have `clips`, the identity of the data
 
 
 class Run:
@@ -58,6 +59,7 @@ class Run:
         self.diffusion = make_diffusion(**vars(config.diffusion), learn_sigma=self.model.learn_sigma)
         self.space = load_space(config.vae)
         self.source, held_out = (self._source(split, folder) for split in ("train", "held_out"))
+        self._clips = [getattr(source, "identity", None) for source in (self.source, held_out)]
         self.held_out = viewable(self.space, held_out)
         if self.model.num_classes not in (1, self.source.num_classes):
             count = self.source.num_classes
@@ -96,8 +98,9 @@ class Run:
         config, model = self.config, self.model
         if config.mesh.fsdp > 1:
             model = model.clone(gather=meshes.gather_whole(self.mesh, model.dtype))
-        options = dict(ema_decay=config.ema_decay, grad_accum=config.grad_accum, frozen=config.optimizer.frozen)
-        step = make_train_step(model, self.diffusion, self.optimizer, **options, **vars(config.loss))
+        options = {name: getattr(config, name) for name in ("ema_decay", "ema_warmup", "grad_accum")}
+        options |= {"frozen": config.optimizer.frozen, **vars(config.loss)}
+        step = make_train_step(model, self.diffusion, self.optimizer, **options)
         step = shard_train_step(step, self.state_shapes, self.mesh)
         video = jax.ShapeDtypeStruct((config.batch_size, *model.video_shape), np.float32)
         batch = {"video": video, "labels": jax.ShapeDtypeStruct((config.batch_size,), np.int32)}
@@ -134,8 +137,9 @@ class Run:
 
     @property
     def config_json(self) -> dict[str, Any]:
-        """What config.json holds: the config, and the hash of the autoencoder whose latents are trained on."""
-        return self.config.as_json() | {"autoencoder": autoencoder_hash(self.space, self.source)}
+        """What config.json holds: the config, the hash of the autoencoder, and the identity of the data, if known."""
+        clips = None if None in self._clips else dict(zip(("train", "held_out"), self._clips, strict=True))
+        return self.config.as_json() | {"autoencoder": autoencoder_hash(self.space, self.source), "clips": clips}
 
     def check_init_from(self) -> None:
         """Raises UserError where the parameters of `init_from` do not fit."""
@@ -182,11 +186,25 @@ class Run:
 
 
 def check_same_run(workdir: epath.Path, config: Mapping[str, Any]) -> None:
-    """Raises UserError where the working directory belongs to a run with another config."""
-    if not (workdir / "config.json").is_file():
+    """Raises UserError where the working directory belongs to a run with another config.
+
+    A run that failed before its first checkpoint left nothing, so its command may be corrected. `autoencoder` and
+    `clips` are unknown in old runs, and before the data is opened.
+    """
+    saved = [*(workdir / "checkpoints").glob("*"), *workdir.glob("params")]
+    if all("tmp" in path.name for path in saved) or not (workdir / "config.json").is_file():
         return
-    theirs, ignore = load_config(workdir), FREE_KEYS
-    if not ("autoencoder" in theirs and "autoencoder" in config):  # unknown in old runs, and before the data is opened
-        ignore = (*FREE_KEYS, "autoencoder")
-    if shown := differing(theirs, config, ignore):
+    theirs, ours, ignore = load_config(workdir), dict(config), list(FREE_KEYS)
+    for key, default in TrainConfig().as_json().items():  # a key that is newer than their run
+        theirs[key] = default | theirs.get(key, {}) if isinstance(default, dict) else theirs.get(key, default)
+    ignore += [key for key in ("autoencoder", "clips") if key not in theirs or key not in ours]
+    if theirs.get("clips") and ours.get("clips", "unknown"):
+        ignore += PLACES
+        theirs["data"], ours["data"] = (_without_folder(config["data"]) for config in (theirs, ours))
+    if shown := differing(theirs, ours, ignore):
         raise UserError(f"{workdir} belongs to a run with {shown}: choose another --workdir, or the same values")
+
+
+def _without_folder(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A config's `data` section without the folder in a name like tfds:FOLDER."""
+    return {**data, "name": "tfds" if data["name"].startswith("tfds:") else data["name"]}

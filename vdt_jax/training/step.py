@@ -99,6 +99,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     ema_decay: float = 0.9999,
+    ema_warmup: bool = True,
     grad_accum: int = 1,
     frozen: str = "",
     loss: str = "normalised",
@@ -109,7 +110,7 @@ def make_train_step(
     Where the loss or a gradient is not finite, only `step` and `skipped` are updated.
 
     Args:
-      ema_decay: the limit of the EMA's decay, see `update_ema`.
+      ema_decay, ema_warmup: see `update_ema`.
       grad_accum: number of parts of the batch whose gradients are taken one after the other. All random draws are made
         for the whole batch, so the update does not depend on it.
       frozen: the regex that `make_optimizer` got; these gradients are left out of the norm.
@@ -124,7 +125,7 @@ def make_train_step(
         metrics["grad_norm"] = optax.tree.norm(trained_params(grads, frozen))
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema_params = update_ema(state.ema_params, params, state.step, ema_decay)
+        ema_params = update_ema(state.ema_params, params, state.step, ema_decay, ema_warmup)
 
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
         skipped = jnp.where(finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
@@ -152,9 +153,9 @@ def accumulate(gradient: Callable, params: Any, examples: Batch, grad_accum: int
     return jax.tree.map(lambda x: x / grad_accum, total)
 
 
-def update_ema(ema_params: Any, params: Any, step: jax.Array, ema_decay: float) -> Any:
-    """The EMA after a step. Its decay is warmed up, min(ema_decay, (1 + step) / (10 + step)), to forget the init."""
-    decay = jnp.minimum(ema_decay, (1 + step) / (10 + step))
+def update_ema(ema_params: Any, params: Any, step: jax.Array, ema_decay: float, warmup: bool = True) -> Any:
+    """The EMA after a step. A warm-up of its decay, min(ema_decay, (1 + step) / (10 + step)), forgets the init."""
+    decay = jnp.minimum(ema_decay, (1 + step) / (10 + step)) if warmup else ema_decay
     return optax.incremental_update(params, ema_params, 1 - decay)
 
 
