@@ -14,6 +14,7 @@ from einops import rearrange
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT_VARIANTS
 from vdt_jax.weights import tables
+from vdt_jax.weights.sources import model_of
 from vdt_jax.weights.tables import SAME, Layout, Row, StateDict, Tree, layer_rows, norm_rows
 
 _OUTSIDE = [
@@ -73,8 +74,10 @@ def read_sizes(state_dict: StateDict, num_heads: int | None = None) -> dict[str,
     """
     missing = [name for name in _MEASURED if name not in state_dict]
     if missing:
-        found = tables.some(list(state_dict))
-        raise UserError(f"these are not weights of a video VDT: no {', '.join(missing)} among {found}")
+        raise UserError(
+            f"the file holds {model_of(state_dict)}, not a VDT or DiT: it has no {tables.some(missing, 2)}; give the "
+            "weights of a VDT, or of a DiT as a start"
+        )
     shapes = {name: tuple(state_dict[name].shape) for name in _MEASURED}
     for name, axes in _MEASURED.items():
         if len(shapes[name]) != axes or 0 in shapes[name]:
