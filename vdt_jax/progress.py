@@ -11,6 +11,7 @@ from pathlib import Path
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from vdt_jax.errors import printable
 from vdt_jax.files import atomic_write
 
 
@@ -65,7 +66,7 @@ def show_log() -> None:
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         prefix = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
-        tqdm.write(prefix + record.getMessage(), file=sys.stdout)
+        tqdm.write(prefix + printable(record.getMessage()), file=sys.stdout)
         sys.stdout.flush()
 
 
