@@ -7,6 +7,7 @@ checkpoints, metrics.jsonl, TensorBoard events and samples. Exit codes: 2 an err
 continue, 75 it was interrupted and saved.
 """
 
+import contextlib
 import logging
 from typing import Any
 
@@ -21,9 +22,7 @@ from vdt_jax.files import Mirror, open_folder
 from vdt_jax.options import build
 from vdt_jax.progress import RunLog
 from vdt_jax.training.config import RunOptions, TrainConfig
-from vdt_jax.training.setup import Run
-from vdt_jax.training.skipped import report_skipped
-from vdt_jax.training.start import check_init_from, check_same_run, first_state
+from vdt_jax.training.run import Run, check_same_run
 from vdt_jax.training.step import Metrics
 from vdt_jax.training.validation import Validation
 
@@ -57,22 +56,21 @@ def train(config: TrainConfig, path: str, stop_after: int | None, interruption: 
 
     # ------------------------------------------------------------------ state: fresh, or the newest checkpoint
     if not (workdir / "config.json").is_file():
-        check_init_from(run)
+        run.check_init_from()
     if first_process:
         save_config(workdir, run.config_json)
-    checkpoints = Checkpoints(
-        workdir, every=config.checkpoint_every, keep=config.keep_checkpoints, keep_every=config.keep_every
-    )
-    state = checkpoints.restore(run.state_shapes) or first_state(run)
+    kept = dict(every=config.checkpoint_every, keep=config.keep_checkpoints, keep_every=config.keep_every)
+    checkpoints = Checkpoints(workdir, **kept)
+    state = checkpoints.restore(run.state_shapes) or run.first_state()
     first_step = int(state.step)
     last_step = min(config.total_steps, stop_after or config.total_steps)
     train_batches = run.batches(first_step)
 
     # ------------------------------------------------------------------ loop
     mirror.fetch("metrics.jsonl")
-    log = RunLog(mirror.folder, first_step, config.total_steps, not first_process, run.utilisation)
-    with checkpoints, mirror, log:
-        logger.info(f"{run.summary}, step {first_step} to {last_step}")
+    log = RunLog(mirror.folder, first_step, config.total_steps, run.utilisation) if first_process else None
+    with checkpoints, mirror, log or contextlib.nullcontext():
+        logger.info(f"{run}, step {first_step} to {last_step}")
         unread: Metrics | None = None  # metrics are read one step late, to avoid blocking on the device
         for step in range(first_step + 1, last_step + 1):
             with watch.reading():
@@ -80,13 +78,13 @@ def train(config: TrainConfig, path: str, stop_after: int | None, interruption: 
             batch["video"] = run.encode(batch["video"], step)
             state, metrics = run.train_step(state, batch, run.train_key)
             if unread is not None:
-                report_skipped(run, step - 1, unread, checkpoints)
+                run.report_skipped(step - 1, unread, checkpoints.newest)
             unread = metrics
             interrupted = interruption.requested(step)
 
             measure, show = validation.metrics_due(step), validation.pictures_due(step, last_step)
             values = validation(state.ema_params, step, pictures=show) if measure else {}
-            if values or step % config.log_every == 0 or step in (first_step + 1, last_step):
+            if log and (values or step % config.log_every == 0 or step in (first_step + 1, last_step)):
                 scalars = {name: float(value) for name, value in metrics.items() if name != "skipped_in_a_row"}
                 scalars["learning_rate"] = float(np.asarray(run.learning_rate(step - 1)))
                 log.metrics(step, scalars | values)
@@ -100,7 +98,7 @@ def train(config: TrainConfig, path: str, stop_after: int | None, interruption: 
             if show and not measure:
                 validation(state.ema_params, step, metrics=False, pictures=True)
         if unread is not None:
-            report_skipped(run, last_step, unread, checkpoints)
+            run.report_skipped(last_step, unread, checkpoints.newest)
         logger.info(f"saving blocked training for {checkpoints.seconds_blocked:.2f} s")
 
 

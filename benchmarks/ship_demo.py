@@ -18,7 +18,7 @@ from absl import flags
 
 import vdt_jax
 from vdt_jax import cli
-from vdt_jax.checkpoints import DEMO, newest_step, save_model
+from vdt_jax.checkpoints import DEMO, newest_checkpoint, save_model
 from vdt_jax.data import take
 from vdt_jax.errors import UserError
 from vdt_jax.inference.functional import sample_keys
@@ -39,7 +39,7 @@ def main(_) -> None:
     cli.quiet_start()
     pipe = Pipeline.load(_CHECKPOINT.value)
     provenance = {
-        "steps": newest_step(_CHECKPOINT.value),
+        "steps": int(newest_checkpoint(_CHECKPOINT.value).name),
         "began_with": _BEGAN_WITH.value,
         "hardware": _HARDWARE.value,
         "hours": _HOURS.value,

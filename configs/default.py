@@ -1,10 +1,12 @@
 """What every recipe starts from: `TrainConfig`, which explains each key, with the keys of all data sources."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
 from vdt_jax import cli
+from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT_VARIANTS
 from vdt_jax.training.config import TrainConfig
 
@@ -48,11 +50,8 @@ def data_set(variant: str, **model: Any) -> ConfigDict:
     return config
 
 
-def pixels(**model: Any) -> ConfigDict:
-    """`data_set` for small frames in pixels: VDT-S."""
-    config: Any = data_set("VDT-S/2", learn_sigma=False, **({"in_channels": 3} | model))
-    config.batch_size = 128
-    config.total_steps = 300_000
-    config.diffusion.update(noise_schedule="cosine", prediction="v", clip_denoised=True)
-    config.diffusion.min_snr_gamma = 5.0
-    return config
+def check_variant(recipe: str, variant: str, variants: Sequence[str]) -> None:
+    """Raises UserError where a recipe has no such variant."""
+    if variant not in variants:
+        names = ", ".join(filter(None, variants))
+        raise UserError(f"{recipe} has no variant '{variant}': write configs/{recipe}.py:NAME, NAME one of {names}")

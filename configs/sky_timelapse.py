@@ -17,15 +17,13 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import default
-from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT_VARIANTS
 
 VARIANTS = ("", "24gb", "small", "image", "from_image")
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    if variant not in VARIANTS:
-        raise UserError(f"no variant '{variant}' of sky_timelapse: choose from {', '.join(VARIANTS[1:])}")
+    default.check_variant("sky_timelapse", variant, VARIANTS)
     config: Any = default.data_set("VDT-L/2", input_size=(32, 32))
     if variant == "24gb":
         config.batch_size = config.grad_accum = 32

@@ -12,20 +12,18 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import default
-from vdt_jax.errors import UserError
+from configs import default, pixels
 
 VARIANTS = ("", "latents")
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    if variant not in VARIANTS:
-        raise UserError(f"no variant '{variant}' of ucf101: choose from {', '.join(VARIANTS[1:])}")
+    default.check_variant("ucf101", variant, VARIANTS)
     if variant == "latents":
         config: Any = default.data_set("VDT-L/2", input_size=(32, 32), num_classes=101)
         config.data.labels = True
         return config
-    config = default.pixels(input_size=(64, 64), patch_size=4)
+    config = pixels.pixels(input_size=(64, 64), patch_size=4)
     config.batch_size = 256
     config.total_steps = 400_000
     return config

@@ -54,7 +54,7 @@ from vdt_jax.video import to_uint8
 
 _OUTPUT = flags.DEFINE_string("output", "runs/study", "Folder for the results of each arm and seed, and for tables.")
 _DATA = flags.DEFINE_enum("data", "digits", DATASETS, "Dataset.")
-_DIGITS = flags.DEFINE_string("digits", None, "For --data=mnist, the file of digits: see configs/moving_mnist.py.")
+_DIGITS = flags.DEFINE_string("digits", None, "For --data=mnist, the file of digits: see configs/pixels.py.")
 _ARMS = flags.DEFINE_list("arms", list(ARMS), "Arms to train now.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of initialisation, data order, masks and noise.")
 _STEPS = flags.DEFINE_integer("steps", 1750, "Training steps of an arm, all of its models together.")

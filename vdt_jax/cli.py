@@ -59,22 +59,17 @@ def define_flags(cls: type) -> None:
     """Defines a flag for each field of a dataclass of options: its name, default, help text and allowed values."""
     for field in dataclasses.fields(cls):
         kind, is_tuple, _ = kind_of(cls, field.name)
-        help, choices = field.metadata["help"], field.metadata["choices"]
+        help, choices, default = field.metadata["help"], field.metadata["choices"], field.default
         if choices is not None:
             help = f"{help} One of {', '.join(choices)}."
-        define = flags.DEFINE_list if is_tuple else _DEFINE[kind]
-        default: Any = field.default
-        if is_tuple and default is not None:
-            default = list(map(str, default))
-        define(field.name, default, help)
+        if is_tuple:
+            flags.DEFINE_list(field.name, default and list(map(str, default)), help)
+        else:
+            _DEFINE[kind](field.name, default, help)
 
 
 def options_of_flags(cls: type[Options]) -> Options:
-    """The dataclass of options that the flags of `define_flags` give.
-
-    Raises:
-      UserError: a value that does not fit.
-    """
+    """The dataclass of options that the flags of `define_flags` give, or UserError."""
     values = {}
     for field in dataclasses.fields(typing.cast(Any, cls)):
         kind, is_tuple, _ = kind_of(cls, field.name)
@@ -109,9 +104,7 @@ def values_of_config() -> dict[str, Any]:
     """The values of --config.
 
     Where the user names another data source, keys that the recipe sets for its own source alone are dropped.
-
-    Raises:
-      UserError: no --config, or one that cannot be loaded.
+    UserError: no --config, or one that cannot be loaded.
     """
     if flags.FLAGS.config is None:
         raise UserError("no recipe was named: add --config=configs/moving_digits.py, or another of configs/")
@@ -140,32 +133,25 @@ def config_of_options(options: Any) -> ConfigDict:
     config = ConfigDict()
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
-        if dataclasses.is_dataclass(value):
-            value = config_of_options(value)
-        config[field.name] = config_dict.placeholder(kind_of(options, field.name)[0]) if value is None else value
+        if value is None:
+            value = config_dict.placeholder(kind_of(options, field.name)[0])
+        config[field.name] = config_of_options(value) if dataclasses.is_dataclass(value) else value
     return config
 
 
-_KEYS = (
-    "The keys are in vdt_jax/training/config.py; options of your own data source are set together, "
-    "--config.data.options=\"{'name': value}\"."
-)
-
-
 def _parse_flags(argv: Sequence[str]) -> list[str]:
+    asks_for_help = any(argument.lstrip("-").startswith("help") for argument in argv)
     try:
-        return app.parse_flags_with_usage(list(argv)) if _asks_for_help(argv) else flags.FLAGS(list(argv))
+        return app.parse_flags_with_usage(list(argv)) if asks_for_help else flags.FLAGS(list(argv))
     except flags.Error as error:  # of what a recipe raises ml_collections gives the traceback, the reason last
         _fail(str(error).rpartition("UserError: ")[2])
     except (AttributeError, KeyError) as error:  # ml_collections: a key that the config does not have
         lines = str(error).strip("'\"").replace("\\n", "\n").replace("\\'", "'").splitlines()
-        _fail(f"the config has no {lines[0]}. {' '.join(lines[1:]) or _KEYS}")
+        own = "options of your own data source are set together, --config.data.options=\"{'name': value}\""
+        hint = " ".join(lines[1:]) or f"The keys are in vdt_jax/training/config.py; {own}."
+        _fail(f"the config has no {lines[0]}. {hint}")
     except (TypeError, ValueError) as error:
         _fail(f"a config value does not fit: {error}")
-
-
-def _asks_for_help(argv: Sequence[str]) -> bool:
-    return any(argument.lstrip("-").startswith("help") for argument in argv)
 
 
 def _fail(message: str) -> NoReturn:

@@ -54,12 +54,8 @@ def file_sha256(path: str | os.PathLike) -> str:
 def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any], ignore: Collection[str] = ()) -> str:
     """Which settings differ, for an error message: `a=1 (now 2), b.c=None (now x)`; "" where none does.
 
-    A missing setting is None, and those of a nested mapping are `outer.inner`.
-
-    Args:
-      theirs: the settings of earlier work, as JSON gives them back.
-      ours: those of now; compared as JSON would give them back.
-      ignore: settings that may differ, with all that is nested in them.
+    A missing setting is None. `theirs` are those of earlier work, as JSON gives them back; all that is nested in one of
+    `ignore` may differ.
     """
     before, now = _flatten(theirs), _flatten(json.loads(json.dumps(ours)))
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
@@ -78,11 +74,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def open_folder(path: str | os.PathLike) -> epath.Path:
-    """A folder on this machine, as an absolute path, or in a bucket.
-
-    Raises:
-      UserError: a bucket, and the extra `gcs` is not installed.
-    """
+    """A folder on this machine, as an absolute path, or in a bucket. UserError: the extra `gcs` is not installed."""
     if not in_bucket(path):
         return epath.Path(path).absolute()
     if importlib.util.find_spec("gcsfs") is None:
@@ -103,11 +95,7 @@ class Mirror:
     """The local folder for the files of a run that grow; a context manager.
 
     It is the working directory. Objects in a bucket cannot grow: for a bucket it is a folder of the same name under
-    `runs/`, whose files are copied to the bucket by `copy` and at the end.
-
-    Args:
-      workdir: of the run.
-      copies: False for all processes of a run but one.
+    `runs/`, whose files are copied to the bucket by `copy` and at the end; `copies` is False for all processes but one.
     """
 
     def __init__(self, workdir: epath.Path, copies: bool = True):

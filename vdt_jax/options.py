@@ -42,8 +42,6 @@ def option(
     """A dataclass field with the help text of its flag, and the limits that `validate` checks.
 
     Args:
-      default: None where the option has no value by default; its type must then allow None.
-      help: one sentence.
       choices: the allowed values, or the allowed items of a tuple.
       minimum, maximum: inclusive limits of a number, or of the items of a tuple.
       above, below: exclusive limits.
@@ -56,10 +54,8 @@ def option(
 def validate(options: Any, prefix: str = "") -> None:
     """Checks type, range and finiteness of every field of a dataclass of options, and of those nested in it.
 
-    Lists become tuples, integers become floats where a float is expected, mappings become nested dataclasses.
-
-    Args:
-      prefix: of the names in messages, `model.` for the options nested in the field `model`.
+    Lists become tuples, integers become floats where a float is expected, mappings become nested dataclasses. `prefix`
+    begins the names in messages, `model.` for the options nested in the field `model`.
 
     Raises:
       UserError: the first field that does not fit: its name, the limit, the value.
@@ -82,11 +78,7 @@ def validate(options: Any, prefix: str = "") -> None:
 
 
 def build(cls: type[Options], values: Mapping[str, Any], prefix: str = "") -> Options:
-    """A dataclass of options from keyword arguments; `prefix` as in `validate`.
-
-    Raises:
-      UserError: an unknown name, with the nearest known one, or what `validate` finds.
-    """
+    """A dataclass of options from keyword arguments. UserError: an unknown name, or what `validate` finds."""
     known = [field.name for field in dataclasses.fields(typing.cast(Any, cls))]
     for name in values:
         if name not in known:

@@ -17,11 +17,7 @@ from vdt_jax.files import atomic_write
 
 @contextlib.contextmanager
 def progress(what: str, total: int, unit: str = "B") -> Iterator[Callable[[int], object]]:
-    """Shows the progress of a piece of work: a bar on a terminal, a line every tenth elsewhere.
-
-    Yields:
-      A function that takes how much more is done.
-    """
+    """Shows progress, a bar on a terminal, a line every tenth elsewhere; yields a function of how much more is done."""
     if sys.stderr.isatty():
         with tqdm(total=total, desc=what, unit=unit, unit_scale=True) as bar:
             yield bar.update
@@ -38,11 +34,7 @@ def progress(what: str, total: int, unit: str = "B") -> Iterator[Callable[[int],
 
 @contextlib.contextmanager
 def steps_progress(what: str, unit: str = "step") -> Iterator[Callable[[int, int], object]]:
-    """`progress` for work whose total is known only once it runs.
-
-    Yields:
-      A function that takes the steps done and the steps in all.
-    """
+    """`progress` for work whose total is known only once it runs; yields a function of steps done and steps in all."""
     with contextlib.ExitStack() as stack:
         done, update = 0, None
 
@@ -74,10 +66,7 @@ class RunLog:
     """Writes the metrics of a run to metrics.jsonl and TensorBoard, and shows its progress on the terminal.
 
     Args:
-      workdir: of the run.
       first_step: step that the run resumes at; what was logged after it is deleted.
-      total_steps: of the run.
-      quiet: writes and shows nothing, for all processes of a run but one.
       utilisation: the share of the devices' peak at a number of steps a second, None where the peak is not known.
     """
 
@@ -86,13 +75,8 @@ class RunLog:
         workdir: str | Path,
         first_step: int,
         total_steps: int,
-        quiet: bool = False,
         utilisation: Callable[[float], float | None] = lambda _: None,
     ):
-        self._quiet = quiet
-        self._utilisation = utilisation
-        if quiet:
-            return
         path = Path(workdir) / "metrics.jsonl"
         if path.is_file():
             kept = [line for line in path.read_text().splitlines() if _step(line) <= first_step]
@@ -100,14 +84,12 @@ class RunLog:
         self._file = path.open("a")
         self._events = SummaryWriter(str(workdir), purge_step=first_step + 1, write_to_disk=True)
         self._bar = tqdm(total=total_steps, initial=first_step, unit="step") if sys.stderr.isatty() else None
-        self._total, self._last, self._time = total_steps, first_step, None
+        self._total, self._last, self._time, self._utilisation = total_steps, first_step, None, utilisation
 
     def __enter__(self) -> "RunLog":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._quiet:
-            return
         if self._bar is not None:
             self._bar.close()
         self._events.close()
@@ -118,8 +100,6 @@ class RunLog:
 
         The rate is measured since the last call; the first call, which compilation precedes, has none.
         """
-        if self._quiet:
-            return
         now, left = time.monotonic(), ""
         if self._time is not None:
             rate = (step - self._last) / max(now - self._time, 1e-9)

@@ -12,7 +12,7 @@ import pytest
 from etils import epath
 from helpers.checkpoint_damage import assert_same, damaged_corpus, files_of, logged, save_steps, small_state
 
-from vdt_jax.checkpoints import Checkpoints, load_config, load_model, newest_step, save_config, save_model
+from vdt_jax.checkpoints import Checkpoints, load_config, load_model, newest_checkpoint, save_config, save_model
 from vdt_jax.checkpoints import manager as manager_module
 from vdt_jax.checkpoints.manifest import MANIFEST, damage, finished_steps, write_manifest
 from vdt_jax.errors import RunStopped, UserError
@@ -62,7 +62,7 @@ def test_load_model_gives_the_newest_ema(state, tmp_path):
         (tmp_path / "checkpoints" / "100" / "training" / "manifest.ocdbt").write_bytes(b"")  # sampling does not read it
         changed = tmp_path / "checkpoints" / "100" / "ema_params" / "manifest.ocdbt"
         changed.write_bytes(changed.read_bytes()[::-1])
-        assert newest_step(tmp_path) == 10
+        assert newest_checkpoint(tmp_path).name == "10"
     assert len(said) == 1 and re.search("100 is damaged .*manifest.ocdbt was changed", said[0])
 
 
@@ -212,4 +212,4 @@ def test_a_checkpoint_without_a_manifest_is_read_where_it_is_named(state, tmp_pa
         load_model(tmp_path)
     _, params = load_model(folder)
     jax.tree.map(np.testing.assert_array_equal, params, state.ema_params)
-    assert newest_step(folder) == 5 and load_config(folder)["model"]["depth"] == 2
+    assert newest_checkpoint(folder).name == "5" and load_config(folder)["model"]["depth"] == 2

@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from vdt_jax.distributed.mesh import map_batches, pad_batch
+from vdt_jax.distributed.mesh import map_batches
 
 
-def test_padding_repeats_the_last_row():
-    rows = np.arange(6).reshape(3, 2)
-    assert pad_batch(rows, 5).tolist() == [[0, 1], [2, 3], [4, 5], [4, 5], [4, 5]]
-    assert pad_batch(rows, 3).tolist() == rows.tolist()
+def test_the_last_row_is_repeated():
+    rows, batches = np.arange(6).reshape(3, 2), []
+    map_batches(lambda batch: batches.append(batch.tolist()) or batch, 5, rows)
+    assert batches == [[[0, 1], [2, 3], [4, 5], [4, 5], [4, 5]]]
 
 
 def test_every_call_has_one_shape_and_padding_is_cut_off():

@@ -131,4 +131,4 @@ def test_any_recipe_can_be_given_any_source(recipe, source, expected, monkeypatc
 
 def test_a_variant_that_there_is_not(tmp_path):
     line = fail("train.py", f"--config={ROOT}/configs/sky_timelapse.py:42gb", f"--workdir={tmp_path}/run")
-    assert "no variant '42gb' of sky_timelapse: choose from 24gb, small, image, from_image" in line
+    assert "sky_timelapse has no variant '42gb': write configs/sky_timelapse.py:NAME, NAME one of 24gb, small" in line

@@ -137,8 +137,6 @@ def test_muon_resumes_exactly(tmp_path):
 
 
 def test_an_optimizer_that_cannot_be_is_refused():
-    with pytest.raises(UserError, match=r"unknown optimizer\.name 'lion': choose from adamw, muon"):
-        make_optimizer(optax.constant_schedule(1.0), name="lion")
     with pytest.raises(UserError, match=r"leaves no parameter to muon: choose optimizer\.name=adamw"):
         make_optimizer(optax.constant_schedule(1.0), name="muon", frozen="blocks/.*kernel").init(first_state().params)
 
@@ -286,8 +284,6 @@ def test_learning_rate_warms_up_then_stays_or_falls():
     tail = make_learning_rate(1e-3, 10, 100, "tail")
     assert float(tail(80)) == pytest.approx(1e-3)
     assert float(tail(90)) == pytest.approx(5e-4) and float(tail(100)) == pytest.approx(0, abs=1e-9)
-    with pytest.raises(UserError, match="'linear'"):
-        make_learning_rate(1e-3, 10, 100, "linear")
 
 
 def test_gradients_are_clipped():

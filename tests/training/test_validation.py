@@ -18,7 +18,7 @@ from vdt_jax.models.flops import training_flops
 from vdt_jax.models.vdt import VDT
 from vdt_jax.options import build
 from vdt_jax.training.config import TrainConfig
-from vdt_jax.training.setup import Run
+from vdt_jax.training.run import Run
 from vdt_jax.training.validation import Validation
 
 SIZES = dict(input_size=(16, 16), num_frames=4, in_channels=1, patch_size=8, hidden_size=16, depth=1, num_heads=2)

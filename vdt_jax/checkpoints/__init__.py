@@ -5,28 +5,12 @@ reads, and `training`, the rest of the state. `manifest.json` is written last an
 its own is a folder with `config.json` and `params/`.
 """
 
-from vdt_jax.checkpoints.manager import Checkpoints
-from vdt_jax.checkpoints.models import (
-    DEMO,
-    fresh_paths,
-    load_config,
-    load_model,
-    newest_checkpoint,
-    newest_step,
-    save_config,
-    save_model,
-    start_from,
-)
-
-__all__ = [
-    "DEMO",
-    "Checkpoints",
-    "fresh_paths",
-    "load_config",
-    "load_model",
-    "newest_checkpoint",
-    "newest_step",
-    "save_config",
-    "save_model",
-    "start_from",
-]
+from vdt_jax.checkpoints.manager import Checkpoints as Checkpoints
+from vdt_jax.checkpoints.models import DEMO as DEMO
+from vdt_jax.checkpoints.models import fresh_paths as fresh_paths
+from vdt_jax.checkpoints.models import load_config as load_config
+from vdt_jax.checkpoints.models import load_model as load_model
+from vdt_jax.checkpoints.models import newest_checkpoint as newest_checkpoint
+from vdt_jax.checkpoints.models import save_config as save_config
+from vdt_jax.checkpoints.models import save_model as save_model
+from vdt_jax.checkpoints.models import start_from as start_from

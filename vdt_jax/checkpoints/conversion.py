@@ -60,9 +60,8 @@ def convert(options: ConvertOptions) -> dict[str, Any]:
     """Converts, in the direction that `to_torch` says; writes the output atomically.
 
     Returns:
-      What was done. From PyTorch, the report that is written as conversion.json: source (file, sha256), model (sizes),
-      parameters, trained_parameters, ignored (name: reason), tensors (name: shape, dtype, mean), and verify. To
-      PyTorch: tensors (a number) and sha256 of the file written.
+      From PyTorch, the report that is written as conversion.json. To PyTorch: the number of `tensors`, and the `sha256`
+      of the file written.
 
     Raises:
       UserError: the output exists, or the input is not what `options` say.
@@ -83,13 +82,12 @@ def _from_torch(path: Path, output: Path, options: ConvertOptions) -> dict[str, 
     table = vdt_table(model.depth, model.patch_size)
     with progress("converting", sum(array.size for array in state_dict.values()), "values") as done:
         params, copied = read_table(state_dict, table, expected, done)
+    trained = {name: part for name, part in params.items() if name not in FROZEN_PARAMS}
     report: dict[str, Any] = {
         "source": {"file": path.name, "sha256": file_sha256(path)},
         "model": sizes,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
-        "trained_parameters": sum(
-            leaf.size for name, part in params.items() if name not in FROZEN_PARAMS for leaf in jax.tree.leaves(part)
-        ),
+        "trained_parameters": sum(leaf.size for leaf in jax.tree.leaves(trained)),
         "ignored": ignored,
         "tensors": {name: row._asdict() for name, row in copied.items()},
     }
@@ -118,8 +116,6 @@ def _adapted(source: Source, options: ConvertOptions) -> tuple[StateDict, dict[s
         state_dict = dict(with_temporal_layers(state_dict, options.num_frames or 16, options.zero_time_embed))
     elif options.zero_time_embed:
         raise UserError("zero_time_embed is for image weights of DiT: these weights have a time_embed of their own")
-    if options.image_size is None and options.num_frames is None:
-        return state_dict, ignored
     sizes = read_sizes(state_dict, options.num_heads or 1)
     if options.num_frames not in (None, sizes["num_frames"]):
         state_dict["time_embed"] = resize_time_embed(state_dict["time_embed"], options.num_frames)
@@ -154,10 +150,6 @@ def _output_on_fixed_input(model: VDT, params: Any) -> dict[str, Any]:
     x = values.reshape(1, num_frames, channels, height, width).transpose(0, 1, 3, 4, 2).astype(np.float32)
     with jax.default_matmul_precision("highest"):
         out = np.asarray(jax.jit(model.apply)({"params": params}, x, jnp.full(1, 500.0)), np.float64)
-    first = out[0, 0, 0, 0, : min(4, out.shape[-1])]
-    return {
-        "mean": f"{out.mean():.6e}",
-        "std": f"{out.std():.6e}",
-        "largest": f"{np.abs(out).max():.6e}",
-        "first pixel": [f"{value:.6e}" for value in first],
-    }
+    measured = {"mean": out.mean(), "std": out.std(), "largest": np.abs(out).max()}
+    report: dict[str, Any] = {name: f"{value:.6e}" for name, value in measured.items()}
+    return report | {"first pixel": [f"{value:.6e}" for value in out[0, 0, 0, 0, :4]]}

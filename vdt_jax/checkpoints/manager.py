@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -10,14 +11,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from vdt_jax.checkpoints.manifest import (
-    MANIFEST,
-    all_steps,
-    damage,
-    finished_steps,
-    mark_damaged,
-    write_manifest,
-)
+from vdt_jax.checkpoints.manifest import MANIFEST, all_steps, damage, finished_steps, mark_damaged, write_manifest
 from vdt_jax.distributed.mesh import path_name
 from vdt_jax.distributed.processes import any_process, from_first_process
 from vdt_jax.errors import RunStopped, UserError
@@ -39,10 +33,7 @@ class Checkpoints:
     manifest, so that a failed save could cost the last good checkpoint.
 
     Args:
-      workdir: of the run.
-      every: steps from one checkpoint to the next.
-      keep: number of newest checkpoints that are kept.
-      keep_every: checkpoints of steps that it divides are kept for good.
+      every, keep, keep_every: see `checkpoint_every`, `keep_checkpoints` and `keep_every` of TrainConfig.
     """
 
     def __init__(self, workdir: str | os.PathLike, *, every: int = 1, keep: int = 3, keep_every: int | None = None):
@@ -69,14 +60,13 @@ class Checkpoints:
         """Whether to save this step: every N-th, and sooner where the last save failed."""
         if step % self._every == 0:
             return True
-        return step % max(1, self._every // TRIES) == 0 and any_process(self._failed and not self._busy())
+        busy = self._saving is not None and not self._saving.done()
+        return step % max(1, self._every // TRIES) == 0 and any_process(self._failed and not busy)
 
     def save(self, state: Any) -> None:
         """Starts to write the state; a finished checkpoint of the step is not written again.
 
-        Raises:
-          RunStopped: too many saves in a row have failed, or something in the state is not finite; it is not
-            written.
+        RunStopped: too many saves in a row have failed, or something in the state is not finite; it is not written.
         """
         step = int(state.step)  # waits for the step that is being computed; not counted as time of the save
         start = time.monotonic()
@@ -87,12 +77,10 @@ class Checkpoints:
         self._failed = False
         if not (self.folder / str(step) / MANIFEST).exists():
             if bad := not_finite(state):
-                raise RunStopped(
-                    f"{bad} is not finite after step {step}, which is not saved; the last good checkpoint is "
-                    f"{self.newest()}"
-                )
+                last = f"the last good checkpoint is {self.newest()}"
+                raise RunStopped(f"{bad} is not finite after step {step}, which is not saved; {last}")
             try:
-                self._orbax.save(self.folder / str(step), args=_save_args(state), force=True)
+                self._orbax.save(self.folder / str(step), args=_args(ocp.args.StandardSave, state), force=True)
             except Exception as error:
                 self._fail(step, error)
             else:
@@ -103,10 +91,9 @@ class Checkpoints:
         """Writes the state, with retries, and waits. Raises RunStopped as `save` does."""
         self.save(state)
         self.wait()
-        while any_process(self._failed):
+        if any_process(self._failed):
             time.sleep(1)
-            self.save(state)
-            self.wait()
+            self.save_and_wait(state)
 
     def wait(self) -> None:
         """Waits until the last save is finished, or has failed, which is logged."""
@@ -115,17 +102,12 @@ class Checkpoints:
             self._saving = None
 
     def restore(self, like: State) -> State | None:
-        """The newest good state, on the devices of `like` (arrays, or shapes with shardings); None if there is none.
-
-        A damaged checkpoint is reported and renamed.
-        """
+        """The newest good state, on the devices of `like` (arrays, or shapes with shardings); None if there is none."""
         step = from_first_process(self._newest_good)
         if step < 0:
             return None
-        shapes = {"training": _without_ema(like), "ema_params": like.ema_params}
-        args = {name: ocp.args.StandardRestore(tree) for name, tree in shapes.items()}
         try:
-            restored = self._orbax.restore(self.folder / str(step), args=ocp.args.Composite(**args))
+            restored = self._orbax.restore(self.folder / str(step), args=_args(ocp.args.StandardRestore, like))
         except ValueError as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{self.folder / str(step)} does not hold the state of this config: {reason}") from None
@@ -137,6 +119,7 @@ class Checkpoints:
         return str(self.folder / str(steps[-1])) if steps else "none"
 
     def _newest_good(self) -> int:
+        """The step of the newest good checkpoint, or -1; damaged ones are renamed."""
         finished = finished_steps(self.folder)
         for step in reversed(all_steps(self.folder)):
             folder = self.folder / str(step)
@@ -147,9 +130,6 @@ class Checkpoints:
             else:
                 return step
         return -1
-
-    def _busy(self) -> bool:
-        return self._saving is not None and not self._saving.done()
 
     def _finish(self, step: int) -> None:
         """In the other thread: waits for Orbax, then writes the manifest and removes old steps."""
@@ -175,9 +155,9 @@ class Checkpoints:
 
     def _remove_old(self) -> None:
         finished = finished_steps(self.folder)
-        kept = set(finished[-self._keep :])
+        kept = finished[-self._keep :]
         if self._keep_every:
-            kept |= {step for step in finished if step % self._keep_every == 0}
+            kept += [step for step in finished if step % self._keep_every == 0]
         for step in all_steps(self.folder):
             if step not in kept and step < finished[-1]:
                 # The manifest first: after a kill here the rest is unfinished, not damaged.
@@ -203,16 +183,11 @@ def _are_finite(leaves: list[jax.Array]) -> list[jax.Array]:
 
 
 def _checkpointer() -> ocp.AsyncCheckpointer:
-    handler = ocp.CompositeCheckpointHandler(
-        training=ocp.StandardCheckpointHandler(), ema_params=ocp.StandardCheckpointHandler()
-    )
-    return ocp.AsyncCheckpointer(handler)
+    parts = {name: ocp.StandardCheckpointHandler() for name in ("training", "ema_params")}
+    return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**parts))
 
 
-def _save_args(state: Any) -> Any:
-    parts = {"training": _without_ema(state), "ema_params": state.ema_params}
-    return ocp.args.Composite(**{name: ocp.args.StandardSave(tree) for name, tree in parts.items()})
-
-
-def _without_ema(state: Any) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in ("step", "params", "opt_state", "skipped")}
+def _args(of_part: Callable[[Any], Any], state: Any) -> Any:
+    """The two parts of a checkpoint, as Orbax takes them."""
+    training = {name: getattr(state, name) for name in ("step", "params", "opt_state", "skipped")}
+    return ocp.args.Composite(training=of_part(training), ema_params=of_part(state.ema_params))

@@ -6,6 +6,7 @@ itself and its step, so that swapped folders are detected too.
 """
 
 import hashlib
+import itertools
 import json
 import re
 import time
@@ -23,21 +24,20 @@ _WAIT = 600.0  # seconds that the first host waits for the others' hashes
 
 
 def write_manifest(folder: epath.Path, step: int, host: int, num_hosts: int) -> None:
-    """Hashes this host's files of a checkpoint; the first host then writes the manifest. Every host must call it.
-
-    Raises:
-      OSError: a file cannot be read or written, or a host does not deliver its hashes in time.
-    """
+    """Hashes this host's files of a checkpoint; the first host then writes the manifest. Every host must call it."""
     files = {}
     for name in sorted(_files(folder)):
         if _writer(name) == host or (host == 0 and _writer(name) >= num_hosts):
-            files[name] = [_size(folder / name), file_sha256(folder / name)]
+            files[name] = [(folder / name).stat().length, file_sha256(folder / name)]
     if host > 0:
         atomic_write(folder / _PART.format(host), json.dumps(files))
         return
     for other in range(1, num_hosts):
-        part = folder / _PART.format(other)
-        _wait_for(part, other)
+        part, end = folder / _PART.format(other), time.monotonic() + _WAIT
+        while not part.exists():
+            if time.monotonic() > end:
+                raise TimeoutError(f"host {other} has not hashed its files after {_WAIT:.0f} s")
+            time.sleep(0.05)
         files |= json.loads(part.read_text())
         part.unlink()
     content: dict[str, Any] = {"step": step, "hosts": num_hosts, "files": files}
@@ -45,15 +45,10 @@ def write_manifest(folder: epath.Path, step: int, host: int, num_hosts: int) -> 
 
 
 def damage(folder: epath.Path, step: int, start: str = "") -> str | None:
-    """What is wrong with a checkpoint that has a manifest, or None.
-
-    Args:
-      start: checks only files whose path in the folder starts with it.
-    """
+    """What is wrong with a checkpoint that has a manifest, or None; only files whose path begins with `start` count."""
     try:
         content = json.loads((folder / MANIFEST).read_text())
-        claimed = content.pop("sha256")
-        files = content["files"].items()
+        claimed, files = content.pop("sha256"), content["files"].items()
     except (ValueError, KeyError, AttributeError, TypeError, OSError):
         return f"{MANIFEST} cannot be read"
     if claimed != _own_hash(content):
@@ -63,7 +58,7 @@ def damage(folder: epath.Path, step: int, start: str = "") -> str | None:
     for name, (size, sha256) in files:
         if name.startswith(start):
             try:
-                if (found := _size(folder / name)) != size:
+                if (found := (folder / name).stat().length) != size:
                     return f"{name} has {found} bytes in place of {size}"
                 if file_sha256(folder / name) != sha256:
                     return f"{name} was changed"
@@ -74,10 +69,8 @@ def damage(folder: epath.Path, step: int, start: str = "") -> str | None:
 
 def mark_damaged(folder: epath.Path, reason: str) -> epath.Path:
     """Renames a damaged checkpoint and writes the reason into it; nothing is deleted."""
-    number, aside = 1, folder.parent / f"{folder.name}.{DAMAGED}"
-    while aside.exists():
-        number += 1
-        aside = folder.parent / f"{folder.name}.{DAMAGED}-{number}"
+    names = itertools.chain([DAMAGED], (f"{DAMAGED}-{number}" for number in itertools.count(2)))
+    aside = next(path for name in names if not (path := folder.parent / f"{folder.name}.{name}").exists())
     folder.rename(aside)
     (aside / DAMAGED).write_text(reason + "\n")
     return aside
@@ -109,17 +102,5 @@ def _writer(name: str) -> int:
     return int(found.group(1)) if found else 0
 
 
-def _size(path: epath.Path) -> int:
-    return path.stat().length
-
-
 def _own_hash(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _wait_for(part: epath.Path, host: int) -> None:
-    end = time.monotonic() + _WAIT
-    while not part.exists():
-        if time.monotonic() > end:
-            raise TimeoutError(f"host {host} has not hashed its files after {_WAIT:.0f} s")
-        time.sleep(0.05)

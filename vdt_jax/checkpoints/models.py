@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from vdt_jax.checkpoints.manifest import all_steps, damage, finished_steps
-from vdt_jax.distributed.mesh import path_name, put_whole
+from vdt_jax.distributed.mesh import path_name, put_whole, with_shardings
 from vdt_jax.errors import UserError
 from vdt_jax.files import atomic_write, open_folder
 from vdt_jax.models.vdt import VDT, param_shapes
@@ -34,11 +34,7 @@ def _is_step(folder: epath.Path) -> bool:
 
 
 def load_config(path: str | os.PathLike) -> Config:
-    """The config of a checkpoint; `demo` is the bundled model.
-
-    Raises:
-      UserError: no such folder, or no config.json in it.
-    """
+    """The config of a checkpoint; `demo` is the bundled model. UserError: no such folder, or no config.json in it."""
     file = _folder(path) / "config.json"
     if not file.is_file():
         raise UserError(f"no checkpoint in {path}: give a working directory of train.py or a converted folder")
@@ -67,10 +63,7 @@ def save_model(path: str | os.PathLike, config: Config, params: Any) -> None:
 def newest_checkpoint(path: str | os.PathLike) -> epath.Path:
     """The folder of the newest good checkpoint in a working directory, or the one that `path` itself is.
 
-    A checkpoint that `path` names is read even if it has no manifest.
-
-    Raises:
-      UserError: there is no good checkpoint.
+    A checkpoint that `path` names is read even if it has no manifest. UserError: there is no good one.
     """
     folder = _folder(path) / "checkpoints"
     asked = epath.Path(path)
@@ -91,11 +84,6 @@ def newest_checkpoint(path: str | os.PathLike) -> epath.Path:
     raise UserError(f"no checkpoint in {path} yet: train longer, or name another folder")
 
 
-def newest_step(path: str | os.PathLike) -> int:
-    """The step of `newest_checkpoint`."""
-    return int(newest_checkpoint(path).name)
-
-
 def load_model(path: str | os.PathLike) -> tuple[VDT, Any]:
     """The model and its parameters from a working directory (the newest good EMA), one of its checkpoints, or a folder
     of `save_model`.
@@ -110,9 +98,8 @@ def load_model(path: str | os.PathLike) -> tuple[VDT, Any]:
     if isinstance(options["input_size"], list):  # JSON knows no tuples, and a module's fields must be hashable
         options["input_size"] = tuple(options["input_size"])
     model = VDT(**options)
-    expected = param_shapes(model)
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    expected = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), expected)
+    shapes, device = param_shapes(model), jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    expected = with_shardings(shapes, jax.tree.map(lambda _: device, shapes))
     folder = _folder(path) / "params"
     if not folder.is_dir():
         folder = newest_checkpoint(path) / "ema_params"
@@ -133,13 +120,12 @@ def start_from(path: str | os.PathLike, params: Any, fresh: Sequence[str] = ()) 
       fresh: paths like "y_embedder" or "blocks/temporal_fc" whose leaves are kept from `params`.
 
     Raises:
-      UserError: lists parameters that are missing, left over, of another shape, or unknown to `params` if `fresh`
-        names them.
+      UserError: parameters that are missing, left over, of another shape, or named by `fresh` and unknown to `params`.
     """
     loaded = load_model(path)[1]
-    theirs = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(loaded)}
-    ours = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
-
+    theirs, ours = (
+        {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)} for tree in (loaded, params)
+    )
     staying = set(fresh_paths(params, fresh)) | set(fresh_paths(loaded, fresh))
     problems = [f"{name} is missing there" for name in ours.keys() - theirs.keys() if name not in staying]
     problems += [f"{name} is not in this model" for name in theirs.keys() - ours.keys() if name not in staying]
@@ -150,10 +136,8 @@ def start_from(path: str | os.PathLike, params: Any, fresh: Sequence[str] = ()) 
     ]
     problems += [f"no parameter is called {start}" for start in fresh if not fresh_paths(params, [start])]
     if problems:
-        raise UserError(
-            f"--config.init_from={path} does not fit: {'; '.join(sorted(problems))}; change config.model, or name what "
-            "shall start fresh in --config.init_fresh"
-        )
+        way_out = "change config.model, or name what shall start fresh in --config.init_fresh"
+        raise UserError(f"--config.init_from={path} does not fit: {'; '.join(sorted(problems))}; {way_out}")
 
     def pick(path: Any, leaf: jax.Array) -> jax.Array:
         name = path_name(path)

@@ -38,12 +38,9 @@ def make_mesh(num_devices: int | None = None, fsdp: int = 1, devices: Sequence[A
       num_devices: takes the first N devices.
       fsdp: number of devices that each parameter is split over; 1 is pure data parallelism.
       devices: default: jax.devices(); a topology to compile for has its own.
-
-    Raises:
-      UserError: `fsdp` does not divide the number of devices.
     """
     chosen = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))[:num_devices]
-    if fsdp < 1 or len(chosen) % fsdp:
+    if len(chosen) % fsdp:
         raise UserError(f"mesh.fsdp must divide the number of devices, {len(chosen)}, got {fsdp}")
     return Mesh(np.array(chosen).reshape(-1, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto, AxisType.Auto))
 
@@ -69,10 +66,9 @@ def state_shardings(tree: Any, mesh: Mesh) -> Any:
     def sharding(path: Any, leaf: Any) -> NamedSharding:
         name = path_name(path)
         spec = next(spec for pattern, spec in FSDP_RULES if re.search(pattern, name))
-        divides = len(spec) <= leaf.ndim and all(
-            axis is None or leaf.shape[i] % mesh.shape[axis] == 0 for i, axis in enumerate(spec)
-        )
-        return NamedSharding(mesh, spec if divides else PartitionSpec())
+        if len(spec) > leaf.ndim or any(axis and leaf.shape[i] % mesh.shape[axis] for i, axis in enumerate(spec)):
+            spec = PartitionSpec()
+        return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(sharding, tree)
 
@@ -89,8 +85,8 @@ def gather_whole(mesh: Mesh, dtype: Any) -> Callable[[Any], Any]:
         return jax.lax.with_sharding_constraint(kernel.astype(dtype), replicated(mesh))
 
     def backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
-        gradient = jax.lax.with_sharding_constraint(gradient, NamedSharding(mesh, PartitionSpec(None, "fsdp")))
-        return (gradient.astype(np.float32),)
+        split = NamedSharding(mesh, PartitionSpec(None, "fsdp"))
+        return (jax.lax.with_sharding_constraint(gradient, split).astype(np.float32),)
 
     gather.defvjp(lambda kernel: (gather(kernel), None), backward)
 
@@ -125,25 +121,20 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(batch_sharding(mesh), x), batch)
 
 
-def pad_batch(rows: np.ndarray, size: int) -> np.ndarray:
-    """Repeats the last row until there are `size`, so that a last, smaller batch needs no program of its own."""
-    return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
-
-
 def map_batches(function: Callable[..., Any], size: int, *arrays: np.ndarray) -> np.ndarray:
-    """The results of a function of `size` rows of arrays at a time, concatenated; the last batch is padded."""
-    results = []
-    for first in range(0, len(arrays[0]), size):
-        rows = [array[first : first + size] for array in arrays]
-        result = function(*(pad_batch(row, size) for row in rows))
-        results.append(np.asarray(result)[: len(rows[0])])
-    return np.concatenate(results)
+    """The results of a function of `size` rows of arrays at a time, concatenated.
+
+    The last row is repeated in the last batch, so that a smaller batch needs no program of its own.
+    """
+    length, results = len(arrays[0]), []
+    for first in range(0, length, size):
+        rows = np.minimum(np.arange(first, first + size), length - 1)
+        results.append(np.asarray(function(*(array[rows] for array in arrays))))
+    return np.concatenate(results)[:length]
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, grad_accum: int = 1) -> None:
     """Raises UserError where the global batch cannot be split evenly; it is never adjusted."""
-    if grad_accum < 1:
-        raise UserError(f"grad_accum must be >= 1, got {grad_accum}")
-    if batch_size < 1 or batch_size % (mesh.size * grad_accum):
+    if batch_size % (mesh.size * grad_accum):
         parts = f"{mesh.size} devices" + (f" x {grad_accum} parts (grad_accum)" if grad_accum > 1 else "")
         raise UserError(f"batch_size (the global batch size) must be a multiple of {parts}, got {batch_size}")

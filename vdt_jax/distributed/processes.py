@@ -29,12 +29,8 @@ def start_processes(coordinator: str | None, num_processes: int | None, process_
     """Joins this process to the others of its run, if there are any; call it before any other use of jax.
 
     In SLURM steps of several tasks and on TPU virtual machines jax finds the processes. Elsewhere the three arguments
-    are needed, or the environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID.
-
-    Args:
-      coordinator: host:port of process 0, reachable from the others.
-      num_processes: number of processes of the run.
-      process_id: number of this process, from 0.
+    are needed, or the environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID. `coordinator`
+    is host:port of process 0, reachable from the others.
 
     Raises:
       UserError: only some of the three, or a value that is not allowed.

@@ -95,33 +95,17 @@ class MeshOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class PreviewOptions:
-    """Samples of the EMA weights for every task on held-out clips, written to WORKDIR/samples.
+class SamplesOptions:
+    """When the EMA weights sample every task on held-out clips, and how."""
 
-    At a step with validation, its samples are shown: `num_steps` is then that of the validation.
-    """
-
-    every: int = option(2_000, "Steps between previews; 0 for none.", minimum=0)
-    num_steps: int = option(50, "Sampling steps.", minimum=1)
-    num_clips: int = option(2, "Number of clips.", minimum=1)
-
-
-@dataclasses.dataclass(frozen=True)
-class ValidationOptions:
-    """Losses by task and noise level, PSNR and SSIM of samples: EMA weights, held-out clips."""
-
-    every: int = option(2_000, "Steps between validations; 0 for none.", minimum=0)
+    every: int = option(2_000, "Steps from one time to the next; 0 for never.", minimum=0)
     num_steps: int = option(25, "Sampling steps.", minimum=1)
     num_clips: int = option(8, "Number of clips.", minimum=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """A training run.
-
-    Raises:
-      UserError: a value that is not allowed, or values that do not go together.
-    """
+    """A training run. UserError: a value that is not allowed, or values that do not go together."""
 
     seed: int = option(0, "Seed of all random draws.", minimum=0, maximum=MAX_SEED)
     batch_size: int = option(32, "Global batch size.", minimum=1)
@@ -148,8 +132,11 @@ class TrainConfig:
         metadata={"help": "`name` and keyword arguments of a data source, which checks them (docs/data.md)."},
     )
     data_threads: int = option(2, "Threads that read ahead.", minimum=1)
-    preview: PreviewOptions = option(PreviewOptions(), "Previews.")
-    validation: ValidationOptions = option(ValidationOptions(), "Validation.")
+    preview: SamplesOptions = option(
+        SamplesOptions(num_steps=50, num_clips=2),
+        "Samples in WORKDIR/samples; at a step with validation its samples are shown.",
+    )
+    validation: SamplesOptions = option(SamplesOptions(), "Losses by task and noise level; PSNR and SSIM of samples.")
 
     def __post_init__(self) -> None:
         validate(self)
@@ -164,11 +151,10 @@ class TrainConfig:
         limit = self.diffusion.num_diffusion_timesteps
         if self.diffusion.noise_schedule == "linear" and limit <= 20:  # its last beta, 20 / limit, must be below 1
             raise UserError(f"diffusion.num_diffusion_timesteps must be > 20 with the linear schedule, got {limit}")
-        for name, section in (("preview", self.preview), ("validation", self.validation)):
-            if section.every and section.num_steps > limit:
-                raise UserError(
-                    f"{name}.num_steps must be <= diffusion.num_diffusion_timesteps={limit}, got {section.num_steps}"
-                )
+        for name, part in (("preview", self.preview), ("validation", self.validation)):
+            if part.every and part.num_steps > limit:
+                most = f"diffusion.num_diffusion_timesteps={limit}"
+                raise UserError(f"{name}.num_steps must be <= {most}, got {part.num_steps}")
 
     def as_json(self) -> dict[str, Any]:
         """The nested dictionary that config.json holds."""

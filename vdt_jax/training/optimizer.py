@@ -13,7 +13,7 @@ from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import FROZEN_PARAMS
 
 DECAYS = ("constant", "cosine", "tail")
-OPTIMIZERS = ("adamw", "muon")
+OPTIMIZERS = ("adamw", "muon")  # both tuples are the choices of vdt_jax.training.config, which checks them
 
 
 def make_learning_rate(peak: float, warmup_steps: int, total_steps: int, decay: str) -> optax.Schedule:
@@ -21,20 +21,15 @@ def make_learning_rate(peak: float, warmup_steps: int, total_steps: int, decay: 
 
     `constant` does not decay. `cosine` falls to 0 at `total_steps`. `tail` is constant, then falls linearly to 0 over
     the last fifth, so that a run can be extended without a new schedule (Hu et al. 2024, arXiv 2404.06395, sec. 4).
-
-    Raises:
-      UserError: an unknown decay.
     """
-    if decay not in DECAYS:
-        raise UserError(f"no learning-rate decay '{decay}': choose from {', '.join(DECAYS)}")
+    rest, fifth = max(total_steps - warmup_steps, 1), max(total_steps // 5, 1)
+    after = {
+        "constant": optax.constant_schedule(peak),
+        "cosine": optax.cosine_decay_schedule(peak, rest),
+        "tail": optax.linear_schedule(peak, 0.0, fifth, transition_begin=max(rest - fifth, 0)),
+    }
     warmup = optax.linear_schedule(0.0, peak, warmup_steps)
-    after = optax.constant_schedule(peak)
-    if decay == "cosine":
-        after = optax.cosine_decay_schedule(peak, max(total_steps - warmup_steps, 1))
-    if decay == "tail":
-        fifth = max(total_steps // 5, 1)
-        after = optax.linear_schedule(peak, 0.0, fifth, transition_begin=max(total_steps - warmup_steps - fifth, 0))
-    return optax.join_schedules([warmup, after], [warmup_steps])
+    return optax.join_schedules([warmup, after[decay]], [warmup_steps])
 
 
 def make_optimizer(
@@ -52,38 +47,32 @@ def make_optimizer(
     updated, have no optimizer state, and do not count in the norm.
 
     Args:
-      learning_rate: of all parameters.
       name: `adamw` (Loshchilov and Hutter 2019, arXiv 1711.05101), or `muon` (Jordan et al. 2024) for the parameters
         that `muon_params` lists and AdamW with Nesterov momentum for the others. Muon's updates are scaled to the size
-        of AdamW's (Liu et al. 2025, arXiv 2502.16982, sec. 2.2), so one learning rate serves both.
+        of AdamW's (Liu et al. 2025, arXiv 2502.16982, sec. 2.2), so one learning rate serves both. `init` raises
+        UserError where `frozen` leaves Muon no parameter.
       weight_decay: decoupled, of all trained parameters.
       b2: decay of AdamW's second moment.
-
-    Raises:
-      UserError: an unknown optimizer; `init` raises it where `frozen` leaves Muon no parameter.
     """
-    if name == "adamw":
-        update = optax.adamw(learning_rate, b2=b2, weight_decay=weight_decay)
-    elif name == "muon":
-        update = muon(
+    updates = {
+        "adamw": optax.adamw(learning_rate, b2=b2, weight_decay=weight_decay),
+        "muon": muon(
             learning_rate,
             weight_decay=weight_decay,
             adam_b2=b2,
             adam_weight_decay=weight_decay,
             consistent_rms=0.2,
             muon_weight_dimension_numbers=_muon_dimensions,
-        )
-    else:
-        raise UserError(f"unknown optimizer.name '{name}': choose from {', '.join(OPTIMIZERS)}")
-    clipped = optax.chain(optax.clip_by_global_norm(clip_norm), update)
+        ),
+    }
+    clipped = optax.chain(optax.clip_by_global_norm(clip_norm), updates[name])
 
     def labels(params: Any) -> Any:
         trained = trained_params(params, frozen)
         if name == "muon" and not muon_params(trained):
             raise UserError(f"optimizer.frozen={frozen} leaves no parameter to muon: choose optimizer.name=adamw")
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: "trained" if path_name(path) in trained else "frozen", params
-        )
+        label = {True: "trained", False: "frozen"}  # paths of checkpoints have these names
+        return jax.tree_util.tree_map_with_path(lambda path, _: label[path_name(path) in trained], params)
 
     return optax.partition({"trained": clipped, "frozen": optax.set_to_zero()}, labels)
 

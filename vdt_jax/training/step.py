@@ -4,6 +4,7 @@ Every random draw of step s comes from `fold_in(key, s)`, split by purpose. So a
 one, on any number of devices.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -36,8 +37,7 @@ class TrainState:
 
 def init_state(model: VDT, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
     """A fresh state; jit it with out_shardings to initialise the parameters with their final sharding."""
-    x = jnp.zeros((1, *model.video_shape))
-    params = model.init(key, x, jnp.zeros(1))["params"]
+    params = model.init(key, jnp.zeros((1, *model.video_shape)), jnp.zeros(1))["params"]
     # The EMA is a copy: the step donates its state, and a buffer cannot be given away twice.
     ema_params = jax.tree.map(jnp.copy, params)
     return TrainState(jnp.zeros((), jnp.int32), params, ema_params, optimizer.init(params), jnp.zeros(2, jnp.int32))
@@ -66,7 +66,7 @@ def draw_examples(
     """
     step_key, noise_key, mask_key, label_key = jax.random.split(key, 4)
     x_start = batch["video"]
-    batch_size = x_start.shape[0]
+    batch_size = len(x_start)
     steps = jnp.asarray(diffusion.schedule.shifted_steps(noise_shift))
     labels = batch["labels"] if model.num_classes > 1 else jnp.zeros(batch_size, jnp.int32)
     return {
@@ -81,14 +81,7 @@ def draw_examples(
 def loss_fn(
     model: VDT, diffusion: GaussianDiffusion, params: Any, examples: Batch, loss: str = "normalised"
 ) -> tuple[jax.Array, Metrics]:
-    """The mean loss of what `draw_examples` returns.
-
-    Args:
-      loss: `normalised` or `parity`, see GaussianDiffusion.training_losses.
-
-    Returns:
-      The scalar to minimise, and the means of its terms.
-    """
+    """The mean loss of what `draw_examples` returns, and the means of its terms; see `training_losses` for `loss`."""
     examples = dict(examples)
     labels = examples.pop("labels")
 
@@ -120,15 +113,10 @@ def make_train_step(
       grad_accum: number of parts of the batch whose gradients are taken one after the other. All random draws are made
         for the whole batch, so the update does not depend on it.
       frozen: the regex that `make_optimizer` got; these gradients are left out of the norm.
-      loss: see `loss_fn`.
-      draw_options: see `draw_examples`.
+      loss, draw_options: see `loss_fn` and `draw_examples`.
     """
-
-    def gradient(params: Any, examples: Batch) -> tuple[Any, Metrics]:
-        def loss_of(params):
-            return loss_fn(model, diffusion, params, examples, loss)
-
-        return jax.grad(loss_of, has_aux=True)(params)
+    loss_of = functools.partial(loss_fn, model, diffusion, loss=loss)
+    gradient = jax.grad(loss_of, has_aux=True)
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         examples = draw_examples(model, diffusion, batch, jax.random.fold_in(key, state.step), **draw_options)
@@ -139,11 +127,11 @@ def make_train_step(
         ema_params = update_ema(state.ema_params, params, state.step, ema_decay)
 
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
-        old = (state.params, state.ema_params, state.opt_state)
-        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (params, ema_params, opt_state), old)
         skipped = jnp.where(finite, state.skipped * jnp.array([1, 0]), state.skipped + 1)
         metrics["skipped"], metrics["skipped_in_a_row"] = skipped
-        return TrainState(state.step + 1, kept[0], kept[1], kept[2], skipped), metrics
+        old = (state.params, state.ema_params, state.opt_state)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (params, ema_params, opt_state), old)
+        return TrainState(state.step + 1, *kept, skipped), metrics
 
     return train_step
 
@@ -158,8 +146,8 @@ def accumulate(gradient: Callable, params: Any, examples: Batch, grad_accum: int
     def add(total, part):
         return jax.tree.map(jnp.add, total, gradient(params, part)), None
 
-    first = jax.tree.map(lambda x: x[0], parts)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradient, params, first))
+    shapes = jax.eval_shape(gradient, params, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     total, _ = jax.lax.scan(add, zeros, parts)
     return jax.tree.map(lambda x: x / grad_accum, total)
 
@@ -172,10 +160,5 @@ def update_ema(ema_params: Any, params: Any, step: jax.Array, ema_decay: float) 
 
 def shard_train_step(train_step: Callable, like: Any, mesh: Mesh) -> Callable:
     """The step, compiled for a mesh: `like` has the shapes of the state, which is donated."""
-    shardings = state_shardings(like, mesh)
-    return jax.jit(
-        train_step,
-        in_shardings=(shardings, batch_sharding(mesh), replicated(mesh)),
-        out_shardings=(shardings, replicated(mesh)),
-        donate_argnums=0,
-    )
+    state, batch, whole = state_shardings(like, mesh), batch_sharding(mesh), replicated(mesh)
+    return jax.jit(train_step, in_shardings=(state, batch, whole), out_shardings=(state, whole), donate_argnums=0)

@@ -25,7 +25,7 @@ from vdt_jax.inference.outputs import write_comparison
 from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.latents.space import batch_encoder
 from vdt_jax.models.vdt import VDT
-from vdt_jax.training.setup import Run
+from vdt_jax.training.run import Run
 
 logger = logging.getLogger(__name__)
 QUARTILES = 4
@@ -55,13 +55,9 @@ class Validation:
         return self._shown.every > 0 and (step % self._shown.every == 0 or step == last_step)
 
     def __call__(self, params: Any, step: int, *, metrics: bool = True, pictures: bool = False) -> dict[str, float]:
-        """Samples every task once, for metrics, for pictures, or for both; every process must call it.
+        """Samples every task once, for metrics, pictures (a GIF and a PNG a task and clip), or both.
 
-        Args:
-          params: of the network, on the mesh of the run.
-          step: after which they are what they are.
-          metrics: whether losses and metrics are wanted. The sampling steps are then those of `validation`.
-          pictures: whether samples are written, one GIF and one PNG a task and clip.
+        Every process must call it. With metrics, the sampling steps are those of `validation`.
 
         Returns:
           With `metrics`, in the first process, if `stop` did not interrupt: `validation/TASK` and
@@ -71,7 +67,7 @@ class Validation:
         params = on_one_device(params, self._mesh)
         if jax.process_index() > 0:
             return {}
-        values = self._measure_losses(params) if metrics else {}
+        values: dict[str, Any] = self._measure_losses(params) if metrics else {}
         measured, shown = self._measured.num_clips if metrics else 0, self._shown.num_clips if pictures else 0
         clips = {name: array[: max(measured, shown)] for name, array in self._clips.items()}
         truth, folder, sampled = clips["video"], self._folder / f"step_{step:07d}", []
@@ -106,7 +102,7 @@ class Validation:
 
     @functools.cached_property
     def _clips(self) -> dict[str, np.ndarray]:
-        """The clips that are measured or shown."""
+        """All clips that are measured or shown."""
         return take(self._source, range(max(part.num_clips for part in (self._measured, self._shown) if part.every)))
 
     @functools.cached_property
@@ -123,8 +119,7 @@ class Validation:
 
 def _make_losses(model: VDT, diffusion: GaussianDiffusion) -> Callable[..., jax.Array]:
     """The losses (tasks, quartiles) of clips (B, F, H, W, C) under masks (tasks, B, F, h, w, 1)."""
-    length = len(diffusion.schedule)
-    edges = np.linspace(0, length, QUARTILES + 1).astype(int)
+    edges = np.linspace(0, len(diffusion.schedule), QUARTILES + 1).astype(int)
 
     @jax.jit
     def losses(params, x_start, labels, masks, keys):
@@ -140,8 +135,7 @@ def _make_losses(model: VDT, diffusion: GaussianDiffusion) -> Callable[..., jax.
             steps, noise = jax.vmap(lambda key: steps_and_noise(key, first, last))(keys)
             return diffusion.training_losses(denoise_fn, x_start, mask, steps, noise)["loss"].mean()
 
-        firsts = jnp.tile(jnp.asarray(edges[:-1]), len(masks))
-        lasts = jnp.tile(jnp.asarray(edges[1:]), len(masks))
+        firsts, lasts = (jnp.tile(jnp.asarray(limits), len(masks)) for limits in (edges[:-1], edges[1:]))
         return jax.lax.map(one, (masks.repeat(QUARTILES, 0), firsts, lasts)).reshape(len(masks), QUARTILES)
 
     return losses
