@@ -62,12 +62,15 @@ def vdt_table(depth: int, patch_size: int) -> list[Row]:
     return [Row("x_embedder.proj.weight", "x_embedder/proj/kernel", patch), *_OUTSIDE, *blocks]
 
 
-def read_sizes(state_dict: StateDict, num_heads: int | None = None) -> dict[str, Any]:
-    """The keyword arguments of `VDT` that these weights fit, read off their shapes (a square grid is assumed).
+def read_sizes(
+    state_dict: StateDict, num_heads: int | None = None, grid: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """The keyword arguments of `VDT` that these weights fit, read off their shapes.
 
     Args:
       state_dict: torch names to arrays.
       num_heads: needed unless depth and width are those of a known variant; no shape tells it.
+      grid: (rows, columns) of tokens; default: as many of both.
 
     Raises:
       UserError: weights of another model, or unknown heads.
@@ -89,16 +92,17 @@ def read_sizes(state_dict: StateDict, num_heads: int | None = None) -> dict[str,
     depth = 1 + max(int(match[1]) for name in state_dict if (match := re.match(r"blocks\.(\d{1,9})\.", name)))
     if depth > _MAX_DEPTH:
         raise UserError(f"blocks.{depth - 1} is named: at most {_MAX_DEPTH} blocks are read")
-    side = round(shapes["pos_embed"][1] ** 0.5)
-    if side**2 != shapes["pos_embed"][1]:
-        raise UserError(f"pos_embed has {shapes['pos_embed'][1]} positions, which is no square grid")
+    count = shapes["pos_embed"][1]
+    rows, columns = grid or (round(count**0.5),) * 2
+    if rows * columns != count:
+        raise UserError(f"pos_embed has {count} positions, which is no square grid: say image_size, e.g. 64,112")
     if num_heads is None:
         known = {(v["depth"], v["hidden_size"]): v["num_heads"] for v in VDT_VARIANTS.values()}
         if (depth, hidden_size) not in known:
             raise UserError(f"depth {depth} and width {hidden_size} are no known variant: say num_heads")
         num_heads = known[depth, hidden_size]
     return dict(
-        input_size=side * patch_size,
+        input_size=rows * patch_size if rows == columns else (rows * patch_size, columns * patch_size),
         num_frames=shapes["time_embed"][1],
         in_channels=in_channels,
         patch_size=patch_size,
