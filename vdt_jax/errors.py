@@ -8,8 +8,12 @@ CANCELLED = 130  # exit code: stopped by Ctrl-C, and nothing saved (128 + SIGINT
 class UserError(ValueError):
     """An error in the input. The message is one line: what is wrong, the value, the allowed values, what to do.
 
-    The scripts print it without a traceback and exit with code 2.
+    The scripts print it without a traceback and exit with code 2. Control characters, which names in a stranger's file
+    may have, are escaped, so that none reaches a terminal.
     """
+
+    def __init__(self, message: str):
+        super().__init__(printable(" ".join(message.split())))
 
 
 class UnsafeFileError(UserError):
@@ -20,5 +24,10 @@ class RunStopped(Exception):
     """A run ends before its last step. The scripts print the message and exit with `code`: STOPPED or INTERRUPTED."""
 
     def __init__(self, message: str, code: int = STOPPED):
-        super().__init__(message)
+        super().__init__(printable(" ".join(message.split())))
         self.code = code
+
+
+def printable(text: str) -> str:
+    """A text with its control characters, but for newlines and tabs, escaped as `repr` does."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)

@@ -15,6 +15,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
+from vdt_jax.errors import printable
 from vdt_jax.files import atomic_write, writing
 
 
@@ -61,7 +62,7 @@ def show_log() -> None:
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         prefix = f"{record.levelname}: " if record.levelno >= logging.WARNING else ""
-        tqdm.write(prefix + record.getMessage(), file=sys.stdout)
+        tqdm.write(prefix + printable(record.getMessage()), file=sys.stdout)
         sys.stdout.flush()
 
 

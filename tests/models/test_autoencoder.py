@@ -147,6 +147,60 @@ def test_old_names(tiny, tmp_path, convolutions):
         jax.tree.map(np.testing.assert_array_equal, params, tiny[1])
 
 
+def compvis_names(weights):
+    """The names of the first stage of Stable Diffusion: up blocks are counted from the last one."""
+    attention = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+    levels = 3
+    renamed = {}
+    for name, array in weights.items():
+        parts = name.split(".")
+        if "_blocks" in name:
+            half, blocks, level, kind, number, *rest = parts
+            level = str(levels - 1 - int(level)) if blocks == "up_blocks" else level
+            layer = {"resnets": ["block", number], "downsamplers": ["downsample"], "upsamplers": ["upsample"]}[kind]
+            rest = ["nin_shortcut" if part == "conv_shortcut" else part for part in rest]
+            parts = [half, blocks.removesuffix("_blocks"), level, *layer, *rest]
+        elif "mid_block.resnets" in name:
+            half, _, _, number, *rest = parts
+            parts = [half, "mid", f"block_{int(number) + 1}", *rest]
+        elif "mid_block.attentions" in name:
+            layer, leaf = ".".join(parts[4:-1]), parts[-1]
+            parts = [parts[0], "mid", "attn_1", attention[layer], leaf]
+            array = array if layer == "group_norm" or leaf == "bias" else array[:, :, None, None]
+        renamed[".".join(parts).replace("conv_norm_out", "norm_out")] = np.array(array)
+    return renamed
+
+
+@pytest.mark.parametrize("prefix", ["first_stage_model.", "vae.", ""])
+def test_the_single_file_of_stable_diffusion(tiny, tmp_path, prefix):
+    weights = compvis_names(load_safetensors(FOLDER / "diffusion_pytorch_model.safetensors"))
+    assert "encoder.down.0.block.0.norm1.weight" in weights and "decoder.up.2.upsample.conv.weight" in weights
+    assert weights["encoder.mid.attn_1.q.weight"].ndim == 4 and "decoder.norm_out.bias" in weights
+    others = {
+        "model.diffusion_model.input_blocks.0.0.bias": np.zeros(3, np.float32),
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": np.zeros((1, 77), np.int64),
+        "loss.logvar": np.zeros((), np.float32),
+    }
+    named = {prefix + name: array for name, array in weights.items()} | (
+        others if prefix else {"loss.logvar": others["loss.logvar"]}
+    )
+    for path in (tmp_path / "a.safetensors", tmp_path / "b.ckpt"):
+        if path.suffix == ".ckpt":
+            save_torch(path, {"state_dict": named, "global_step": 840000})
+        else:
+            save_safetensors(path, named)
+        shutil.copy(FOLDER / "config.json", tmp_path)
+        model, params = load_autoencoder(path)
+        assert model == tiny[0]
+        jax.tree.map(np.testing.assert_array_equal, params, tiny[1])
+
+
+def test_a_file_of_another_model_is_named(tmp_path):
+    save_safetensors(tmp_path / "a.safetensors", {"blocks.0.attn.qkv.weight": np.zeros((6, 2), np.float32)})
+    with pytest.raises(UserError, match=r"a\.safetensors holds the weights of a transformer: an autoencoder is needed"):
+        load_autoencoder(tmp_path / "a.safetensors")
+
+
 def test_there_and_back_is_bit_exact(tiny):
     official = load_safetensors(FOLDER / "diffusion_pytorch_model.safetensors")
     back = to_torch(tiny[1])

@@ -15,13 +15,16 @@ import pytest
 from helpers.scripts import ROOT, fail, succeed
 from helpers.torch_files import Call, save_torch
 
-from vdt_jax.checkpoints import load_model
+from vdt_jax import Pipeline
+from vdt_jax.checkpoints import conversion, load_config, load_model
 from vdt_jax.checkpoints.conversion import ConvertOptions, convert
 from vdt_jax.errors import UserError
-from vdt_jax.models.vdt import VDT, VDT_VARIANTS
+from vdt_jax.inference.functional import sample_keys
+from vdt_jax.models.vdt import VDT, VDT_VARIANTS, grid_embedding
 from vdt_jax.training.optimizer import count_trained
 from vdt_jax.weights.positions import resize_pos_embed
 from vdt_jax.weights.safetensors_files import load_safetensors, save_safetensors
+from vdt_jax.weights.sources import Source
 from vdt_jax.weights.torch_files import load_torch
 from vdt_jax.weights.vdt import from_torch, read_sizes, to_torch
 
@@ -121,12 +124,86 @@ def test_frames_that_are_not_square_go_there_and_back(official, tmp_path):
     np.testing.assert_array_equal(params["pos_embed"], resize_pos_embed(official["pos_embed"], (4, 7)))
     back = str(tmp_path / "back.safetensors")
     convert(ConvertOptions(str(tmp_path / "wide"), back, to_torch=True))
-    with pytest.raises(UserError, match="28 positions, which is no square grid: say image_size=HEIGHT,WIDTH"):
+    with pytest.raises(UserError, match="28 positions, which is no square grid: say image_size"):
         convert(ConvertOptions(back, str(tmp_path / "again"), num_heads=3))
     convert(ConvertOptions(back, str(tmp_path / "again"), num_heads=3, image_size=(64, 112)))
     again, same = load_model(tmp_path / "again")
     assert again == model
     jax.tree.map(np.testing.assert_array_equal, same, params)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "size"),
+    [
+        ((64, 112), (8, 14)),
+        ((112, 64), (14, 8)),
+        ((16, 256), (2, 32)),
+        ((96, 96), 12),
+        ((64,), 8),
+        ((160, 48), (20, 6)),
+    ],
+)
+def test_frames_that_are_not_square(official, image_size, size):
+    options = ConvertOptions("a.pt", "out", num_heads=3, image_size=image_size)
+    state_dict, sizes, _ = conversion._adapted(Source(official, {}), options)
+    grid = (image_size[0] // 16, image_size[-1] // 16)
+    assert sizes["input_size"] == size and VDT(**sizes).grid == grid
+    np.testing.assert_array_equal(state_dict["pos_embed"], resize_pos_embed(official["pos_embed"], grid))
+    again, same, _ = conversion._adapted(Source(state_dict, {}), options)
+    assert same == sizes  # of official names that --to_torch wrote
+    ours = dict(again) | {"pos_embed": grid_embedding(grid, 48)[None].astype(np.float32)}
+    np.testing.assert_array_equal(conversion._adapted(Source(ours, {}), options)[0]["pos_embed"], ours["pos_embed"])
+
+
+def test_frames_that_are_not_square_by_the_flag(tmp_path):
+    printed = succeed(
+        "convert_torch_ckpt.py",
+        f"--input={OFFICIAL}",
+        f"--output={tmp_path}/out",
+        "--num_heads=3",
+        "--image_size=64,112",
+    )
+    assert "'input_size': (8, 14)" in printed
+    model, params = load_model(tmp_path / "out")
+    assert model.video_shape == (5, 8, 14, 4) and params["pos_embed"].shape == (1, 28, 48)
+
+
+@pytest.mark.parametrize(
+    ("rows", "num_classes", "classes", "row"),
+    [
+        (11, None, 10, "last"),
+        (11, 10, 10, "last"),
+        (10, 10, 10, "mean"),
+        (1, None, 1, "mean"),
+        (1000, None, 1000, "mean"),
+    ],
+)
+def test_label_tables_without_a_null_row(official, rows, num_classes, classes, row):
+    table = np.random.default_rng(0).standard_normal((rows, 48)).astype(np.float32)
+    name = "y_embedder.embedding_table.weight"
+    options = ConvertOptions("a.pt", "out", num_heads=3, num_classes=num_classes)
+    state_dict, sizes, _ = conversion._adapted(Source(official | {name: table}, {}), options)
+    assert sizes["num_classes"] == classes and len(state_dict[name]) == classes + 1
+    np.testing.assert_array_equal(state_dict[name][:classes], table[:classes])
+    np.testing.assert_allclose(state_dict[name][-1], table[-1] if row == "last" else table.mean(0), atol=1e-5)
+
+
+def test_guidance_needs_a_null_row(official, tmp_path):
+    table = {"y_embedder.embedding_table.weight": np.random.default_rng(0).standard_normal((3, 48)).astype(np.float32)}
+    source = save_torch(tmp_path / "a.pt", official | table)
+    convert(ConvertOptions(str(source), f"{tmp_path}/out", num_heads=3, num_classes=3))
+    pipe = Pipeline(*load_model(tmp_path / "out"), load_config(tmp_path / "out"))
+    clips = np.zeros((1, *pipe.shape), np.float32)
+    with pytest.raises(UserError, match="guidance needs a model trained with label_dropout, and this one had none"):
+        pipe.complete(
+            clips, np.ones((1, 5, 8, 8, 1)), sample_keys(0, range(1)), diffusion=pipe.diffusion(2), guidance=2.0
+        )
+
+
+def test_dit_under_diffusers_names_needs_a_size(tmp_path):
+    weights = {"pos_embed.proj.weight": np.zeros((48, 4, 2, 2)), "transformer_blocks.0.norm1.linear.weight": np.ones(1)}
+    with pytest.raises(UserError, match="does not hold its size: add --image_size=256, or as trained"):
+        conversion._adapted(Source(weights, {}), ConvertOptions("a.pt", "out"))
 
 
 @pytest.mark.parametrize(
@@ -138,16 +215,16 @@ def test_frames_that_are_not_square_go_there_and_back(official, tmp_path):
         ({}, {"num_heads": 3, "weights": "ema"}, "leave out weights=ema"),
         ({}, {"num_heads": 3, "weights": "best"}, "weights must be one of ema, model, got 'best'"),
         ({}, {"num_heads": 3, "image_size": (100,)}, "image_size must be a multiple of 16 pixels, one token, got 100"),
-        (
-            {},
-            {"num_heads": 3, "image_size": (64, 100)},
-            "image_size must be a multiple of 16 pixels, one token, got 64,100",
-        ),
+        ({}, {"num_heads": 3, "image_size": (64, 100)}, "multiple of 16 pixels, one token, got 64,100"),
         (
             {},
             {"num_heads": 3, "image_size": (64, 64, 3)},
-            "image_size must be HEIGHT,WIDTH, or the side of square frames",
+            "image_size must be one number, or height,width; got 64,64,3",
         ),
+        ({}, {"num_heads": 3, "image_size": ()}, "image_size must be one number, or height,width; got nothing"),
+        ({}, {"num_heads": 3, "image_size": (10**6,)}, "image_size must be <= 8192, got 1000000"),
+        ({}, {"num_heads": 3, "num_frames": 10**9}, "num_frames must be <= 65536, got 1000000000"),
+        ({}, {"num_heads": 3, "num_classes": 7}, "num_classes must be 1, or 2 without a null row, got 7"),
         ({}, {"num_heads": 3, "num_frames": 0}, "num_frames must be >= 1, got 0"),
         ({}, {"num_heads": 3, "zero_time_embed": True}, "zero_time_embed is for image weights"),
         ({"extra": np.ones(2, np.float32)}, {"num_heads": 3}, "unknown extra"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vdt_jax.errors import UserError
-from vdt_jax.models.vdt import sincos_embedding
+from vdt_jax.models.vdt import grid_embedding, sincos_embedding
 from vdt_jax.weights.positions import cubic_weights, resize_pos_embed, resize_time_embed
 
 GOLDEN = np.load(Path(__file__).parents[1] / "goldens" / "pos_embed_resize.npz")
@@ -22,16 +22,28 @@ def test_same_size_is_the_same():
     np.testing.assert_array_equal(cubic_weights(5, 5), np.eye(5))
 
 
-def test_a_grid_that_is_not_square():
-    """Rows are resized as in the square of as many rows, columns as in that of as many columns."""
-    grid = GOLDEN["grid4"].reshape(4, 4, -1)
-    resized = resize_pos_embed(GOLDEN["grid4"], (4, 8)).reshape(4, 8, -1)
-    rows = np.einsum("Ww,hwd->hWd", cubic_weights(4, 8), grid)
-    np.testing.assert_allclose(resized, rows, atol=1e-6)
-    table = np.zeros((1, 28, 8), np.float32)
-    assert resize_pos_embed(table, (4, 7)) is table
-    with pytest.raises(UserError, match="pos_embed has 28 positions, which is neither a square grid nor 4x8"):
-        resize_pos_embed(table, (4, 8))
+def test_frames_that_are_not_square():
+    """Along each axis as the square resize; a table of the grid asked for is kept, though 4 x 16 is also 8 x 8."""
+    square = resize_pos_embed(GOLDEN["grid4"], (8, 8)).reshape(8, 8, -1)
+    tall = resize_pos_embed(GOLDEN["grid4"], (8, 4)).reshape(8, 4, -1)
+    wide = resize_pos_embed(tall.transpose(1, 0, 2)[:, ::2].reshape(1, 16, -1), (4, 8))
+    assert square.shape == (8, 8, tall.shape[-1]) and wide.shape == (1, 32, tall.shape[-1])
+    rows = np.einsum("Hh,hwd->Hwd", cubic_weights(4, 8), GOLDEN["grid4"].reshape(4, 4, -1))
+    np.testing.assert_allclose(tall, rows, atol=1e-6)
+    np.testing.assert_allclose(square, np.einsum("Ww,hwd->hWd", cubic_weights(4, 8), tall), atol=1e-6)
+    table = grid_embedding((4, 16), 8)[None].astype(np.float32)
+    np.testing.assert_array_equal(resize_pos_embed(table, (4, 16)), table)
+    assert np.abs(resize_pos_embed(table, (8, 8)) - table).max() < 2  # read as a square, as the official files are
+    with pytest.raises(UserError, match="32 positions, neither a square grid nor 5x5"):
+        resize_pos_embed(wide, (5, 5))
+
+
+@pytest.mark.parametrize("shape", [(), (4, 8), (2, 4, 8), (1, 4, 7), (1, 0, 8)])
+def test_what_is_no_table_is_refused(shape):
+    with pytest.raises(UserError, match="pos_embed has shape"):
+        resize_pos_embed(np.zeros(shape, np.float32), (2, 2))
+    with pytest.raises(UserError, match="time_embed has shape"):
+        resize_time_embed(np.zeros(shape, np.float32), 2)
 
 
 def test_weights_sum_to_one():

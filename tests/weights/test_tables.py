@@ -63,5 +63,27 @@ def test_sizes_that_no_shape_tells(official):
     state_dict, _, _ = official
     with pytest.raises(UserError, match="say num_heads"):
         read_sizes(state_dict)
-    with pytest.raises(UserError, match=r"not weights of a video VDT.*conv\.weight"):
-        read_sizes({"conv.weight": np.zeros(3)})
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("conv.weight", "weights of an unknown model, conv.weight"),
+        ("model.diffusion_model.input_blocks.0.0.weight", "a model of Stable Diffusion, of which --vae takes"),
+        ("diffusion_model.out.2.bias", "a model of Stable Diffusion"),
+        ("cond_stage_model.transformer.text_model.final_layer_norm.bias", "a model of Stable Diffusion"),
+        ("first_stage_model.encoder.down.0.block.0.norm1.weight", "an autoencoder, which --vae takes"),
+        ("encoder.down_blocks.0.resnets.0.norm1.weight", "an autoencoder, which --vae takes"),
+        ("quant_conv.weight", "an autoencoder, which --vae takes"),
+        ("down_blocks.0.attentions.0.proj_in.weight", "a U-Net"),
+        ("input_blocks.1.0.in_layers.0.weight", "a U-Net"),
+        ("transformer.blocks.0.attn.qkv.lora_A.weight", "LoRA adapters"),
+        ("transformer_blocks.0.attn1.to_q.weight", "a transformer"),
+        ("\x1b[31m\n", r"an unknown model, \\x1b\[31m\\n"),
+    ],
+)
+def test_weights_of_another_model_are_named(name, model):
+    with pytest.raises(UserError, match=model) as error:
+        read_sizes({name: np.zeros(3), "z.weight": np.zeros(3)} | {f"z.{n}.bias": np.zeros(3) for n in range(2000)})
+    assert "it has no x_embedder.proj.weight" in str(error.value)
+    assert str(error.value).isprintable() and len(str(error.value)) < 300

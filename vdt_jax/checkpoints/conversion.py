@@ -7,6 +7,7 @@ written.
 
 import dataclasses
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,15 @@ from vdt_jax.files import file_sha256, writing
 from vdt_jax.models.vdt import FROZEN_PARAMS, VDT, param_shapes
 from vdt_jax.options import option, validate
 from vdt_jax.progress import progress
-from vdt_jax.weights import autoencoder
-from vdt_jax.weights.dit import is_image_model, with_temporal_layers
+from vdt_jax.weights import autoencoder, dit
 from vdt_jax.weights.positions import resize_pos_embed, resize_time_embed
 from vdt_jax.weights.safetensors_files import save_safetensors
 from vdt_jax.weights.sources import WEIGHTS, Source, read_source
 from vdt_jax.weights.tables import StateDict, read_table
 from vdt_jax.weights.vdt import read_sizes, to_torch, vdt_table
+
+logger = logging.getLogger(__name__)
+_TABLE = "y_embedder.embedding_table.weight"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +45,18 @@ class ConvertOptions:
         None, "Attention heads; needed where the sizes are no known variant, since no shape tells it.", minimum=1
     )
     image_size: tuple[int, ...] | None = option(
-        None, "Height and width of the frames in pixels, or the side of square ones; default: as trained.", minimum=1
+        None,
+        "Height and width of the frames in pixels, or one number for both, if other than trained with.",
+        minimum=1,
+        maximum=8192,
     )
     num_frames: int | None = option(
-        None, "Frames of a clip, if other than trained with; default from DiT: 16.", minimum=1
+        None, "Frames of a clip, if other than trained with; default from DiT: 16.", minimum=1, maximum=65536
+    )
+    num_classes: int | None = option(
+        None,
+        "Classes that the model was trained on; needed where its label table has no null row, so as many rows.",
+        minimum=1,
     )
     zero_time_embed: bool = option(False, "From DiT: start as the image model, frame by frame.")
     verify: bool = option(False, "Also run the model on a fixed input, so that two people can compare their models.")
@@ -55,8 +66,8 @@ class ConvertOptions:
         if self.input is None or self.output is None:
             raise UserError("input and output must be given: a file like model.pt, and a folder like checkpoints/NAME")
         if self.image_size is not None and len(self.image_size) not in (1, 2):
-            given = ",".join(map(str, self.image_size)) or "none"
-            raise UserError(f"image_size must be HEIGHT,WIDTH, or the side of square frames, got {given}")
+            got = ",".join(map(str, self.image_size)) or "nothing"
+            raise UserError(f"image_size must be one number, or height,width; got {got}")
         if self.to_torch and Path(self.output).suffix != ".safetensors":
             raise UserError(f"output must end in .safetensors with to_torch, got {self.output}")
 
@@ -79,8 +90,7 @@ def convert(options: ConvertOptions) -> dict[str, Any]:
 
 def _from_torch(path: Path, output: Path, options: ConvertOptions) -> dict[str, Any]:
     source = read_source(path, options.weights)
-    state_dict, ignored = _adapted(source, options)
-    sizes = read_sizes(state_dict, options.num_heads, options.image_size)
+    state_dict, sizes, ignored = _adapted(source, options)
     model = VDT(**sizes)
     model.check_sizes()
     expected = param_shapes(model)
@@ -101,7 +111,9 @@ def _from_torch(path: Path, output: Path, options: ConvertOptions) -> dict[str, 
 
     # The official process; `data` names no clips, so sampling needs an input.
     diffusion = dict(noise_schedule="linear", num_diffusion_timesteps=1000, prediction="eps", clip_denoised=False)
-    config = {"model": sizes, "diffusion": diffusion, "data": {"name": "synthetic"}}
+    config: dict[str, Any] = {"model": sizes, "diffusion": diffusion, "data": {"name": "synthetic"}}
+    if _lacks_null_row(source.state_dict, options.num_classes):
+        config["loss"] = {"label_dropout": 0.0}  # guidance is refused
     unfinished = output.with_name(output.name + ".partial")
     try:
         with writing(output):
@@ -114,21 +126,61 @@ def _from_torch(path: Path, output: Path, options: ConvertOptions) -> dict[str, 
     return report
 
 
-def _adapted(source: Source, options: ConvertOptions) -> tuple[StateDict, dict[str, str]]:
-    """The source's weights as those of a VDT of the sizes asked for, and what is left out, with the reason."""
+def _adapted(source: Source, options: ConvertOptions) -> tuple[StateDict, dict[str, Any], dict[str, str]]:
+    """The source's weights as those of a VDT of the sizes asked for, its sizes, and what is left out, with reasons."""
     state_dict, ignored = dict(source.state_dict), dict(source.ignored)
-    if is_image_model(state_dict):
-        ignored["y_embedder.embedding_table.weight[:-1]"] = "ImageNet classes: both rows become DiT's null row"
-        state_dict = dict(with_temporal_layers(state_dict, options.num_frames or 16, options.zero_time_embed))
+    grid = _grid(state_dict, options.image_size)
+    if dit.is_diffusers_model(state_dict):
+        if grid is None:
+            raise UserError("DiT under diffusers' names does not hold its size: add --image_size=256, or as trained")
+        state_dict = dit.official_names(state_dict, grid)
+    lacks_null_row = _lacks_null_row(state_dict, options.num_classes)
+    if dit.is_image_model(state_dict):
+        null_row = "the mean of its classes, as it has no null row" if lacks_null_row else "DiT's null row"
+        ignored[_TABLE if lacks_null_row else f"{_TABLE}[:-1]"] = f"ImageNet classes: both rows become {null_row}"
+        state_dict = dict(
+            dit.with_temporal_layers(state_dict, options.num_frames or 16, options.zero_time_embed, not lacks_null_row)
+        )
     elif options.zero_time_embed:
         raise UserError("zero_time_embed is for image weights of DiT: these weights have a time_embed of their own")
-    sizes = read_sizes(state_dict, options.num_heads or 1, options.image_size)
-    if options.num_frames not in (None, sizes["num_frames"]):
+    elif lacks_null_row:
+        table = state_dict[_TABLE]
+        logger.warning(f"{_TABLE} has no null row: one is added, the mean of the others, and guidance is refused")
+        mean = np.mean(table, axis=0, keepdims=True, dtype=np.float64)
+        state_dict[_TABLE] = np.concatenate([table, mean.astype(table.dtype)])
+    if grid is not None and "pos_embed" in state_dict:
+        state_dict["pos_embed"] = resize_pos_embed(state_dict["pos_embed"], grid)
+    if options.num_frames is not None and "time_embed" in state_dict:
         state_dict["time_embed"] = resize_time_embed(state_dict["time_embed"], options.num_frames)
-    if options.image_size is not None:
-        rows, columns = (size // sizes["patch_size"] for size in np.broadcast_to(sizes["input_size"], 2))
-        state_dict["pos_embed"] = resize_pos_embed(state_dict["pos_embed"], (rows, columns))
-    return state_dict, ignored
+    return state_dict, read_sizes(state_dict, options.num_heads, grid), ignored
+
+
+def _grid(state_dict: StateDict, image_size: tuple[int, ...] | None) -> tuple[int, int] | None:
+    """(rows, columns) of tokens in frames of a size in pixels; None where no size is given, or no patches are there."""
+    name = "pos_embed.proj.weight" if dit.is_diffusers_model(state_dict) else "x_embedder.proj.weight"
+    if image_size is None or name not in state_dict or state_dict[name].ndim != 4 or 0 in state_dict[name].shape:
+        return None
+    _, in_channels, patch_size, _ = state_dict[name].shape
+    cell = patch_size * (8 if in_channels == 4 else 1)  # pixels of a token: latents are an eighth
+    if any(size % cell for size in image_size):
+        got = ",".join(map(str, image_size))
+        raise UserError(f"image_size must be a multiple of {cell} pixels, one token, got {got}")
+    return image_size[0] // cell, image_size[-1] // cell
+
+
+def _lacks_null_row(state_dict: StateDict, num_classes: int | None) -> bool:
+    """Whether the label table of a model has no row for "no label": it was trained without label dropout.
+
+    No shape tells it: without `num_classes` only one row, and the 1,000 of ImageNet, are known to be without it.
+    """
+    if _TABLE not in state_dict or state_dict[_TABLE].ndim != 2:
+        return False
+    rows = state_dict[_TABLE].shape[0]
+    if num_classes is None:
+        return rows in (1, dit.IMAGENET_CLASSES)
+    if rows not in (num_classes, num_classes + 1):
+        raise UserError(f"num_classes must be {rows - 1}, or {rows} without a null row, got {num_classes}")
+    return rows == num_classes
 
 
 def _to_torch(path: Path, output: Path) -> dict[str, Any]:

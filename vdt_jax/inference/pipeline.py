@@ -132,6 +132,10 @@ class Pipeline:
             got = f"{clips.dtype} of shape {clips.shape}"
             raise UserError(f"clips must be floats in [-1, 1] of shape (B, {str(self.shape)[1:]}, got {got}")
         mask = np.asarray(mask)
+        if options.get("guidance") is not None and self.config.get("loss", {}).get("label_dropout") == 0:
+            raise UserError(
+                "guidance needs a model trained with label_dropout, and this one had none: use mask_guidance"
+            )
         given = self.space.encode(clips, mask, keys, encode_full)
         samples = generate_on_devices(self.model, self.params, diffusion, given, mask, keys, **options)
         return self.space.decode(samples, clips, mask, paste), self.space.enlarge_mask(mask)

@@ -1,7 +1,9 @@
 """Names and layouts of diffusers' AutoencoderKL, today's and those of the public sd-vae-ft-ema and sd-vae-ft-mse files.
 
 The attention's four linear maps are called to_q, to_k, to_v, to_out.0 today, query, key, value, proj_attn in the older
-files, and are matrices (C, C) or 1x1 convolutions (C, C, 1, 1).
+files, and are matrices (C, C) or 1x1 convolutions (C, C, 1, 1). Stable Diffusion's single files have CompVis' names:
+`first_stage_model.encoder.down.0.block.0.norm1.weight`, beside the other parts of the model; its up blocks are counted
+from the last one.
 """
 
 import json
@@ -18,11 +20,26 @@ from einops import rearrange
 from vdt_jax.distributed.mesh import path_name
 from vdt_jax.errors import UserError
 from vdt_jax.models.autoencoder import AutoencoderKL
-from vdt_jax.weights.sources import read_source
+from vdt_jax.weights.sources import model_of, read_source
 from vdt_jax.weights.tables import Layout, Row, StateDict, Tree, layer_rows, norm_rows, read_table, write_table
 
 FILE_NAMES = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_COMPVIS_PREFIXES = ("first_stage_model.", "vae.")
+# CompVis' names as diffusers', in this order.
+_COMPVIS = (
+    (r"\.down\.(\d+)\.block\.", r".down_blocks.\1.resnets."),
+    (r"\.down\.(\d+)\.downsample\.", r".down_blocks.\1.downsamplers.0."),
+    (r"\.up\.(\d+)\.block\.", r".up_blocks.\1.resnets."),
+    (r"\.up\.(\d+)\.upsample\.", r".up_blocks.\1.upsamplers.0."),
+    (r"\.mid\.block_1\.", ".mid_block.resnets.0."),
+    (r"\.mid\.block_2\.", ".mid_block.resnets.1."),
+    (r"\.mid\.attn_1\.norm\.", ".mid_block.attentions.0.group_norm."),
+    (r"\.mid\.attn_1\.([qkv])\.", r".mid_block.attentions.0.to_\1."),
+    (r"\.mid\.attn_1\.proj_out\.", ".mid_block.attentions.0.to_out.0."),
+    (r"\.nin_shortcut\.", ".conv_shortcut."),
+    (r"coder\.norm_out\.", "coder.conv_norm_out."),
+)
 _CONV = Layout(lambda w: rearrange(w, "o i p q -> p q i o"), lambda w: rearrange(w, "p q i o -> o i p q"))
 _SIZES = AutoencoderKL.__annotations__.keys() - {"block_out_channels", "dtype"}
 # What a config.json may say besides, and the only values with which it describes our network.
@@ -78,10 +95,30 @@ def param_shapes(model: AutoencoderKL) -> Tree:
     return jax.eval_shape(model.init, jax.random.key(0), x)["params"]
 
 
-def present_names(state_dict: StateDict) -> StateDict:
-    """The same arrays under today's names, attention weights as matrices."""
+def _names_of_diffusers(state_dict: StateDict) -> StateDict:
+    """The autoencoder of a file with CompVis' names under diffusers'; any other state_dict itself."""
+    for prefix in _COMPVIS_PREFIXES:
+        part = {name.removeprefix(prefix): array for name, array in state_dict.items() if name.startswith(prefix)}
+        state_dict = part or state_dict
+    if "encoder.down.0.block.0.norm1.weight" not in state_dict:
+        return state_dict
+    parts = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")  # the rest served its training
+    level = re.compile(r"(?<=^decoder\.up\.)\d{1,9}(?=\.)")
+    last = max((int(match[0]) for match in map(level.search, state_dict) if match), default=0)
     found = {}
     for name, array in state_dict.items():
+        if name.startswith(parts):
+            name = level.sub(lambda match: str(last - int(match[0])), name)
+            for pattern, replacement in _COMPVIS:
+                name = re.sub(pattern, replacement, name)
+            found[name] = array
+    return found
+
+
+def present_names(state_dict: StateDict) -> StateDict:
+    """The same arrays under today's names of diffusers, attention weights as matrices."""
+    found = {}
+    for name, array in _names_of_diffusers(state_dict).items():
         match = re.fullmatch(r"(.*\.attentions\.\d+\.)(query|key|value|proj_attn)\.(weight|bias)", name)
         name = f"{match[1]}{_OLD_NAMES[match[2]]}.{match[3]}" if match else name
         attention = re.search(r"\.attentions\.\d+\.to_(q|k|v|out\.0)\.weight$", name)
@@ -122,7 +159,10 @@ def load_autoencoder(where: str | os.PathLike, dtype: str = "float32") -> tuple[
     except (json.JSONDecodeError, RecursionError, AttributeError, TypeError) as error:
         raise UserError(f"{config} is no config of an autoencoder ({error})") from None
     model = AutoencoderKL(**options, dtype=dtype)
-    return model, from_torch(read_source(file).state_dict, param_shapes(model))
+    state_dict, shapes = present_names(read_source(file).state_dict), param_shapes(model)
+    if state_dict.keys().isdisjoint(row.name for row in autoencoder_table(shapes)):
+        raise UserError(f"{file} holds {model_of(state_dict)}: an autoencoder is needed, like sd-vae-ft-ema")
+    return model, from_torch(state_dict, shapes)
 
 
 def _fetch(name: str) -> Path:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vdt_jax.errors import UserError
-from vdt_jax.models.vdt import sincos_embedding
+from vdt_jax.models.vdt import grid_embedding, sincos_embedding
 
 
 def cubic_weights(old: int, new: int) -> np.ndarray:
@@ -24,31 +24,39 @@ def cubic_weights(old: int, new: int) -> np.ndarray:
 
 
 def resize_pos_embed(pos_embed: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """(1, N, D) of a square grid to (1, rows * columns, D) float32; a table that has the grid already stays as it is.
+    """(1, N, D) of a square grid to (1, rows * columns, D) float32.
+
+    A table of `grid` is kept: one of its sinusoids, or of as many positions where that is no square.
 
     Raises:
-      UserError: N is neither a square nor the size of the grid.
+      UserError: a table of another grid that is not square, or no table.
     """
     rows, columns = grid
-    num_old = pos_embed.shape[1]
-    side = round(num_old**0.5)
-    if side**2 != num_old:
-        if num_old == rows * columns:
+    if pos_embed.ndim != 3 or pos_embed.shape[0] != 1 or pos_embed.shape[2] % 4 or 0 in pos_embed.shape:
+        raise UserError(f"pos_embed has shape {pos_embed.shape}, (1, positions, width) is needed")
+    _, count, width = pos_embed.shape
+    side = round(count**0.5)
+    if count == rows * columns:
+        if side**2 != count or np.allclose(pos_embed[0], grid_embedding(grid, width), atol=1e-3):
             return pos_embed
-        raise UserError(f"pos_embed has {num_old} positions, which is neither a square grid nor {rows}x{columns}")
-    table = np.asarray(pos_embed, np.float64).reshape(side, side, -1)
-    weights = (cubic_weights(side, rows), cubic_weights(side, columns))
-    resized = np.einsum("Hh,Ww,hwd->HWd", *weights, table, optimize=True)
-    return resized.reshape(1, rows * columns, -1).astype(np.float32)
+    elif side**2 != count:
+        raise UserError(f"pos_embed has {count} positions, neither a square grid nor {rows}x{columns}")
+    table = np.asarray(pos_embed, np.float64).reshape(side, side, width)
+    resized = np.einsum("Hh,Ww,hwd->HWd", cubic_weights(side, rows), cubic_weights(side, columns), table, optimize=True)
+    return resized.reshape(1, rows * columns, width).astype(np.float32)
 
 
 def resize_time_embed(time_embed: np.ndarray, num_frames: int) -> np.ndarray:
     """(1, F, D) to (1, num_frames, D) float32: the sinusoids at positions spread evenly over the old ones.
 
     Raises:
-      UserError: a table that is not the sinusoids, so that nothing is known between its rows.
+      UserError: a table that is not the sinusoids, so that nothing is known between its rows, or no table.
     """
+    if time_embed.ndim != 3 or time_embed.shape[0] != 1 or time_embed.shape[2] % 2 or 0 in time_embed.shape:
+        raise UserError(f"time_embed has shape {time_embed.shape}, (1, frames, width) is needed")
     _, old, width = time_embed.shape
+    if old == num_frames:
+        return time_embed
     if not np.allclose(time_embed[0], sincos_embedding(np.arange(old), width), atol=1e-3):
         raise UserError("time_embed is not the sinusoidal table: num_frames cannot resize it")
     positions = np.linspace(0, old - 1, num_frames)

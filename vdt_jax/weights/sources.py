@@ -1,6 +1,7 @@
 """Which part of a file is the weights, and what the rest of it is."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,22 @@ _REASONS = {
     "pos_embed": "the trainer's copy of the model's pos_embed",
     **dict.fromkeys(("rng_state", "rng_states", "cuda_rng_state"), "the state of random generators"),
 }
+
+
+# Models that are no VDT, by a name of theirs.
+_MODELS = (
+    (r".*(lora_|\.lora\.)", "LoRA adapters, which must be merged into their model first"),
+    (
+        r"(model\.)?diffusion_model\.|cond_stage_model\.",
+        "a model of Stable Diffusion, of which --vae takes the autoencoder",
+    ),
+    (
+        r"(first_stage_model\.|vae\.)?((en|de)coder\.(down|up|mid)|(post_)?quant_conv\.)",
+        "an autoencoder, which --vae takes",
+    ),
+    (r"(down|up|input|output)_blocks\.", "a U-Net, which has other layers"),
+    (r"transformer_blocks\.|blocks\.\d+\.attn\.qkv\.", "a transformer"),
+)
 
 
 class Source(NamedTuple):
@@ -104,6 +121,14 @@ def _ignored(path: str | os.PathLike, chosen: str, others: dict[Any, Any]) -> di
         parts = [f"{name} (a {type(others[name]).__name__})" for name in unknown]
         raise UserError(f"{path} has weights in {chosen!r}, and parts that are not known: {some(parts)}")
     return {shown(name): _REASONS.get(name, "no tensor") for name in others}
+
+
+def model_of(state_dict: StateDict) -> str:
+    """What model the names of a state_dict are of, for a message."""
+    for pattern, model in _MODELS:
+        if any(re.match(pattern, name) for name in state_dict):
+            return f"the weights of {model}"
+    return f"weights of an unknown model, {some(list(state_dict))}"
 
 
 def _has_tensor(value: Any) -> bool:

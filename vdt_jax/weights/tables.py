@@ -15,7 +15,7 @@ Tree = dict[str, Any]
 StateDict = Mapping[str, np.ndarray]
 
 _FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16, np.float64)
-_SHOWN_PROBLEMS = 40
+_SHOWN_PROBLEMS = 8
 
 
 class Layout(NamedTuple):

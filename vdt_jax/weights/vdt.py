@@ -5,7 +5,7 @@ Our paths are the torch names; the leaves differ (`weight` of a linear is a tran
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from einops import rearrange
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT_VARIANTS
 from vdt_jax.weights import tables
+from vdt_jax.weights.sources import model_of
 from vdt_jax.weights.tables import SAME, Layout, Row, StateDict, Tree, layer_rows, norm_rows
 
 _OUTSIDE = [
@@ -62,22 +63,24 @@ def vdt_table(depth: int, patch_size: int) -> list[Row]:
 
 
 def read_sizes(
-    state_dict: StateDict, num_heads: int | None = None, image_size: Sequence[int] | None = None
+    state_dict: StateDict, num_heads: int | None = None, grid: tuple[int, int] | None = None
 ) -> dict[str, Any]:
     """The keyword arguments of `VDT` that these weights fit, read off their shapes.
 
     Args:
       state_dict: torch names to arrays.
       num_heads: needed unless depth and width are those of a known variant; no shape tells it.
-      image_size: (height, width) of the frames in pixels, or (side,); without it the grid of positions must be square.
+      grid: (rows, columns) of tokens; default: as many of both.
 
     Raises:
       UserError: weights of another model, or unknown heads.
     """
     missing = [name for name in _MEASURED if name not in state_dict]
     if missing:
-        found = tables.some(list(state_dict))
-        raise UserError(f"these are not weights of a video VDT: no {', '.join(missing)} among {found}")
+        raise UserError(
+            f"the file holds {model_of(state_dict)}, not a VDT or DiT: it has no {tables.some(missing, 2)}; give the "
+            "weights of a VDT, or of a DiT as a start"
+        )
     shapes = {name: tuple(state_dict[name].shape) for name in _MEASURED}
     for name, axes in _MEASURED.items():
         if len(shapes[name]) != axes or 0 in shapes[name]:
@@ -89,14 +92,17 @@ def read_sizes(
     depth = 1 + max(int(match[1]) for name in state_dict if (match := re.match(r"blocks\.(\d{1,9})\.", name)))
     if depth > _MAX_DEPTH:
         raise UserError(f"blocks.{depth - 1} is named: at most {_MAX_DEPTH} blocks are read")
-    input_size = _input_size(shapes["pos_embed"][1], patch_size, in_channels, image_size)
+    count = shapes["pos_embed"][1]
+    rows, columns = grid or (round(count**0.5),) * 2
+    if rows * columns != count:
+        raise UserError(f"pos_embed has {count} positions, which is no square grid: say image_size, e.g. 64,112")
     if num_heads is None:
         known = {(v["depth"], v["hidden_size"]): v["num_heads"] for v in VDT_VARIANTS.values()}
         if (depth, hidden_size) not in known:
             raise UserError(f"depth {depth} and width {hidden_size} are no known variant: say num_heads")
         num_heads = known[depth, hidden_size]
     return dict(
-        input_size=input_size,
+        input_size=rows * patch_size if rows == columns else (rows * patch_size, columns * patch_size),
         num_frames=shapes["time_embed"][1],
         in_channels=in_channels,
         patch_size=patch_size,
@@ -107,26 +113,6 @@ def read_sizes(
         num_classes=shapes["y_embedder.embedding_table.weight"][0] - 1,
         learn_sigma=shapes["final_layer.linear.bias"][0] == 2 * in_channels * patch_size**2,
     )
-
-
-def _input_size(
-    num_positions: int, patch_size: int, in_channels: int, image_size: Sequence[int] | None
-) -> int | tuple[int, int]:
-    """The `input_size` of a VDT: that of frames of `image_size`, or of a square grid of positions."""
-    if image_size is None:
-        side = round(num_positions**0.5)
-        if side**2 != num_positions:
-            raise UserError(
-                f"pos_embed has {num_positions} positions, which is no square grid: say image_size=HEIGHT,WIDTH"
-            )
-        return side * patch_size
-    pixels = 8 if in_channels == 4 else 1  # of a latent along each side
-    cell = patch_size * pixels
-    if any(size % cell for size in image_size):
-        sizes = ",".join(map(str, image_size))
-        raise UserError(f"image_size must be a multiple of {cell} pixels, one token, got {sizes}")
-    height, width = image_size[0] // pixels, image_size[-1] // pixels
-    return height if height == width else (height, width)
 
 
 def from_torch(state_dict: StateDict, sizes: Mapping[str, Any], expected: Tree) -> Tree:
