@@ -27,10 +27,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vdt_jax.diffusion.masks import apply_mask
+from vdt_jax.diffusion.masks import Mask, Video, apply_mask
 from vdt_jax.diffusion.schedules import NoiseSchedule, Table, at, make_schedule
 from vdt_jax.errors import UserError
 
+Values = Float[Array, "..."]
 DenoiseFn = Callable[[jax.Array, jax.Array], jax.Array]  # (x_t, timesteps) -> model_output
 PREDICTIONS = ("eps", "v", "x_start")
 LOSSES = ("normalised", "parity")
@@ -39,9 +40,9 @@ LOSSES = ("normalised", "parity")
 class Prediction(NamedTuple):
     """p(x_{t-1} | x_t) and the estimate of x_0 from one network call."""
 
-    mean: Float[Array, "b f h w c"]
-    log_variance: Float[Array, "b f h w c"]
-    pred_xstart: Float[Array, "b f h w c"]
+    mean: Video
+    log_variance: Video
+    pred_xstart: Video
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,26 +74,17 @@ class GaussianDiffusion:
             if value not in PREDICTIONS:
                 raise UserError(f"{name} must be one of {', '.join(PREDICTIONS)}, got '{value}'")
 
-    def q_sample(
-        self, x_start: Float[Array, "b f h w c"], steps: Int[Array, " b"], noise: Float[Array, "b f h w c"]
-    ) -> Float[Array, "b f h w c"]:
+    def q_sample(self, x_start: Video, steps: Int[Array, " b"], noise: Video) -> Video:
         """x_t of (1)."""
-        schedule = self.schedule
-        return (
-            at(schedule.sqrt_alphas_cumprod, steps) * x_start
-            + at(schedule.sqrt_one_minus_alphas_cumprod, steps) * noise
-        )
+        signal, sigma = self.schedule.sqrt_alphas_cumprod, self.schedule.sqrt_one_minus_alphas_cumprod
+        return at(signal, steps) * x_start + at(sigma, steps) * noise
 
-    def posterior_mean(
-        self, x_start: Float[Array, "b f h w c"], x_t: Float[Array, "b f h w c"], steps: Int[Array, " b"]
-    ) -> Float[Array, "b f h w c"]:
+    def posterior_mean(self, x_start: Video, x_t: Video, steps: Int[Array, " b"]) -> Video:
         """The mean of (2)."""
         schedule = self.schedule
         return at(schedule.posterior_mean_coef1, steps) * x_start + at(schedule.posterior_mean_coef2, steps) * x_t
 
-    def predict_xstart(
-        self, prediction: Float[Array, "b f h w c"], x_t: Float[Array, "b f h w c"], steps: Int[Array, " b"]
-    ) -> Float[Array, "b f h w c"]:
+    def predict_xstart(self, prediction: Video, x_t: Video, steps: Int[Array, " b"]) -> Video:
         """x_0 from the network's estimate of eps, v or x_0."""
         if self.prediction == "x_start":
             return prediction
@@ -103,11 +95,7 @@ class GaussianDiffusion:
         return at(signal, steps) * x_t - at(weight, steps) * prediction
 
     def p_mean_variance(
-        self,
-        model_output: Float[Array, "b f h w out"],
-        x_t: Float[Array, "b f h w c"],
-        steps: Int[Array, " b"],
-        clip: bool = False,
+        self, model_output: Float[Array, "b f h w out"], x_t: Video, steps: Int[Array, " b"], clip: bool = False
     ) -> Prediction:
         """Reads a network's output as p(x_{t-1} | x_t); `clip` limits pred_xstart to [-1, 1]."""
         min_log = at(self.schedule.posterior_log_variance_clipped, steps)
@@ -122,15 +110,12 @@ class GaussianDiffusion:
             pred_xstart = jnp.clip(pred_xstart, -1, 1)
         return Prediction(self.posterior_mean(pred_xstart, x_t, steps), log_variance, pred_xstart)
 
-    def _target(
-        self, x_start: Float[Array, "b f h w c"], steps: Int[Array, " b"], noise: Float[Array, "b f h w c"]
-    ) -> Float[Array, "b f h w c"]:
+    def _target(self, x_start: Video, steps: Int[Array, " b"], noise: Video) -> Video:
         if self.prediction == "x_start":
             return x_start
         if self.prediction == "v":
-            schedule = self.schedule
-            signal, sigma = at(schedule.sqrt_alphas_cumprod, steps), at(schedule.sqrt_one_minus_alphas_cumprod, steps)
-            return signal * noise - sigma * x_start
+            signal, sigma = self.schedule.sqrt_alphas_cumprod, self.schedule.sqrt_one_minus_alphas_cumprod
+            return at(signal, steps) * noise - at(sigma, steps) * x_start
         return noise
 
     @functools.cached_property
@@ -146,10 +131,10 @@ class GaussianDiffusion:
     def training_losses(
         self,
         denoise_fn: DenoiseFn,
-        x_start: Float[Array, "b f h w c"],
-        mask: Float[Array, "b f h w 1"],
+        x_start: Video,
+        mask: Mask,
         steps: Int[Array, " b"],
-        noise: Float[Array, "b f h w c"],
+        noise: Video,
         loss: str = "normalised",
     ) -> dict[str, Float[Array, " b"]]:
         """The losses of (5) for one step of each example.
@@ -191,20 +176,12 @@ class GaussianDiffusion:
         return {"loss": mse + vb, "mse": mse, "vb": vb}
 
     def _vb_bits(
-        self,
-        model_output: Float[Array, "b f h w out"],
-        x_start: Float[Array, "b f h w c"],
-        x_t: Float[Array, "b f h w c"],
-        steps: Int[Array, " b"],
-    ) -> Float[Array, "b f h w c"]:
+        self, model_output: Float[Array, "b f h w out"], x_start: Video, x_t: Video, steps: Int[Array, " b"]
+    ) -> Video:
         """The term of (3) at each position, in bits."""
         out = self.p_mean_variance(model_output, x_t, steps)
-        kl = normal_kl(
-            self.posterior_mean(x_start, x_t, steps),
-            at(self.schedule.posterior_log_variance_clipped, steps),
-            out.mean,
-            out.log_variance,
-        )
+        log_variance = at(self.schedule.posterior_log_variance_clipped, steps)
+        kl = normal_kl(self.posterior_mean(x_start, x_t, steps), log_variance, out.mean, out.log_variance)
         decoder_nll = -discretized_gaussian_log_likelihood(x_start, out.mean, 0.5 * out.log_variance)
         first = (steps == 0)[:, None, None, None, None]
         return jnp.where(first, decoder_nll, kl) / np.log(2.0)
@@ -230,12 +207,7 @@ def make_diffusion(
     return GaussianDiffusion(schedule, prediction, learn_sigma, loss_on, min_snr_gamma, clip_denoised)
 
 
-def normal_kl(
-    mean1: Float[Array, "..."],
-    log_variance1: Float[Array, "..."],
-    mean2: Float[Array, "..."],
-    log_variance2: Float[Array, "..."],
-) -> Float[Array, "..."]:
+def normal_kl(mean1: Values, log_variance1: Values, mean2: Values, log_variance2: Values) -> Values:
     """KL(N(mean1, exp(log_variance1)) || N(mean2, exp(log_variance2))) in nats, elementwise."""
     ratio = log_variance1 - log_variance2
     # expm1(r) - r rather than exp(r) - 1 - r, which cancels where the variances agree.

@@ -20,6 +20,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from vdt_jax.errors import UserError
 
+Video = Float[Array, "b f h w c"]
+Mask = Float[Array, "b f h w 1"]
 TASKS = (
     "predict",
     "backward",
@@ -37,9 +39,7 @@ _TASK_PROBABILITIES = (0.8 / 6,) * 6 + (0.2,)
 _ARBITRARY_GENERATED = 0.8
 
 
-def apply_mask(
-    mask: Float[Array, "b f h w 1"], generated: Float[Array, "b f h w c"], given: Float[Array, "b f h w c"]
-) -> Float[Array, "b f h w c"]:
+def apply_mask(mask: Mask, generated: Video, given: Video) -> Video:
     """`generated` where mask = 1, `given` where mask = 0.
 
     A `where`, never a product: the values that are not selected may be infinite, and 0 * inf is NaN.
@@ -94,10 +94,7 @@ def _mask(
 ) -> Float[Array, "f h w 1"]:
     """The mask of the task with this index: the definition of the seven tasks.
 
-    Args:
-      num_given: given frames of predict and backward.
-      stride: every stride-th frame, from 0, is given in interpolation.
-      start, stop: spatial_temporal has its block mask on the frames start <= f < stop.
+    spatial_temporal has its block mask on the frames start <= f < stop.
     """
     num_frames, *grid = shape
     frame_key, each_key, block_key = jax.random.split(key, 3)
@@ -155,9 +152,7 @@ def varied_mask(key: Key[Array, ""], task: Int[Array, ""], shape: tuple[int, int
     return jnp.where(mask.any(), mask, jnp.ones_like(mask))
 
 
-def draw_masks(
-    key: Key[Array, ""], batch_size: int, shape: tuple[int, int, int], mixture: str = "varied"
-) -> Float[Array, "b f h w 1"]:
+def draw_masks(key: Key[Array, ""], batch_size: int, shape: tuple[int, int, int], mixture: str = "varied") -> Mask:
     """Draws a task and a mask for each sample, for `shape` (F, h, w).
 
     Raises:
