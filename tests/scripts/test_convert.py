@@ -15,7 +15,7 @@ import pytest
 from helpers.scripts import ROOT, fail, succeed
 from helpers.torch_files import Call, save_torch
 
-from vdt_jax.checkpoints import load_model
+from vdt_jax.checkpoints import load_config, load_model
 from vdt_jax.checkpoints.conversion import ConvertOptions, convert
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT, VDT_VARIANTS
@@ -62,6 +62,7 @@ def test_the_report(converted, official):
         assert (tuple(row["shape"]), row["dtype"]) == (array.shape, "float32")
         assert row["mean"] == pytest.approx(array.mean(dtype=np.float64), rel=1e-6, abs=1e-9)
     assert "67 tensors" in printed
+    assert load_config(folder)["loss"] == {"mask_mixture": "official"}
 
 
 def test_verify_says_what_the_model_makes_of_a_fixed_input(converted):

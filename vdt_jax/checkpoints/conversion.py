@@ -96,9 +96,10 @@ def _from_torch(path: Path, output: Path, options: ConvertOptions) -> dict[str, 
     if options.verify:
         report["verify"] = _output_on_fixed_input(model, params)
 
-    # The official process; `data` names no clips, so sampling needs an input.
+    # The official process and masks; `data` names no clips, so sampling needs an input.
     diffusion = dict(noise_schedule="linear", num_diffusion_timesteps=1000, prediction="eps", clip_denoised=False)
-    config = {"model": sizes, "diffusion": diffusion, "data": {"name": "synthetic"}}
+    loss = {"mask_mixture": "official"}
+    config = {"model": sizes, "diffusion": diffusion, "loss": loss, "data": {"name": "synthetic"}}
     unfinished = output.with_name(output.name + ".partial")
     try:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -37,7 +37,7 @@ class Pipeline:
     Attributes:
       model: the network.
       params: its parameters, on the devices to sample on.
-      config: of the training run; `diffusion` and `data` are read.
+      config: of the training run; `diffusion`, `data` and `loss.mask_mixture` are read.
       space: pixels, or the latents of an autoencoder.
     """
 
@@ -93,6 +93,11 @@ class Pipeline:
         options = self.config["diffusion"]
         return make_diffusion(**options, timestep_respacing=str(steps), learn_sigma=self.model.learn_sigma)
 
+    @property
+    def mask_mixture(self) -> str:
+        """The mixture of masks that the weights were trained with; `official` for a config that names none."""
+        return self.config.get("loss", {}).get("mask_mixture", "official")
+
     def source(
         self, split: str = "held_out", data: Mapping[str, Any] | None = None, num_frames: int | None = None
     ) -> Source:
@@ -110,7 +115,7 @@ class Pipeline:
 
         1 = generate, 0 = given. See `diffusion.masks.task_mask`.
         """
-        return task_masks(seed, numbers, task, self.model, num_given)
+        return task_masks(seed, numbers, task, self.model, num_given, self.mask_mixture)
 
     # ------------------------------------------------------------------ arrays in, arrays out
 
