@@ -1,5 +1,6 @@
 """The seven tasks written out, and the mixtures against 20,000 draws of the official generator."""
 
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -26,11 +27,9 @@ def frames(mask) -> str:
         ("backward", 16, "1111111100000000"),
         ("interpolation", 16, "0111011101110111"),
         ("unconditional", 16, "1111111111111111"),
-        ("spatial_temporal", 16, "00bbbbbbbbbbbbbb"),
         ("predict", 5, "00111"),
         ("backward", 5, "11100"),
         ("interpolation", 5, "01110"),
-        ("spatial_temporal", 5, "00bbb"),
         ("predict", 1, "1"),
         ("single_frame", 1, "1"),
         ("interpolation", 1, "1"),
@@ -38,6 +37,40 @@ def frames(mask) -> str:
 )
 def test_task_masks_written_out(task, num_frames, expected):
     assert frames(task_mask(jax.random.key(0), task, (num_frames, 8, 6))) == expected
+
+
+def first_and_last(num_frames, mixture):
+    """How often a block stands on the frames `first` to `last`, in 400 masks for sampling."""
+    draw = jax.jit(jax.vmap(lambda key: task_mask(key, "spatial_temporal", (num_frames, 8, 6), mixture=mixture)))
+    masks = np.asarray(draw(jax.random.split(jax.random.key(0), 400)))[..., 0]
+    hidden = masks.any((2, 3))
+    first, last = hidden.argmax(1), num_frames - 1 - hidden[:, ::-1].argmax(1)
+    for mask, a, b in zip(masks, first, last, strict=True):
+        assert (mask[a : b + 1] == mask[a]).all() and 0 < mask[a].mean() <= 0.5
+    return Counter(zip(first.tolist(), last.tolist(), strict=True))
+
+
+def test_blocks_for_sampling_stand_where_the_weights_were_trained_to_have_them():
+    """Officially on frames start:-end, both 0 to 3: never on frame 15, and empty, which is left out, if end is 0."""
+    official, varied = first_and_last(16, "official"), first_and_last(16, "varied")
+    assert set(official) == {(first, last) for first in range(4) for last in (12, 13, 14)}
+    assert set(varied) == {(first, last) for first in range(4) for last in (12, 13, 14, 15)}
+    # Each of 12 has 33 of 400 draws on average, each of 16 has 25; five standard deviations.
+    assert all(abs(count - 400 / 12) < 28 for count in official.values())
+    assert all(abs(count - 25) < 25 for count in varied.values())
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "official", "varied"),
+    [
+        (5, {(a, b) for a in (0, 1, 2) for b in (2, 3)}, {(a, b) for a in (0, 1, 2) for b in (2, 3, 4)}),
+        (2, {(0, 0)}, {(0, 1)}),
+        (1, {(0, 0)}, {(0, 0)}),
+    ],
+)
+def test_blocks_for_sampling_of_other_lengths(num_frames, official, varied):
+    assert set(first_and_last(num_frames, "official")) == official
+    assert set(first_and_last(num_frames, "varied")) == varied
 
 
 def test_single_frame_gives_one_frame_and_any():
@@ -62,6 +95,11 @@ def test_num_given_is_obeyed():
 def test_impossible_masks_are_refused(task, num_given, message):
     with pytest.raises(UserError, match=message):
         task_mask(jax.random.key(0), task, (6, 2, 2), num_given)
+
+
+def test_an_unknown_mixture_is_refused():
+    with pytest.raises(UserError, match="mask_mixture must be one of varied, official, got 'offical'"):
+        task_mask(jax.random.key(0), "predict", (6, 2, 2), mixture="offical")
 
 
 @pytest.mark.parametrize("grid", [32, 16])

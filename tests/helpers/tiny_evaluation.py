@@ -47,6 +47,7 @@ PROTOCOL = dict(
     crop="none",
     stride=None,
     clips_per_video="1",
+    mask_mixture="varied",
     tasks=["predict"],
     num_given=1,
     told_labels=[],

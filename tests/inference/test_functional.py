@@ -126,7 +126,7 @@ def test_only_other_shapes_are_compiled_anew(params):
 
     first = sample(seed=0, guidance=2.0, eta=0.1)
     np.testing.assert_array_equal(sample(seed=0, guidance=2.0, eta=0.1, on_steps=lambda n: None), first)
-    programs = functional._begin, functional._advance, functional._finish
+    programs = functional._begin, functional._advance
     before = [program._cache_size() for program in programs]
     assert np.abs(sample(seed=1, guidance=2.0, eta=0.1) - first).max() > 0.1
     assert np.abs(sample(seed=0, guidance=4.0, eta=0.1, on_steps=lambda n: None) - first).max() > 1e-4

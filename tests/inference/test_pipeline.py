@@ -14,6 +14,7 @@ from vdt_jax.diffusion.masks import TASKS
 from vdt_jax.errors import UserError
 from vdt_jax.inference import functional
 from vdt_jax.inference.clip import Clip
+from vdt_jax.inference.functional import task_masks
 from vdt_jax.inference.inputs import open_videos
 from vdt_jax.models.vdt import VDT
 from vdt_jax.video import frame_rate, read_frames, to_uint8, write_video
@@ -61,6 +62,16 @@ def test_every_task_keeps_the_given_frames(pipe, video, task):
     keep = np.broadcast_to(clip.mask == 0, clip.video.shape)
     np.testing.assert_array_equal(clip.video[keep], video[:F][keep])
     assert (clip.video[~keep] != video[:F][~keep]).mean() > 0.8
+
+
+def test_blocks_stand_where_the_weights_were_trained_to_have_them(pipe):
+    """By `loss.mask_mixture` of config.json; that of a converted folder of old has no section `loss`."""
+    configs = {"varied": {"loss": {"mask_mixture": "varied"}}, "official": {"loss": {"mask_mixture": "official"}}}
+    for name, loss in [*configs.items(), ("official", {})]:
+        trained = dataclasses.replace(pipe, config={**pipe.config, **loss})
+        masks = np.asarray(trained.task_masks("spatial_temporal", range(40)))
+        np.testing.assert_array_equal(masks, task_masks(0, range(40), "spatial_temporal", pipe.model, mixture=name))
+        assert masks[:, -1].any() == (name == "varied")  # the last frame is hidden
 
 
 def test_shortcuts_are_the_tasks(pipe, video):

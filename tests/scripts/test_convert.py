@@ -65,6 +65,7 @@ def test_the_report(converted, official):
         assert (tuple(row["shape"]), row["dtype"]) == (array.shape, "float32")
         assert row["mean"] == pytest.approx(array.mean(dtype=np.float64), rel=1e-6, abs=1e-9)
     assert "67 tensors" in printed
+    assert load_config(folder)["loss"] == {"mask_mixture": "official"}
 
 
 def test_verify_says_what_the_model_makes_of_a_fixed_input(converted):

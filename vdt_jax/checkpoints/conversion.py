@@ -109,11 +109,12 @@ def _from_torch(path: Path, output: Path, options: ConvertOptions) -> dict[str, 
     if options.verify:
         report["verify"] = _output_on_fixed_input(model, params)
 
-    # The official process; `data` names no clips, so sampling needs an input.
+    # The official process and masks; `data` names no clips, so sampling needs an input.
     diffusion = dict(noise_schedule="linear", num_diffusion_timesteps=1000, prediction="eps", clip_denoised=False)
-    config: dict[str, Any] = {"model": sizes, "diffusion": diffusion, "data": {"name": "synthetic"}}
+    loss: dict[str, Any] = {"mask_mixture": "official"}
     if _lacks_null_row(source.state_dict, options.num_classes):
-        config["loss"] = {"label_dropout": 0.0}  # guidance is refused
+        loss["label_dropout"] = 0.0  # guidance is refused
+    config = {"model": sizes, "diffusion": diffusion, "loss": loss, "data": {"name": "synthetic"}}
     unfinished = output.with_name(output.name + ".partial")
     try:
         with writing(output):

@@ -27,11 +27,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from vdt_jax.diffusion.masks import apply_mask
+from vdt_jax.diffusion.masks import Mask, Video, apply_mask
 from vdt_jax.diffusion.schedules import NoiseSchedule, Table, at, make_schedule
 from vdt_jax.errors import UserError
 
-Video = Float[Array, "b f h w c"]  # or latents
 ModelOutput = Float[Array, "b f h w out"]
 StepIndices = Int[Array, " b"]
 Values = Float[Array, "..."]
@@ -117,9 +116,8 @@ class GaussianDiffusion:
         if self.prediction == "x_start":
             return x_start
         if self.prediction == "v":
-            schedule = self.schedule
-            signal, sigma = at(schedule.sqrt_alphas_cumprod, steps), at(schedule.sqrt_one_minus_alphas_cumprod, steps)
-            return signal * noise - sigma * x_start
+            signal, sigma = self.schedule.sqrt_alphas_cumprod, self.schedule.sqrt_one_minus_alphas_cumprod
+            return at(signal, steps) * noise - at(sigma, steps) * x_start
         return noise
 
     @functools.cached_property
@@ -136,7 +134,7 @@ class GaussianDiffusion:
         self,
         denoise_fn: DenoiseFn,
         x_start: Video,
-        mask: Float[Array, "b f h w 1"],
+        mask: Mask,
         steps: StepIndices,
         noise: Video,
         loss: str = "normalised",
@@ -182,12 +180,8 @@ class GaussianDiffusion:
     def _vb_bits(self, model_output: ModelOutput, x_start: Video, x_t: Video, steps: StepIndices) -> Video:
         """The term of (3) at each position, in bits."""
         out = self.p_mean_variance(model_output, x_t, steps)
-        kl = normal_kl(
-            self.posterior_mean(x_start, x_t, steps),
-            at(self.schedule.posterior_log_variance_clipped, steps),
-            out.mean,
-            out.log_variance,
-        )
+        log_variance = at(self.schedule.posterior_log_variance_clipped, steps)
+        kl = normal_kl(self.posterior_mean(x_start, x_t, steps), log_variance, out.mean, out.log_variance)
         decoder_nll = -discretized_gaussian_log_likelihood(x_start, out.mean, 0.5 * out.log_variance)
         first = (steps == 0)[:, None, None, None, None]
         return jnp.where(first, decoder_nll, kl) / np.log(2.0)

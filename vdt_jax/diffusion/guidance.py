@@ -7,16 +7,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from vdt_jax.diffusion.gaussian import DenoiseFn, GaussianDiffusion
-from vdt_jax.diffusion.masks import apply_mask
+from vdt_jax.diffusion.masks import Mask, Video, apply_mask
 
 
 def guide(
     network: Callable[[jax.Array, jax.Array, jax.Array], jax.Array],
     diffusion: GaussianDiffusion,
     labels: Int[Array, " b"],
-    clean: Float[Array, "b f h w c"],
-    mask: Float[Array, "b f h w 1"],
-    noise: Float[Array, "b f h w c"],
+    clean: Video,
+    mask: Mask,
+    noise: Video,
     *,
     null_label: int,
     guidance: jax.Array | float | int | None = None,
@@ -32,21 +32,16 @@ def guide(
 
     Args:
       network: (x_t, timesteps, labels) -> model_output, for any batch size.
-      diffusion: the respaced process.
-      labels: (B,).
-      clean: (B, F, h, w, C), read where mask = 0.
+      diffusion: the respaced process; timesteps must be in its timestep_map.
       mask: (B, F, h, w, 1), 1 = generate, 0 = given.
-      noise: (B, F, h, w, C), standard normal, for given positions in the branch with nothing given.
+      noise: standard normal, for given positions in the branch with nothing given.
       null_label: the label that means "no label".
       guidance, mask_guidance: scales; None omits the branch.
-
-    Returns:
-      denoise_fn: (x_t, timesteps) -> model_output; timesteps must be in the diffusion's timestep_map.
     """
     timestep_map = jnp.asarray(diffusion.schedule.timestep_map)
     scales = [scale for scale in (guidance, mask_guidance) if scale is not None]
 
-    def denoise_fn(x_t: Float[Array, "b f h w c"], timesteps: Int[Array, " b"]) -> Float[Array, "b f h w out"]:
+    def denoise_fn(x_t: Video, timesteps: Int[Array, " b"]) -> Float[Array, "b f h w out"]:
         branches = [(x_t, labels)]
         if guidance is not None:
             branches.append((x_t, jnp.full_like(labels, null_label)))

@@ -10,9 +10,14 @@ Two mixtures are for training:
   `tests/goldens/mask_stats.npz`). It is defined for 16 frames.
 * `varied`: any number of frames, a random number of given frames, and never empty.
 
+`task_mask` is for sampling. The block of spatial_temporal stands where the mixture has it, since a model has learned no
+other places.
+
 The paper (Lu et al. 2024, arXiv 2305.13311, eq. 3) writes M = 1 for *given*; the official code has the opposite sign,
 as here.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +25,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from vdt_jax.errors import UserError
 
+Video = Float[Array, "b f h w c"]
+Mask = Float[Array, "b f h w 1"]
 TASKS = (
     "predict",
     "backward",
@@ -37,9 +44,7 @@ _TASK_PROBABILITIES = (0.8 / 6,) * 6 + (0.2,)
 _ARBITRARY_GENERATED = 0.8
 
 
-def apply_mask(
-    mask: Float[Array, "b f h w 1"], generated: Float[Array, "b f h w c"], given: Float[Array, "b f h w c"]
-) -> Float[Array, "b f h w c"]:
+def apply_mask(mask: Mask, generated: Video, given: Video) -> Video:
     """`generated` where mask = 1, `given` where mask = 0.
 
     A `where`, never a product: the values that are not selected may be infinite, and 0 * inf is NaN.
@@ -94,10 +99,7 @@ def _mask(
 ) -> Float[Array, "f h w 1"]:
     """The mask of the task with this index: the definition of the seven tasks.
 
-    Args:
-      num_given: given frames of predict and backward.
-      stride: every stride-th frame, from 0, is given in interpolation.
-      start, stop: spatial_temporal has its block mask on the frames start <= f < stop.
+    spatial_temporal has its block mask on the frames start <= f < stop.
     """
     num_frames, *grid = shape
     frame_key, each_key, block_key = jax.random.split(key, 3)
@@ -116,6 +118,14 @@ def _mask(
     generate = ~given[task][:, None, None]
     block = block_mask(block_key, (grid[0], grid[1])) | (task != SPATIAL_TEMPORAL)
     return (generate & block[None]).astype(jnp.float32)[..., None]
+
+
+def _block_frames(start_key: Key[Array, ""], end_key: Key[Array, ""], num_frames: int, first_end: int) -> Any:
+    """start and stop of a block mask: start uniform in 0..margin, F - stop in first_end..margin."""
+    margin = min(3, (num_frames - 1) // 2)  # 3 for 7 frames or more, so that start < stop
+    start = jax.random.randint(start_key, (), 0, margin + 1)
+    end = jax.random.randint(end_key, (), first_end, max(margin, first_end) + 1)
+    return start, jnp.maximum(num_frames - end, start + 1)
 
 
 def official_mask(key: Key[Array, ""], task: Int[Array, ""], shape: tuple[int, int, int]) -> Float[Array, "f h w 1"]:
@@ -142,29 +152,26 @@ def varied_mask(key: Key[Array, ""], task: Int[Array, ""], shape: tuple[int, int
     """
     num_frames = shape[0]
     num_given_key, stride_key, start_key, end_key, mask_key = jax.random.split(key, 5)
-    margin = min(3, (num_frames - 1) // 2)  # so that start + end < F
+    start, stop = _block_frames(start_key, end_key, num_frames, first_end=0)
     mask = _mask(
         mask_key,
         task,
         shape,
         num_given=jax.random.randint(num_given_key, (), 1, max(num_frames, 2)),
         stride=jax.random.randint(stride_key, (), 2, max(num_frames // 2, 2) + 1),
-        start=jax.random.randint(start_key, (), 0, margin + 1),
-        stop=num_frames - jax.random.randint(end_key, (), 0, margin + 1),
+        start=start,
+        stop=stop,
     )
     return jnp.where(mask.any(), mask, jnp.ones_like(mask))
 
 
-def draw_masks(
-    key: Key[Array, ""], batch_size: int, shape: tuple[int, int, int], mixture: str = "varied"
-) -> Float[Array, "b f h w 1"]:
+def draw_masks(key: Key[Array, ""], batch_size: int, shape: tuple[int, int, int], mixture: str = "varied") -> Mask:
     """Draws a task and a mask for each sample, for `shape` (F, h, w).
 
     Raises:
       UserError: an unknown mixture, or `official` without 16 frames.
     """
-    if mixture not in MIXTURES:
-        raise UserError(f"mask_mixture must be one of {', '.join(MIXTURES)}, got '{mixture}'")
+    _check_mixture(mixture)
     task_key, mask_key = jax.random.split(key)
     tasks = jax.random.choice(task_key, len(TASKS), (batch_size,), p=jnp.array(_TASK_PROBABILITIES))
     draw = official_mask if mixture == "official" else varied_mask
@@ -172,22 +179,29 @@ def draw_masks(
 
 
 def task_mask(
-    key: Key[Array, ""], task: str, shape: tuple[int, int, int], num_given: int | None = None
+    key: Key[Array, ""],
+    task: str,
+    shape: tuple[int, int, int],
+    num_given: int | None = None,
+    mixture: str = "varied",
 ) -> Float[Array, "f h w 1"]:
     """The mask of a named task, for sampling: the official one, with F // 2 given frames in place of 8.
 
-    In interpolation frames 0, 4, 8, ... are given; spatial_temporal has its block from frame 2 (F >= 5) to the end.
+    In interpolation frames 0, 4, 8, ... are given. In spatial_temporal the block leaves up to m frames out at either
+    end, m = min(3, (F - 1) // 2); with mixture `official` it leaves out at least the last one, if F > 1.
 
     Args:
       key: random key of the last three tasks; the others do not use it.
       task: one of TASKS.
       shape: (F, h, w).
       num_given: given frames of predict and backward, 1 to F - 1 (default F // 2).
+      mixture: that the weights were trained with.
 
     Raises:
-      UserError: an unknown task, num_given out of range, or num_given for another task.
+      UserError: an unknown task or mixture, num_given out of range, or num_given for another task.
     """
     num_frames = shape[0]
+    _check_mixture(mixture)
     if task not in TASKS:
         raise UserError(f"task must be one of {', '.join(TASKS)}, got '{task}'")
     if num_given is not None and task not in ("predict", "backward"):
@@ -196,13 +210,13 @@ def task_mask(
         num_given = num_frames // 2
     elif not 1 <= num_given < num_frames:
         raise UserError(f"num_given must be 1 to {num_frames - 1} for {num_frames} frames, got {num_given}")
-    mask = _mask(
-        key,
-        jnp.array(TASKS.index(task)),
-        shape,
-        num_given=num_given,
-        stride=4,
-        start=jnp.array(min(2, (num_frames - 1) // 2)),
-        stop=jnp.array(num_frames),
-    )
+    start_key, end_key = (jax.random.fold_in(key, purpose) for purpose in (1, 2))
+    start, stop = _block_frames(start_key, end_key, num_frames, first_end=1 if mixture == "official" else 0)
+    index = jnp.array(TASKS.index(task))
+    mask = _mask(key, index, shape, num_given=num_given, stride=4, start=start, stop=stop)
     return jnp.where(mask.any(), mask, jnp.ones_like(mask))
+
+
+def _check_mixture(mixture: str) -> None:
+    if mixture not in MIXTURES:
+        raise UserError(f"mask_mixture must be one of {', '.join(MIXTURES)}, got '{mixture}'")

@@ -174,8 +174,9 @@ class Evaluation:
         """
         p = self._protocol
         batch, keys = take(self._source, numbers), sample_keys(seed, numbers)
-        classes = {"labels": batch["labels"], "guidance": p["guidance"]} if task in p["told_labels"] else {}
-        options = dict(diffusion=self._diffusion, sampler=p["sampler"], **classes)
+        options: dict[str, Any] = {"diffusion": self._diffusion, "sampler": p["sampler"]}
+        if task in p["told_labels"]:
+            options |= {"labels": batch["labels"], "guidance": p["guidance"]}
         samples, mask = self._pipeline.complete(batch["video"], self._mask(numbers, task), keys, **options)
         return samples, batch["video"], mask
 

@@ -85,6 +85,7 @@ def make_protocol(
         "crop": source.crop,  # how a frame came to height x width
         "stride": None if source.generated or data.get("fps") else data.get("stride") or 1,
         "clips_per_video": "1" if source.generated else "as many as the source cuts from it (data.hop)",
+        "mask_mixture": pipeline.mask_mixture,  # where the blocks of spatial_temporal stand
         **{name: getattr(options, name) for name in _OPTIONS},
         "steps": options.steps,
         "seed": options.seed,  # sample j of clip n depends on seed + j and n only

@@ -38,15 +38,18 @@ def sample_keys(seed: int, numbers: Iterable[int]) -> Key[Array, " b"]:
 
 
 def task_masks(
-    seed: int, numbers: Iterable[int], task: str, model: VDT, num_given: int | None = None
+    seed: int, numbers: Iterable[int], task: str, model: VDT, num_given: int | None = None, mixture: str = "varied"
 ) -> Float[Array, "b f h w 1"]:
-    """The masks of a task for these sample numbers, over what the model denoises; 1 = generate: see `task_mask`."""
-    return _task_masks(sample_keys(seed, numbers), task, model.video_shape[:3], num_given)
+    """The masks of a task for these sample numbers, over what the model denoises; 1 = generate, 0 = given.
+
+    See `diffusion.masks.task_mask` for the tasks, `num_given` and `mixture`.
+    """
+    return _task_masks(sample_keys(seed, numbers), task, model.video_shape[:3], num_given, mixture)
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2, 3))
-def _task_masks(keys: Any, task: str, shape: tuple[int, int, int], num_given: int | None) -> Any:
-    return jax.vmap(lambda key: task_mask(jax.random.fold_in(key, 1), task, shape, num_given))(keys)
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
+def _task_masks(keys: Any, task: str, shape: tuple[int, int, int], num_given: int | None, mixture: str) -> Any:
+    return jax.vmap(lambda key: task_mask(jax.random.fold_in(key, 1), task, shape, num_given, mixture))(keys)
 
 
 def generate(

@@ -37,7 +37,7 @@ class Pipeline:
     Attributes:
       model: the network.
       params: its parameters, on the devices to sample on.
-      config: of the training run; `diffusion` and `data` are read.
+      config: of the training run; `diffusion`, `data` and `loss.mask_mixture` are read.
       space: pixels, or the latents of an autoencoder.
     """
 
@@ -91,6 +91,11 @@ class Pipeline:
         options = self.config["diffusion"]
         return make_diffusion(**options, timestep_respacing=str(steps), learn_sigma=self.model.learn_sigma)
 
+    @property
+    def mask_mixture(self) -> str:
+        """The mixture of masks that the weights were trained with; `official` for a config that names none."""
+        return self.config.get("loss", {}).get("mask_mixture", "official")
+
     def source(
         self, split: str = "held_out", data: Mapping[str, Any] | None = None, num_frames: int | None = None
     ) -> Source:
@@ -98,8 +103,11 @@ class Pipeline:
         return pixel_source(data or self.config["data"], self.model, self.space, split, num_frames)
 
     def task_masks(self, task: str, numbers: range, seed: int = 0, num_given: int | None = None) -> jax.Array:
-        """The masks (B, F, h, w, 1) of a task for these samples, over what the model denoises; 1 = generate."""
-        return task_masks(seed, numbers, task, self.model, num_given)
+        """The masks (B, F, h, w, 1) of a task for these sample numbers, over what the model denoises.
+
+        1 = generate, 0 = given. See `diffusion.masks.task_mask`.
+        """
+        return task_masks(seed, numbers, task, self.model, num_given, self.mask_mixture)
 
     def complete(
         self,

@@ -72,38 +72,25 @@ class MidBlock(nn.Module):
         return ResnetBlock(x.shape[-1], self.groups, self.dtype, name="resnets_1")(x)
 
 
-class DownBlock(nn.Module):
-    """Resnet blocks, then (`down`) half the size by a stride-2 convolution, padded on the right and bottom only."""
+class Level(nn.Module):
+    """Resnet blocks at one resolution, then the change of size to the next: "down", "up" or None.
+
+    Down is a convolution of stride 2, padded on the right and bottom only; up repeats each pixel 2x2 and convolves.
+    """
 
     channels: int
     num_layers: int
     groups: int
-    down: bool
+    resize: str | None
     dtype: Any
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h_out w_out out"]:
         for layer in range(self.num_layers):
             x = ResnetBlock(self.channels, self.groups, self.dtype, name=f"resnets_{layer}")(x)
-        if self.down:
-            x = _conv(self.channels, 3, self.dtype, "downsamplers_0_conv", stride=2, padding=((0, 1), (0, 1)))(x)
-        return x
-
-
-class UpBlock(nn.Module):
-    """Resnet blocks, then (`up`) twice the size: each pixel repeated 2x2, and a convolution."""
-
-    channels: int
-    num_layers: int
-    groups: int
-    up: bool
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h_out w_out out"]:
-        for layer in range(self.num_layers):
-            x = ResnetBlock(self.channels, self.groups, self.dtype, name=f"resnets_{layer}")(x)
-        if self.up:
+        if self.resize == "down":
+            x = _conv(self.channels, 3, self.dtype, "downsamplers_0_conv", strides=2, padding=((0, 1), (0, 1)))(x)
+        if self.resize == "up":
             x = x.repeat(2, axis=1).repeat(2, axis=2)
             x = _conv(self.channels, 3, self.dtype, "upsamplers_0_conv")(x)
         return x
@@ -116,13 +103,11 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h_out w_out out"]:
-        c = self.config
+        c, last = self.config, len(self.config.block_out_channels) - 1
         x = _conv(c.block_out_channels[0], 3, c.dtype, "conv_in")(x)
-        for level, channels in enumerate(c.block_out_channels):
-            down = level < len(c.block_out_channels) - 1
-            x = DownBlock(channels, c.layers_per_block, c.norm_num_groups, down, c.dtype, name=f"down_blocks_{level}")(
-                x
-            )
+        for i, channels in enumerate(c.block_out_channels):
+            sizes = (channels, c.layers_per_block, c.norm_num_groups, "down" if i < last else None, c.dtype)
+            x = Level(*sizes, name=f"down_blocks_{i}")(x)
         x = MidBlock(c.norm_num_groups, c.mid_block_add_attention, c.dtype, name="mid_block")(x)
         x = nn.silu(_norm(c.norm_num_groups, c.dtype, "conv_norm_out")(x))
         return _conv(2 * c.latent_channels, 3, c.dtype, "conv_out")(x)
@@ -135,13 +120,12 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Float[Array, "b h w c"]) -> Float[Array, "b h_out w_out out"]:
-        c = self.config
+        c, last = self.config, len(self.config.block_out_channels) - 1
         x = _conv(c.block_out_channels[-1], 3, c.dtype, "conv_in")(z)
         x = MidBlock(c.norm_num_groups, c.mid_block_add_attention, c.dtype, name="mid_block")(x)
-        for level, channels in enumerate(c.block_out_channels[::-1]):
-            up = level < len(c.block_out_channels) - 1
-            layers = c.layers_per_block + 1
-            x = UpBlock(channels, layers, c.norm_num_groups, up, c.dtype, name=f"up_blocks_{level}")(x)
+        for i, channels in enumerate(c.block_out_channels[::-1]):
+            sizes = (channels, c.layers_per_block + 1, c.norm_num_groups, "up" if i < last else None, c.dtype)
+            x = Level(*sizes, name=f"up_blocks_{i}")(x)
         x = nn.silu(_norm(c.norm_num_groups, c.dtype, "conv_norm_out")(x))
         return _conv(c.out_channels, 3, c.dtype, "conv_out")(x)
 
@@ -203,15 +187,8 @@ class AutoencoderKL(nn.Module):
         return self.decode(self.encode(x)[0])
 
 
-def _conv(
-    channels: int,
-    size: int,
-    dtype: Any,
-    name: str | None = None,
-    stride: int = 1,
-    padding: Any = "SAME",
-) -> nn.Conv:
-    return nn.Conv(channels, (size, size), stride, padding, dtype=dtype, name=name)
+def _conv(channels: int, size: int, dtype: Any, name: str | None = None, **options: Any) -> nn.Conv:
+    return nn.Conv(channels, (size, size), dtype=dtype, name=name, **options)
 
 
 def _norm(groups: int, dtype: Any, name: str) -> nn.GroupNorm:

@@ -19,4 +19,16 @@ from vdt_jax.diffusion.samplers.unipc import unipc
 
 SAMPLERS = {"ddpm": ddpm, "ddim": ddim, "dpm_solver_pp": dpm_solver_pp, "unipc": unipc, "repaint": repaint}
 
-__all__ = ["SAMPLERS", "Problem", "Steps", "sample_noise", "samples_of", "solve", *SAMPLERS]
+__all__ = [
+    "SAMPLERS",
+    "Problem",
+    "Steps",
+    "ddim",
+    "ddpm",
+    "dpm_solver_pp",
+    "repaint",
+    "sample_noise",
+    "samples_of",
+    "solve",
+    "unipc",
+]

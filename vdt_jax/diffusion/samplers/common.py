@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from vdt_jax.diffusion.gaussian import DenoiseFn, GaussianDiffusion, Prediction
-from vdt_jax.diffusion.masks import apply_mask
+from vdt_jax.diffusion.masks import Mask, Video, apply_mask
 
 Steps = tuple[Any, Callable[[Any, Any], Any]]  # the state before the first step, and (i, state) -> state
 
@@ -36,8 +36,8 @@ class Problem:
     diffusion: GaussianDiffusion
     denoise_fn: DenoiseFn
     keys: Key[Array, " b"]
-    clean: Float[Array, "b f h w c"]
-    mask: Float[Array, "b f h w 1"]
+    clean: Video
+    mask: Mask
     start: Float[Array | np.ndarray, "b f h w c"] | None = None
 
     @property
@@ -45,11 +45,11 @@ class Problem:
         """T."""
         return len(self.diffusion.schedule)
 
-    def with_given(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f h w c"]:
+    def with_given(self, x: Video) -> Video:
         """x with the clean values at given positions."""
         return apply_mask(self.mask, x, self.clean)
 
-    def start_noise(self) -> Float[Array, "b f h w c"]:
+    def start_noise(self) -> Video:
         """x_T: `start`, or a draw that is the same for every sampler and any number of steps."""
         if self.start is not None:
             return jnp.asarray(self.start)
@@ -59,11 +59,11 @@ class Problem:
         """Keys for the draws of one step."""
         return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 1), step))(self.keys)
 
-    def noise(self, step: Int[Array, ""] | int) -> Float[Array, "b f h w c"]:
+    def noise(self, step: Int[Array, ""] | int) -> Video:
         """The z of one step."""
         return sample_noise(self.step_keys(step), self.clean.shape[1:])
 
-    def denoise(self, x_t: Float[Array, "b f h w c"], step: Int[Array, ""] | int) -> Prediction:
+    def denoise(self, x_t: Video, step: Int[Array, ""] | int) -> Prediction:
         """Calls the network on x_t at a step of the respaced process, and reads its output."""
         steps = jnp.full(x_t.shape[0], step)
         timesteps = jnp.asarray(self.diffusion.schedule.timestep_map)[steps]

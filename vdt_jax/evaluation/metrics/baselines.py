@@ -3,18 +3,17 @@
 Videos are (B, F, H, W, C), masks (B, F, H, W, 1) with 1 = generate. Positions given in no frame become 0 (grey).
 """
 
+import importlib.util
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from vdt_jax.video import to_uint8
 
-try:
-    import cv2  # pyright: ignore[reportMissingImports]
-except ImportError:  # the extra `eval`
-    cv2 = None
-
+# OpenCV, of the extra `eval`.
+cv2: Any = importlib.import_module("cv2") if importlib.util.find_spec("cv2") else None
 FLOW = "optical flow"
 
 
