@@ -1,4 +1,4 @@
-"""Links, API pages and metadata of the documentation are right; the site builds without a warning."""
+"""Links, API pages, installations and metadata of the documentation are right; the site builds without a warning."""
 
 import importlib
 import re
@@ -40,6 +40,18 @@ def test_every_name_on_an_api_page_exists(page):
         module, _, attribute = name.rpartition(".")
         if not hasattr(importlib.import_module(module), attribute):
             importlib.import_module(name)
+
+
+def test_advised_installations_name_extras_that_exist_and_no_package_that_does_not():
+    files = [*PAGES, *ROOT.glob("*.py"), *ROOT.glob("vdt_jax/**/*.py"), *ROOT.glob("study/*.py"), ROOT / "Makefile"]
+    found = set()
+    for file in files:
+        text = file.read_text()
+        assert not re.search(r"pip install '?vdt_jax", text), file
+        for extras in re.findall(r"'\.\[([\w,]+)\]'", text):
+            found |= set(extras.split(","))
+    assert {"gpu", "gcs", "docs"} <= found
+    assert found <= set(PROJECT["optional-dependencies"])
 
 
 def test_citation_workflows_and_issue_templates():
