@@ -6,10 +6,10 @@ READY := $(VENV)/.ready
 READY_ALL := $(VENV)/.ready-all
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help install check test test-all torture pod-check bench demo eval-demo eval-demo-commit clean
+.PHONY: help install check test test-all docs torture pod-check bench demo eval-demo eval-demo-commit clean
 
 help:
-	@echo "make install | check | test | test-all | torture N=200 | pod-check | bench | demo | eval-demo | clean"
+	@echo "make install | check | test | test-all | docs | torture N=200 | pod-check | bench | demo | eval-demo | clean"
 	@echo "PYTHON=python3.12 for another Python"
 
 install: $(READY)
@@ -21,7 +21,7 @@ $(READY): pyproject.toml constraints.txt
 
 # The slow tests need what the metrics, the page and the notebook need; the browser itself is the machine's, or its test is skipped.
 $(READY_ALL): $(READY)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,app,browser,emulator,eval,gcs,notebook]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[dev,app,browser,docs,emulator,eval,gcs,notebook]' --constraint constraints.txt
 	@touch $(READY_ALL)
 
 check: $(READY)
@@ -34,6 +34,11 @@ test: $(READY)
 
 test-all: $(READY_ALL)
 	$(PYTEST)
+
+# The site, as files: build/site/index.html.
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]' --constraint constraints.txt
+	$(BIN)/mkdocs build --strict
 
 # N kills of a training run; as many damaged checkpoints and hostile files as each has always been given.
 N ?= 200

@@ -152,7 +152,7 @@ def bucket():
 
 def test_a_bucket_needs_the_extra(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"gs://runs/a is in a bucket: pip install 'vdt_jax\[gcs\]'"):
+    with pytest.raises(UserError, match="gs://runs/a is in a bucket: pip install gcsfs, or mount it"):
         open_folder("gs://runs/a")
 
 

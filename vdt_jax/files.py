@@ -163,11 +163,11 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def open_folder(path: str | os.PathLike) -> epath.Path:
-    """A folder on this machine, as an absolute path, or in a bucket. UserError: the extra `gcs` is not installed."""
+    """A folder on this machine, as an absolute path, or in a bucket. UserError: gcsfs is not installed."""
     if not in_bucket(path):
         return epath.Path(path).absolute()
     if importlib.util.find_spec("gcsfs") is None:
-        raise UserError(f"{path} is in a bucket: pip install 'vdt_jax[gcs]', or mount it and name the folder")
+        raise UserError(f"{path} is in a bucket: pip install gcsfs, or mount it and name the folder")
     from fsspec.config import conf
 
     # A cached listing would miss what other hosts write.

@@ -172,10 +172,10 @@ def _refused(dataset: str, *failures: type[Exception]) -> Iterator[None]:
         yield
     except failures as error:
         if isinstance(error, ImportError):
-            raise UserError(f"{dataset} needs TensorFlow ({_line(error)}): pip install 'vdt_jax[tf]'") from None
+            raise UserError(f"{dataset} needs TensorFlow ({_line(error)}): pip install tensorflow") from None
         raise UserError(
             f"{dataset} is neither a folder that tfds wrote nor a dataset that it has without TensorFlow "
-            f"({_line(error)}); pip install 'vdt_jax[tf]' adds those with Image or Video features"
+            f"({_line(error)}); pip install tensorflow adds those with Image or Video features"
         ) from None
 
 
