@@ -9,14 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from vdt_jax.evaluation.metrics.motion import motion
 
 from vdt_jax.data import make_source, take
 from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.diffusion.masks import TASKS, draw_masks, varied_mask
 from vdt_jax.diffusion.samplers import sample_noise
 from vdt_jax.evaluation.metrics.baselines import BASELINES
-from vdt_jax.evaluation.metrics.frames import psnr, ssim
+from vdt_jax.evaluation.metrics.frames import motion, psnr, ssim
 from vdt_jax.inference.functional import sample_keys, task_masks
 from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.models.flops import training_flops

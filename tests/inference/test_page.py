@@ -42,4 +42,4 @@ def test_the_chart_orders_values_and_names_the_best_baseline():
 def test_given_in_words(generated, text):
     mask = np.stack([np.arange(4).reshape(2, 2, 1) < 4 * share for share in generated])
     assert page.describe_given(mask.astype(np.float32)) == text
-    assert page.describe_given(np.ones((2, 1, 1, 1)), label=True) == "the class given"
+    assert page.describe_given(np.ones((2, 1, 1, 1)), label=True) == "only the class given"

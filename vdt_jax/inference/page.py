@@ -133,12 +133,14 @@ def describe_given(mask: np.ndarray, label: bool = False) -> str:
     generated = mask.reshape(len(mask), -1) > 0.5
     given = np.flatnonzero(~generated.any(axis=1))
     partial = np.flatnonzero(generated.any(axis=1) & ~generated.all(axis=1))
+    if not len(given) and not len(partial):
+        return "only the class given" if label else "nothing given"
     texts = ["the class"] if label else []
     if len(given):
         texts.append(f"frame{'s' * (len(given) > 1)} {_ranges(given)} of {len(mask)}")
     if len(partial):
         texts.append(f"a part of frame{'s' * (len(partial) > 1)} {_ranges(partial)}")
-    return f"{' and '.join(texts) or 'nothing'} given"
+    return " and ".join(texts) + " given"
 
 
 def _ranges(numbers: np.ndarray) -> str:
