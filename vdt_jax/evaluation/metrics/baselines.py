@@ -95,7 +95,11 @@ def _warp(frame: np.ndarray, flow: np.ndarray) -> np.ndarray:
     return warped.reshape(frame.shape)
 
 
+# Of videos with any number of channels.
+BASELINES = {"copy nearest": copy_nearest, "linear blending": linear_blend}
+
+
 def baselines(channels: int) -> dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]]:
     """The baselines by name; optical flow where OpenCV is installed and videos are grey or RGB."""
     flow = {FLOW: flow_blend} if cv2 and channels in (1, 3) else {}
-    return {"copy nearest": copy_nearest, "linear blending": linear_blend} | flow
+    return BASELINES | flow
