@@ -43,6 +43,7 @@ _SEEK_MARGINS = (0, 16, 128, 300)
 _GUESSED_TIMES = ("mpeg",)
 # AVI has the order of decoding alone, from which FFmpeg does not find that of showing for these codecs.
 _UNORDERED_IN_AVI = ("h264", "hevc")
+_RATE_TOLERANCE = 0.05  # a rate that differs more from that of the frames' times is a guess
 _LONGEST_PIXEL = 10  # a larger aspect of a pixel is damage
 _TRANSPOSE = ("transpose", "cclock_flip")
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these leave transparency out
@@ -244,24 +245,19 @@ def _probe_file(path: str | os.PathLike) -> VideoInfo:
     # that an edit list discards are decoded, since others need them, but not shown.
     whole = list(itertools.dropwhile(lambda packet: not packet[2], packets)) or packets
     stamps = [pts for pts, _, _, is_discarded in whole if not is_discarded]
-    pts = None
-    if None not in stamps and first.pts is not None and not unordered:
-        stamps = sorted(stamp for stamp in stamps if stamp >= first.pts)
-        order = [dts for _, dts, _, _ in whole if dts is not None]
-        pts = None if guessed else as_pts(stamps)
-        if pts is not None and (order != sorted(order) or len(set(stamps)) < len(stamps) or first.pts != stamps[0]):
-            with open_film(path) as film:  # the times are wrong
-                return VideoInfo(sum(1 for _ in film.decode()), fps, height, width)
-    fps = fps if pts is None else _measured(fps, stamps, time_base)
-    return VideoInfo(len(stamps), fps, height, width, pts, time_base)
-
-
-def _measured(fps: float, stamps: Sequence[int], time_base: float) -> float:
-    """The rate of a file, or that of its frames' times where the file's is a guess: it differs by a twentieth."""
-    if len(stamps) < 2:
-        return fps
-    measured = (len(stamps) - 1) / ((stamps[-1] - stamps[0]) * time_base)
-    return fps if abs(fps / measured - 1) < 0.05 else measured
+    if None in stamps or first.pts is None or unordered:
+        return VideoInfo(len(stamps), fps, height, width)
+    stamps = sorted(stamp for stamp in stamps if stamp >= first.pts)
+    if guessed:
+        return VideoInfo(len(stamps), fps, height, width)
+    order = [dts for _, dts, _, _ in whole if dts is not None]
+    if order != sorted(order) or len(set(stamps)) < len(stamps) or stamps[:1] != [first.pts]:  # times that are wrong
+        with open_film(path) as film:
+            return VideoInfo(sum(1 for _ in film.decode()), fps, height, width)
+    length = (stamps[-1] - stamps[0]) * time_base
+    if abs((len(stamps) - 1) / fps - length) > _RATE_TOLERANCE * length:
+        fps = (len(stamps) - 1) / length
+    return VideoInfo(len(stamps), fps, height, width, as_pts(stamps), time_base)
 
 
 def _count_to(path: str | os.PathLike, numbers: Sequence[int]) -> Iterator[np.ndarray]:
