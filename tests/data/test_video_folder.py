@@ -81,12 +81,39 @@ def test_a_list_names_videos_labels_and_splits(folder, suffix):
         ("a.jsonl", "{not json}\n", "is not a list of videos"),
         ("a.jsonl", "[1]\n", "entry 1 has no path"),
         ("a.csv", "path\n", "no videos in"),
+        ("a.csv", "path,split,Split\nx.mp4,train,test\n", "entry 1 has two columns named split: remove one"),
+        ("a.csv", "path,label\nx,y.mp4,run\n", "entry 1 has more values than the list has columns: quote a value"),
+        ("a.csv", "path,split\n  ,train\n", "entry 1 has no path"),
+        ("a.jsonl", '{"path": "x.mp4", "SPLIT": "somewhere"}\n', "split 'somewhere'"),
     ],
 )
 def test_lists_that_are_none(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message):
         find_videos(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("path, label, split", "{name}, {label}, {split}"),
+        ("path ,label\t, split ", "{name} ,{label}\t, {split} "),
+        ("Path,LABEL,Split", "{name},{label},{split}"),
+        (" PATH , note , Label , SPLIT ", '"{name}", "a, b", "{label}", "{split}"'),
+        ("\ufeffpath,la bel,spl it\r", "{name},{label},{split}\r"),
+    ],
+)
+@pytest.mark.parametrize("test", ["test", "Test", "VAL"])
+def test_columns_may_differ_in_case_and_spaces(tmp_path, header, row, test):
+    rows = [{"name": "a.mp4", "label": "run", "split": "train"}, {"name": "b c.mp4", "label": "Walk", "split": test}]
+    text = "\n".join([header, *(row.format(**values) for values in rows)])
+    (tmp_path / "list.csv").write_text(text, newline="")
+    expected = [Found("a.mp4", "run", "train"), Found("b c.mp4", "Walk", "held_out")]
+    assert find_videos(tmp_path / "list.csv")[1] == expected
+    keys = {"Path": "name", " label": "label", "SPLIT": "split"}
+    lines = [json.dumps({key: values[name] for key, name in keys.items()}) for values in rows]
+    (tmp_path / "list.jsonl").write_text("\n".join(lines))
+    assert find_videos(tmp_path / "list.jsonl")[1] == expected
 
 
 def test_the_layouts_in_the_docs_become_lists_and_folders(tmp_path, monkeypatch):

@@ -25,16 +25,18 @@ def numbers_of(frames):
     return [int((np.stack(np.split(frame.mean((0, 2)), 6)).mean(1) > 127) @ (1 << np.arange(6))) for frame in frames]
 
 
-def write(path, frames, pts=None, codec="libx264", options=None, pix_fmt="yuv420p", format=None):
-    """A video file, with chosen presentation times in thirtieths of a second."""
+def write(path, frames, pts=None, codec="libx264", options=None, pix_fmt="yuv420p", format=None, rate=30, aspect=None):
+    """A video file of RGB or RGBA frames, with chosen presentation times in units of 1 / rate, and aspect of pixels."""
     with av.open(os.fspath(path), "w", format=format) as container:
-        stream = container.add_stream(codec, rate=30, options=options or {})
+        stream = container.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pix_fmt
-        stream.codec_context.time_base = stream.time_base = Fraction(1, 30)
+        stream.codec_context.time_base = stream.time_base = 1 / Fraction(rate)
+        if aspect is not None:
+            stream.codec_context.sample_aspect_ratio = aspect
         for number, image in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24" if image.shape[-1] == 3 else "rgba")
             frame.pts = number if pts is None else pts[number]
-            frame.time_base = Fraction(1, 30)
+            frame.time_base = 1 / Fraction(rate)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path

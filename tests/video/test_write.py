@@ -95,3 +95,47 @@ def test_views_put_videos_where_they_belong():
     assert grid.shape == (12, 16, 3)
     np.testing.assert_array_equal(grid[1:5, 9:15], video[1])
     np.testing.assert_array_equal(enlarge(video, 8)[:, ::2, ::2], video)
+
+
+def delays(path):
+    """Milliseconds that each frame of a GIF is shown, and how red it is."""
+    with Image.open(path) as gif:
+        shown = []
+        for number in range(gif.n_frames):
+            gif.seek(number)
+            shown.append((gif.info["duration"], int(np.asarray(gif.convert("RGB"))[10, 10, 0])))
+    return zip(*shown, strict=True)
+
+
+@pytest.mark.parametrize("fps", [8, 24, 30, 33.3, 50, 59.94, 60, 120, 1000])
+def test_a_gif_plays_at_its_rate_without_delays_that_browsers_do_not_keep(tmp_path, fps):
+    video = np.zeros((60, 20, 30, 3), np.uint8)
+    video[..., 0] = (4 * np.arange(60))[:, None, None]
+    write_video(tmp_path / "a.gif", video, fps)
+    times, red = delays(tmp_path / "a.gif")
+    assert min(times) >= 20 and abs(sum(times) - 60_000 / fps) <= 20
+    assert len(times) == 60 or fps > 50
+    shown_at = np.cumsum([0, *times[:-1]]) / 1000  # each frame is shown when it is due
+    assert np.abs(np.array(red) / 4 - shown_at * fps).max() <= 1 + 0.006 * fps
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 3])
+def test_a_gif_of_few_fast_frames_has_one_at_least(tmp_path, num_frames):
+    write_video(tmp_path / "a.gif", frames(num_frames), fps=1000)
+    assert len(list(read_frames(tmp_path / "a.gif"))) == 1
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "gif"])
+@pytest.mark.parametrize("fps", [0, -8, 0.09, 1001, 90000, float("nan"), float("inf")])
+def test_rates_that_players_do_not_show_are_refused_and_nothing_is_written(tmp_path, suffix, fps):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(b"older")
+    with pytest.raises(UserError, match=rf"cannot write .*a\.{suffix}: fps must be from 0\.1 to 1000, got {fps:g}"):
+        write_video(path, frames(), fps)
+    assert path.read_bytes() == b"older" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("fps", [0.1, 1, 23.976, 24000 / 1001, 30000 / 1001, 59.94, 240, 1000])
+def test_an_mp4_has_its_rate(tmp_path, fps):
+    write_video(tmp_path / "a.mp4", frames(), fps)
+    assert abs(frame_rate(tmp_path / "a.mp4") / fps - 1) < 1e-5

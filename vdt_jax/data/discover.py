@@ -101,16 +101,31 @@ def _read_list(path: Path) -> Iterator[Found]:
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             if path.suffix.lower() == ".csv":
-                rows: list[Any] = list(csv.DictReader(file))
+                rows: list[Any] = list(csv.DictReader(file, skipinitialspace=True))
             else:
                 rows = [json.loads(line) for line in file if line.strip()]
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path} is not a list of videos ({error})") from None
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict) or not row.get("path"):
-            raise UserError(f"{path}: entry {number + 1} has no path; a list has path, and optionally label and split")
-        split = row.get("split") or ""
+    for number, row in enumerate(rows, start=1):
+        entry = _known_columns(f"{path}: entry {number}", row) if isinstance(row, dict) else {}
+        if not entry.get("path"):
+            raise UserError(f"{path}: entry {number} has no path; a list has path, and optionally label and split")
+        split = str(entry.get("split") or "").casefold()
         if split and split not in _SPLITS:
-            raise UserError(f"{path}: entry {number + 1} has split '{split}': use one of {', '.join(_SPLITS)}")
-        label = row.get("label")
-        yield Found(str(row["path"]), "" if label is None else str(label), _SPLITS.get(split, ""))
+            raise UserError(f"{path}: entry {number} has split '{split}': use one of {', '.join(_SPLITS)}")
+        label = entry.get("label")
+        yield Found(str(entry["path"]), "" if label is None else str(label), _SPLITS.get(split, ""))
+
+
+def _known_columns(where: str, row: dict[Any, Any]) -> dict[str, Any]:
+    """The values of the columns path, label and split, stripped; their names may differ in case and spaces."""
+    entry = {}
+    for column, value in row.items():
+        if column is None:  # what DictReader calls values without a column
+            raise UserError(f"{where} has more values than the list has columns: quote a value that has a comma")
+        name = "".join(column.split()).casefold()
+        if name in entry:
+            raise UserError(f"{where} has two columns named {name}: remove one of them")
+        if name in ("path", "label", "split"):
+            entry[name] = value.strip() if isinstance(value, str) else value
+    return entry

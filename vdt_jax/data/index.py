@@ -22,7 +22,7 @@ from vdt_jax.files import atomic_write, cache_folder
 from vdt_jax.progress import progress
 from vdt_jax.video import VideoInfo
 
-_FORMAT = 3  # entries of other versions are ignored
+_FORMAT = 4  # entries of other versions are ignored
 _MAX_PROCESSES = 32
 
 Known = VideoInfo | str  # a str is the reason why a video cannot be read

@@ -10,10 +10,11 @@ import struct
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
 import av.error
+import av.filter
 import av.sidedata.sidedata
 import numpy as np
 from av.stream import Disposition
@@ -40,7 +41,11 @@ _SEEK_MARGINS = (0, 16, 128, 300)
 # Of MPEG program streams (.mpg, .vob) the times of frames are guessed from one known time to the next, and otherwise
 # after a seek than from the beginning.
 _GUESSED_TIMES = ("mpeg",)
+# AVI has the order of decoding alone, from which FFmpeg does not find that of showing for these codecs.
+_UNORDERED_IN_AVI = ("h264", "hevc")
+_RATE_TOLERANCE = 0.05  # a rate that differs more from that of the frames' times is a guess
 _LONGEST_PIXEL = 10  # a larger aspect of a pixel is damage
+_TRANSPOSE = ("transpose", "cclock_flip")
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these leave transparency out
 # A title that is not UTF-8 must not make a video unreadable; PyAV 19 has no such option and does not raise.
 _METADATA_ERRORS: Any = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
@@ -117,12 +122,13 @@ def _named_failures(path: str | os.PathLike) -> Iterator[None]:
         raise UserError(f"{shown} cannot be decoded ({reason}): is it a video?") from None
 
 
-class _Film(NamedTuple):
+class _Film:
     """An open file, its film, and what decodes it."""
 
-    container: Any
-    stream: Any
-    decoder: Any
+    def __init__(self, container: Any, stream: Any, decoder: Any):
+        self.container, self.stream, self.decoder = container, stream, decoder
+        self._graph: Any = None
+        self._graph_is_for: Any = None  # the frames' format and size, and what is made of them
 
     def decode(self, packets: Iterable[Any] | None = None) -> Iterator[Any]:
         """The frames of these packets, or of all that follow."""
@@ -148,26 +154,41 @@ class _Film(NamedTuple):
         """(H, W, 3) uint8 as players show it: square pixels, transparency on white, turned and mirrored."""
         if frame.is_corrupt:
             raise ValueError("a frame is damaged")
-        (x_of_x, y_of_x), (x_of_y, y_of_y) = _display_matrix(frame)
-        transposed = abs(x_of_x) + abs(y_of_y) < abs(y_of_x) + abs(x_of_y)
-        size = {"width": frame.width, "height": frame.height}
+        filters, size = _turns(frame), (frame.width, frame.height)
+        width, height = size[::-1] if _TRANSPOSE in filters else size
         aspect = self.stream.sample_aspect_ratio or Fraction(1)
-        if 1 / _LONGEST_PIXEL <= aspect <= _LONGEST_PIXEL:  # the shown width changes, as in FFmpeg's scale=iw*sar:ih
-            changed, aspect = ("height", 1 / aspect) if transposed else ("width", aspect)
-            size[changed] = max(1, size[changed] * aspect.numerator // aspect.denominator)
-        if any(component.is_alpha for component in frame.format.components):
-            pixels = _on_white(frame.to_ndarray(format="rgba", **size), self.decoder.name)
-        else:
-            pixels = frame.to_ndarray(format="rgb24", **size)
-        mirrored, upside_down = (x_of_y < 0, y_of_x < 0) if transposed else (x_of_x < 0, y_of_y < 0)
-        pixels = pixels.swapaxes(0, 1) if transposed else pixels
-        return np.ascontiguousarray(pixels[:: -1 if upside_down else 1, :: -1 if mirrored else 1])
+        aspect = 1 / aspect if _TRANSPOSE in filters else aspect
+        if 1 / _LONGEST_PIXEL <= aspect <= _LONGEST_PIXEL:
+            width = max(1, width * aspect.numerator // aspect.denominator)
+        has_alpha = any(component.is_alpha for component in frame.format.components)
+        filters += [("scale", f"{width}:{height}:flags=bicubic"), ("format", "rgba" if has_alpha else "rgb24")]
+        pixels = self._filtered(frame, filters)
+        return _on_white(pixels, self.decoder.name) if has_alpha else pixels
+
+    def _filtered(self, frame: Any, filters: Sequence[tuple[str, str | None]]) -> np.ndarray:
+        """(H, W, C) uint8 by FFmpeg's filters, which place the chroma of interlaced and deep frames as players do."""
+        given = {"format": frame.format.name, "width": frame.width, "height": frame.height}
+        if self._graph_is_for != (given, filters):
+            self._graph_is_for, self._graph = (given, filters), av.filter.Graph()
+            self._graph.threads = 1
+            source = self._graph.add_buffer(**given | {"format": frame.format}, time_base=frame.time_base)
+            nodes = [self._graph.add(*entry) for entry in [*filters, ("buffersink", None)]]
+            self._graph.link_nodes(source, *nodes).configure()
+        self._graph.push(frame)
+        return self._graph.pull().to_ndarray()
 
 
-def _display_matrix(frame: Any) -> list[list[int]]:
-    """[[a, b], [c, d]]: a pixel at (x, y) is shown at (a x + c y, b x + d y), but for a shift."""
+def _turns(frame: Any) -> list[tuple[str, str | None]]:
+    """The filters that turn and mirror a frame as its display matrix asks for, to the nearest quarter turn."""
     data = frame.side_data.get(av.sidedata.sidedata.Type.DISPLAYMATRIX)
-    return [[1, 0], [0, 1]] if data is None else np.frombuffer(bytes(data), np.int32).reshape(3, 3)[:2, :2].tolist()
+    if data is None:
+        return []
+    # A pixel at (x, y) is shown at (a x + c y, b x + d y), but for a shift.
+    (a, b, _), (c, d, _), _ = np.frombuffer(bytes(data), np.int32).reshape(3, 3).tolist()
+    transposed = abs(a) + abs(d) < abs(b) + abs(c)
+    mirrored, upside_down = (c < 0, b < 0) if transposed else (a < 0, d < 0)
+    asked = ((_TRANSPOSE, transposed), (("hflip", None), mirrored), (("vflip", None), upside_down))
+    return [turn for turn, wanted in asked if wanted]
 
 
 def _on_white(pixels: np.ndarray, codec: str) -> np.ndarray:
@@ -179,7 +200,7 @@ def _on_white(pixels: np.ndarray, codec: str) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _open(path: str | os.PathLike) -> Iterator[_Film]:
+def open_film(path: str | os.PathLike) -> Iterator[_Film]:
     """A file and its film. Nothing that the file names is opened: playlists could name anything."""
     with Path(path).open("rb") as file:
         if file.read(16).lstrip(b"\xef\xbb\xbf").startswith(_PLAYLISTS):
@@ -206,44 +227,44 @@ def _open(path: str | os.PathLike) -> Iterator[_Film]:
 
 
 def _probe_file(path: str | os.PathLike) -> VideoInfo:
-    with _open(path) as film:
+    with open_film(path) as film:
         packets = [
-            (packet.pts, packet.is_keyframe, packet.is_discard)
+            (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
             for packet in film.container.demux(film.stream)
             if packet.size
         ]
         fps, time_base = film.rates()
-        searchable = film.container.format.name not in _GUESSED_TIMES
-    with _open(path) as film:
+        guessed = film.container.format.name in _GUESSED_TIMES
+        unordered = film.container.format.name == "avi" and film.decoder.name in _UNORDERED_IN_AVI
+    with open_film(path) as film:
         first = next(film.decode(), None)
         if first is None:
             return VideoInfo(0, fps, 0, 0)
         height, width, _ = film.pixels(first).shape
     # A recording may begin anywhere: what comes or is shown before its first whole frame cannot be decoded. Packets
     # that an edit list discards are decoded, since others need them, but not shown.
-    whole = list(itertools.dropwhile(lambda packet: not packet[1], packets)) or packets
-    stamps = [pts for pts, _, is_discarded in whole if not is_discarded]
-    if None in stamps or first.pts is None:
-        return VideoInfo(len(stamps), fps, height, width, None, time_base)
+    whole = list(itertools.dropwhile(lambda packet: not packet[2], packets)) or packets
+    stamps = [pts for pts, _, _, is_discarded in whole if not is_discarded]
+    if None in stamps or first.pts is None or unordered:
+        return VideoInfo(len(stamps), fps, height, width)
     stamps = sorted(stamp for stamp in stamps if stamp >= first.pts)
-    if not searchable or len(set(stamps)) < len(stamps) or first.pts != stamps[0]:
-        return VideoInfo(len(stamps), fps, height, width, None, time_base)
-    return VideoInfo(len(stamps), _measured(fps, stamps, time_base), height, width, as_pts(stamps), time_base)
-
-
-def _measured(fps: float, stamps: Sequence[int], time_base: float) -> float:
-    """The rate of a file, or that of its frames' times where the file's is a guess: it differs by a twentieth."""
-    if len(stamps) < 2:
-        return fps
-    measured = (len(stamps) - 1) / ((stamps[-1] - stamps[0]) * time_base)
-    return fps if abs(fps / measured - 1) < 0.05 else measured
+    if guessed:
+        return VideoInfo(len(stamps), fps, height, width)
+    order = [dts for _, dts, _, _ in whole if dts is not None]
+    if order != sorted(order) or len(set(stamps)) < len(stamps) or stamps[:1] != [first.pts]:  # times that are wrong
+        with open_film(path) as film:
+            return VideoInfo(sum(1 for _ in film.decode()), fps, height, width)
+    length = (stamps[-1] - stamps[0]) * time_base
+    if abs((len(stamps) - 1) / fps - length) > _RATE_TOLERANCE * length:
+        fps = (len(stamps) - 1) / length
+    return VideoInfo(len(stamps), fps, height, width, as_pts(stamps), time_base)
 
 
 def _count_to(path: str | os.PathLike, numbers: Sequence[int]) -> Iterator[np.ndarray]:
     """Decodes from the beginning and counts."""
     wanted = iter(numbers)
     number = next(wanted, None)
-    with _open(path) as film:
+    with open_film(path) as film:
         for index, frame in enumerate(film.decode()):
             if number is None:
                 return
@@ -268,7 +289,7 @@ def _seek_to(path: str | os.PathLike, pts: Sequence[int]) -> Iterator[np.ndarray
 
 def _decode_before(path: str | os.PathLike, stamp: int) -> Iterator[tuple[_Film, Any]]:
     """Decodes from a keyframe that is shown at this time or before: from the first one where no seek finds another."""
-    with _open(path) as film:
+    with open_film(path) as film:
         fps, time_base = film.rates()
         for margin in _SEEK_MARGINS:
             try:
@@ -279,5 +300,5 @@ def _decode_before(path: str | os.PathLike, stamp: int) -> Iterator[tuple[_Film,
             if first is not None and first.pts <= stamp:
                 yield from ((film, frame) for frame in itertools.chain([first], frames))
                 return
-    with _open(path) as film:
+    with open_film(path) as film:
         yield from ((film, frame) for frame in film.decode())
