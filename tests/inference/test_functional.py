@@ -1,7 +1,9 @@
 """From a model to samples, and the pages that show them."""
 
+import re
 import subprocess
 import sys
+from urllib.parse import unquote, urlsplit
 
 import jax
 import jax.numpy as jnp
@@ -219,7 +221,10 @@ def test_comparison_has_given_sample_truth(tmp_path):
 
 def test_table_and_page(tmp_path):
     assert table_text(["task", "PSNR"], [["predict", "9.1"]]) == "task     PSNR\n-------  ----\npredict   9.1"
-    section = Section("a <b>", "python sample.py", [Example("x.gif", "clip 0")])
+    odd = Example("50% #1? ü'\"&<.gif", "odd")
+    section = Section("a <b>", "python sample.py", [Example("x.gif", "clip 0"), odd])
     write_page(tmp_path / "index.html", "T", "intro", ["task"], [["predict"]], [section])
     text = (tmp_path / "index.html").read_text()
+    link = re.findall(r'<img src="([^"]*)" alt="odd">', text)[0]
+    assert unquote(urlsplit(link).path) == odd.file and link.isascii()
     assert "a &lt;b&gt;" in text and '<img src="x.gif"' in text and "<td>predict</td>" in text

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 
@@ -132,7 +133,7 @@ def write_page(
 
     def figure(example: Example) -> str:
         caption = html.escape(example.caption)
-        image = f'<img src="{html.escape(example.file)}" alt="{caption}">'
+        image = f'<img src="{quote(example.file)}" alt="{caption}">'
         return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
 
     parts = []
