@@ -175,6 +175,8 @@ class Request:
         """Of fps_factor: given frames that windows share, windows of each sample, and windows at once."""
         if not self.videos:
             raise UserError("fps_factor raises the frame rate of a video: give an input, got none")
+        for number in range(self.num_samples):
+            self.numbers(number, 1)  # there is a frame `start`
         per_window = (self.pipe.shape[0] - 1) // (self.options.fps_factor or 1) + 1
         overlap = self.options.overlap or max(min(2, per_window - 1), 1)
         lengths = [video.info.num_frames - self.options.start for video in self.videos]
@@ -267,7 +269,9 @@ def _raise_rate(request: Request) -> Iterator[Clip]:
         made = raise_frame_rate(fill, frames, factor, pipe.shape[0], overlap, rows)
         blocks = (to_uint8(frame)[None, None] for frame in made)
         files, fps = request.files(range(number, number + 1)), (options.fps or video.rate or DEFAULT_FPS) * factor
-        shown = write_videos(files, blocks, [fps], KEPT_FRAMES if files else video.info.num_frames * factor)[0]
+        kept = KEPT_FRAMES if files else video.info.num_frames * factor
+        sound = video.sound(options.start) if options.sound and options.fps in (None, video.rate) else ()
+        shown = write_videos(files, blocks, [fps], kept, sound)[0]
         yield Clip(shown, _frame_mask(np.arange(len(shown)) % factor > 0, shown), fps, shown, name=video.name)
 
 
