@@ -97,6 +97,10 @@ def test_a_list_of_inputs_is_a_batch(pipe, video, tmp_path):
     assert len(samples) == 3 and np.abs(samples[0].video.astype(int) - samples[2].video).max() > 20
 
 
+def classless(pipe):
+    return dataclasses.replace(pipe, model=pipe.model.clone(num_classes=1))
+
+
 def trained_on(pipe, **data):
     return dataclasses.replace(pipe, config={**pipe.config, "data": {"name": "video_folder", **data}})
 
@@ -289,6 +293,12 @@ def test_the_cost_is_measured_and_nothing_is_written(pipe, video, tmp_path):
         (lambda pipe, video: pipe.raise_frame_rate(video, 2, start=9), r"has no frame 9: choose a smaller start"),
         (lambda pipe, video: pipe.predict(video, fps=5000), r"fps must be <= 1000, got 5000\.0"),
         (lambda pipe, video: pipe.raise_frame_rate(video, 2, stride=2), "fps_factor keeps every frame .* got 2"),
+        (lambda pipe, video: pipe.predict(""), "an input or mask must be a path or an array, got an empty path"),
+        (lambda pipe, video: pipe.generate(labels=[3, 2**40]), r"labels must be 0 to 10 .*, got \[3, 1099511627776\]"),
+        (
+            lambda pipe, video: classless(pipe).generate(labels=[0]),
+            "labels need a model with classes, and this one has",
+        ),
         (lambda pipe, video: pipe.predict(video, labels=[]), "labels must name at least one class, got none"),
         (
             lambda pipe, video: pipe.sample(video, given_frames=()),

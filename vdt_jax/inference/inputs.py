@@ -140,11 +140,12 @@ def open_videos(value: Any) -> list[Video]:
 
 def as_input(value: Any) -> Input:
     """A path, or an array as NumPy's."""
-    if isinstance(value, str | os.PathLike):
+    if isinstance(value, str | os.PathLike) and os.fspath(value):
         return value
     if isinstance(value, np.ndarray | jax.Array):
         return np.asarray(value)
-    raise UserError(f"an input or mask must be a path or an array, got a value of type {type(value).__name__}")
+    got = "an empty path" if value == "" else f"a value of type {type(value).__name__}"
+    raise UserError(f"an input or mask must be a path or an array, got {got}")
 
 
 def described(value: Input) -> str:

@@ -16,7 +16,7 @@ from vdt_jax.data.windows import Window
 from vdt_jax.errors import UserError
 from vdt_jax.inference import inputs
 from vdt_jax.inference.clip import Clip
-from vdt_jax.inference.functional import measure_step, sample_keys
+from vdt_jax.inference.functional import check_labels, measure_step, sample_keys
 from vdt_jax.inference.long_video import extend, raise_frame_rate, window_filler
 from vdt_jax.inference.options import SampleOptions
 from vdt_jax.inference.outputs import check_output, numbered, write_videos
@@ -100,6 +100,12 @@ class Request:
     options: SampleOptions
     output: Path | None = None
     progress: Progress = None
+
+    def __post_init__(self) -> None:
+        if self.options.labels is not None:
+            if self.pipe.model.num_classes == 1:
+                raise UserError("labels need a model with classes, and this one has none: leave out labels")
+            check_labels(np.array(self.options.labels), self.pipe.model)
 
     @property
     def num_samples(self) -> int:
