@@ -1,6 +1,8 @@
 """Pipeline: every task from Python, on files, arrays and lists; what the scripts do is the same."""
 
+import contextlib
 import dataclasses
+import types
 from pathlib import Path
 
 import jax
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 import vdt_jax
+import vdt_jax.video as video_package
 from vdt_jax.checkpoints import save_model
 from vdt_jax.diffusion.masks import TASKS
 from vdt_jax.errors import UserError
@@ -103,6 +106,10 @@ def test_a_list_of_inputs_is_a_batch(pipe, video, tmp_path):
     assert len(pipe.predict([video], steps=2)) == 1
     samples = pipe.predict(video, steps=2, num_samples=3, batch_size=2)
     assert len(samples) == 3 and np.abs(samples[0].video.astype(int) - samples[2].video).max() > 20
+
+
+def classless(pipe):
+    return dataclasses.replace(pipe, model=pipe.model.clone(num_classes=1))
 
 
 def trained_on(pipe, **data):
@@ -216,6 +223,30 @@ def test_extend_and_raise_the_frame_rate(pipe, video):
     np.testing.assert_array_equal(two[1].video[::2], video[:4])
 
 
+def nullwriter():
+    return contextlib.nullcontext(types.SimpleNamespace(write=lambda frame: None))
+
+
+@pytest.mark.parametrize(
+    ("options", "sound"),
+    [({}, ["a30.mp4", 0.5]), ({"fps": 30}, ["a30.mp4", 0.5]), ({"fps": 15}, []), ({"sound": False}, [])],
+)
+def test_sound_is_kept_where_the_rate_is_raised(pipe, counted, tmp_path, monkeypatch, options, sound):
+    asked = []
+    monkeypatch.setattr(video_package, "VideoWriter", lambda *arguments: asked.append(arguments) or nullwriter())
+    pipe.raise_frame_rate(counted / "a30.mp4", 2, start=15, steps=1, output=tmp_path / "out.mp4", **options)
+    (path, fps, *kept), *others = asked
+    assert (path, fps) == (tmp_path / "out.mp4", 2 * options.get("fps", 30)) and not others
+    assert [getattr(value, "name", value) for value in kept] == sound
+
+
+def test_arrays_and_folders_of_frames_have_no_sound(video, tmp_path):
+    (tmp_path / "frames").mkdir()
+    write_video(tmp_path / "frames" / "0.png", video[:1])
+    for value in (video, tmp_path / "frames"):
+        assert open_videos(value)[0].sound(0) == ()
+
+
 def test_a_long_video_is_written_as_it_is_made(pipe, video, tmp_path):
     frames = np.concatenate([video] * 5)
     clip = pipe.raise_frame_rate(frames, 2, steps=1, output=tmp_path / "out.npz")
@@ -270,7 +301,15 @@ def test_the_cost_is_measured_and_nothing_is_written(pipe, video, tmp_path):
         (lambda pipe, video: pipe.predict(video[:2], num_given=4), r"array of shape .* has 2 frame\(s\)"),
         (lambda pipe, video: pipe.inpaint(video, np.zeros((3, 4))), "mask an array of shape .* is 3x4"),
         (lambda pipe, video: pipe.extend([video], 3, num_given=6), "num_given must be < 6"),
+        (lambda pipe, video: pipe.raise_frame_rate(video, 2, start=9), r"has no frame 9: choose a smaller start"),
+        (lambda pipe, video: pipe.predict(video, fps=5000), r"fps must be <= 1000, got 5000\.0"),
         (lambda pipe, video: pipe.raise_frame_rate(video, 2, stride=2), "fps_factor keeps every frame .* got 2"),
+        (lambda pipe, video: pipe.predict(""), "an input or mask must be a path or an array, got an empty path"),
+        (lambda pipe, video: pipe.generate(labels=[3, 2**40]), r"labels must be 0 to 10 .*, got \[3, 1099511627776\]"),
+        (
+            lambda pipe, video: classless(pipe).generate(labels=[0]),
+            "labels need a model with classes, and this one has",
+        ),
         (lambda pipe, video: pipe.predict(video, labels=[]), "labels must name at least one class, got none"),
         (
             lambda pipe, video: pipe.sample(video, given_frames=()),

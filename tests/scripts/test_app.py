@@ -1,7 +1,9 @@
 """The page, in a headless browser, from a file that is dropped in to an mp4 that is downloaded."""
 
+import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,13 +22,14 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
+@contextlib.contextmanager
+def served(folder):
+    """The address of a page whose temporary files are in this folder; it is ended by SIGTERM."""
     pytest.importorskip("gradio", reason="pip install -e '.[app]'")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    folder = tmp_path_factory.mktemp("app")
+    log = folder.with_name(f"{folder.name}.log")
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": f"{sys.prefix}/jax-cache",
@@ -34,12 +37,12 @@ def address(tmp_path_factory):
         "PYTHONPATH": str(ROOT),
     }
     command = [sys.executable, str(ROOT / "app.py"), f"--port={port}"]
-    with (folder / "log").open("w") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    with log.open("w") as output:
+        server = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
         for _ in range(600):
             time.sleep(0.5)
-            assert server.poll() is None, (folder / "log").read_text()
+            assert server.poll() is None, log.read_text()
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=5).close()
                 break
@@ -48,7 +51,13 @@ def address(tmp_path_factory):
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(30)
+        assert server.wait(30) == 128 + signal.SIGTERM
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    with served(tmp_path_factory.mktemp("app")) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +149,26 @@ def test_only_this_machine_is_let_in(address):
         pytest.skip("this machine has no address but its own")
     with pytest.raises(OSError):
         socket.create_connection((host, int(address.rsplit(":", 1)[1])), timeout=5).close()
+
+
+def test_a_client_is_checked_as_the_page_is_and_sigterm_deletes_the_files(tmp_path):
+    client = pytest.importorskip("gradio_client", reason="pip install -e '.[app]'")
+    (tmp_path / "files").mkdir()
+    digits(tmp_path / "digits.mp4")
+    with served(tmp_path / "files") as address:
+        connection = client.Client(address, verbose=False, download_files=False)
+        api = connection.view_api(print_info=False, return_format="dict")
+        assert list(api["named_endpoints"]) == ["/generate"] and not api["unnamed_endpoints"]
+        editor = {"background": None, "layers": [], "composite": None}
+
+        def generate(seed=0, sampler="unipc"):
+            video = client.handle_file(tmp_path / "digits.mp4")
+            return connection.predict(video, editor, "predict", 8, sampler, 2, seed, api_name="/generate")
+
+        generate()
+        assert list((tmp_path / "files").rglob("*.mp4"))
+        with pytest.raises(client.exceptions.AppError, match="seed must be <= 9223372036854775807"):
+            generate(seed=2**63)
+        with pytest.raises(client.exceptions.AppError, match="euler"):
+            generate(sampler="euler")
+    assert not list((tmp_path / "files").iterdir())

@@ -191,9 +191,15 @@ def _request(
         labels = np.zeros(len(keys), np.int32)
     elif labels is None:
         labels = np.full(len(keys), model.null_label, np.int32)
-    elif _known(labels) and not bool(((labels >= 0) & (labels <= model.num_classes)).all()):
-        raise UserError(f"labels must be 0 to {model.num_classes} (the last is 'no label'), got {labels.tolist()}")
+    elif _known(labels):
+        check_labels(labels, model)
     return _Request(model, diffusion, sampler, params, clean, mask, keys, labels, guidance, mask_guidance, options)
+
+
+def check_labels(labels: Any, model: VDT) -> None:
+    """Raises UserError where labels (B,) are no classes of a model."""
+    if not bool(((labels >= 0) & (labels <= model.num_classes)).all()):
+        raise UserError(f"labels must be 0 to {model.num_classes} (the last is 'no label'), got {labels.tolist()}")
 
 
 def _check_arrays(model: VDT, clean: Any, mask: Any, keys: Any, labels: Any) -> None:

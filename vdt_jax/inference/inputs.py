@@ -58,6 +58,12 @@ class Video:
         """Frames a second; None for an array or a picture."""
         return self.info.fps if isinstance(self.source, Path) and self.info.num_frames > 1 else None
 
+    def sound(self, start: int) -> tuple[Path, float] | tuple[()]:
+        """The file whose sound accompanies the frames from `start` on, and the seconds of that frame; () for none."""
+        if not isinstance(self.source, Path) or not self.source.is_file():
+            return ()
+        return self.source, float(self.info.times()[start])
+
     def numbers(self, window: Window, start: int) -> list[int]:
         """The frames of the clip that begins at frame `start`, chosen as in training; fewer where the video ends.
 
@@ -134,11 +140,12 @@ def open_videos(value: Any) -> list[Video]:
 
 def as_input(value: Any) -> Input:
     """A path, or an array as NumPy's."""
-    if isinstance(value, str | os.PathLike):
+    if isinstance(value, str | os.PathLike) and os.fspath(value):
         return value
     if isinstance(value, np.ndarray | jax.Array):
         return np.asarray(value)
-    raise UserError(f"an input or mask must be a path or an array, got a value of type {type(value).__name__}")
+    got = "an empty path" if value == "" else f"a value of type {type(value).__name__}"
+    raise UserError(f"an input or mask must be a path or an array, got {got}")
 
 
 def described(value: Input) -> str:

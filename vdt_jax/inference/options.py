@@ -29,8 +29,12 @@ class SampleOptions:
     fps_factor: int | None = option(None, "Factor by which the frame rate of the whole input is raised.", minimum=2)
     overlap: int | None = option(None, "Given frames that windows of fps_factor share; default: 2 or 1.", minimum=1)
     fps: float | None = option(
-        None, "Frame rate of the samples, at which frames of the input are taken; default: as trained.", minimum=0.01
+        None,
+        "Frame rate of the samples, at which frames of the input are taken; default: as trained.",
+        minimum=0.1,
+        maximum=1000,
     )
+    sound: bool = option(True, "With fps_factor, keep the sound of the input; it has none at another fps.")
     num_samples: int | None = option(None, "Samples; default: one for each video or label.", minimum=1)
     batch_size: int = option(8, "Samples, or windows of fps_factor, at once.", minimum=1)
     seed: int = option(0, "Seed of noise and masks.", minimum=0, maximum=MAX_SEED)

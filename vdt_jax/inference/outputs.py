@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,18 +43,24 @@ def write_views(path: str | os.PathLike, views: Sequence[np.ndarray], fps: float
 
 
 def write_videos(
-    paths: Sequence[Path], blocks: Iterable[np.ndarray], rates: Sequence[float], keep: int = 0
+    paths: Sequence[Path],
+    blocks: Iterable[np.ndarray],
+    rates: Sequence[float],
+    keep: int = 0,
+    sound: Sequence[Any] = (),
 ) -> np.ndarray:
     """Writes B videos, or none if there are no paths, as their frames are made: blocks (B, f, H, W, C) uint8.
 
-    `rates` are their frames a second.
+    `rates` are their frames a second, `sound` is `sound_of` and `sound_start` of `VideoWriter`.
 
     Returns:
       The first `keep` frames or a few more, (B, f, H, W, C) uint8.
     """
     kept: list[np.ndarray] = []
     with contextlib.ExitStack() as stack:
-        writers = [stack.enter_context(video.VideoWriter(path, fps)) for path, fps in zip(paths, rates, strict=False)]
+        writers = [
+            stack.enter_context(video.VideoWriter(path, fps, *sound)) for path, fps in zip(paths, rates, strict=False)
+        ]
         for block in blocks:
             if not kept or sum(part.shape[1] for part in kept) < keep:
                 kept.append(block)

@@ -16,7 +16,7 @@ from vdt_jax.data.windows import Window
 from vdt_jax.errors import UserError
 from vdt_jax.inference import inputs
 from vdt_jax.inference.clip import Clip
-from vdt_jax.inference.functional import measure_step, sample_keys
+from vdt_jax.inference.functional import check_labels, measure_step, sample_keys
 from vdt_jax.inference.long_video import extend, raise_frame_rate, window_filler
 from vdt_jax.inference.options import SampleOptions
 from vdt_jax.inference.outputs import check_output, numbered, write_videos
@@ -101,6 +101,12 @@ class Request:
     output: Path | None = None
     progress: Progress = None
 
+    def __post_init__(self) -> None:
+        if self.options.labels is not None:
+            if self.pipe.model.num_classes == 1:
+                raise UserError("labels need a model with classes, and this one has none: leave out labels")
+            check_labels(np.array(self.options.labels), self.pipe.model)
+
     @property
     def num_samples(self) -> int:
         """Samples in all; videos and labels are taken in turn."""
@@ -175,6 +181,8 @@ class Request:
         """Of fps_factor: given frames that windows share, windows of each sample, and windows at once."""
         if not self.videos:
             raise UserError("fps_factor raises the frame rate of a video: give an input, got none")
+        for number in range(self.num_samples):
+            self.numbers(number, 1)  # there is a frame `start`
         per_window = (self.pipe.shape[0] - 1) // (self.options.fps_factor or 1) + 1
         overlap = self.options.overlap or max(min(2, per_window - 1), 1)
         lengths = [video.info.num_frames - self.options.start for video in self.videos]
@@ -267,7 +275,9 @@ def _raise_rate(request: Request) -> Iterator[Clip]:
         made = raise_frame_rate(fill, frames, factor, pipe.shape[0], overlap, rows)
         blocks = (to_uint8(frame)[None, None] for frame in made)
         files, fps = request.files(range(number, number + 1)), (options.fps or video.rate or DEFAULT_FPS) * factor
-        shown = write_videos(files, blocks, [fps], KEPT_FRAMES if files else video.info.num_frames * factor)[0]
+        kept = KEPT_FRAMES if files else video.info.num_frames * factor
+        sound = video.sound(options.start) if options.sound and options.fps in (None, video.rate) else ()
+        shown = write_videos(files, blocks, [fps], kept, sound)[0]
         yield Clip(shown, _frame_mask(np.arange(len(shown)) % factor > 0, shown), fps, shown, name=video.name)
 
 
