@@ -17,13 +17,13 @@ from etils import epath
 
 from vdt_jax import cli
 from vdt_jax.checkpoints import Checkpoints, save_config
-from vdt_jax.distributed.processes import Interruption, Watch, start_processes
+from vdt_jax.distributed.processes import Interruption, Watch, check_agreement, start_processes
 from vdt_jax.errors import INTERRUPTED, RunStopped
 from vdt_jax.files import Mirror, held, open_folder
 from vdt_jax.options import build
 from vdt_jax.progress import RunLog
 from vdt_jax.training.config import RunOptions, TrainConfig
-from vdt_jax.training.run import Run, check_same_run
+from vdt_jax.training.run import PLACES, Run, check_same_run
 from vdt_jax.training.step import Metrics
 from vdt_jax.training.validation import Validation
 
@@ -54,9 +54,11 @@ def train(
 
     # ------------------------------------------------------------------ model, data, optimizer, step
     check_same_run(workdir, config.as_json())
+    check_agreement("config", config.as_json() | {"stop_after": stop_after}, ignore=PLACES)
     mirror = Mirror(workdir, copies=first_process)
     run = Run(config, mirror.folder)
     check_same_run(workdir, run.config_json)
+    check_agreement("data", run.config_json, ignore=PLACES)
     validation = Validation(run, mirror.folder / "samples", stop=lambda: interruption.asked)
 
     # ------------------------------------------------------------------ state: fresh, or the newest checkpoint

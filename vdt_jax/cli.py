@@ -13,12 +13,11 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_dict, config_flags
 
 from vdt_jax.distributed.processes import SecondCtrlC, listen
-from vdt_jax.errors import CANCELLED, INTERRUPTED, RunStopped, UserError
+from vdt_jax.errors import CANCELLED, INTERRUPTED, USER_ERROR, RunStopped, UserError
 from vdt_jax.files import REFUSALS, cache_folder
 from vdt_jax.options import Options, kind_of
 from vdt_jax.progress import show_log
 
-USER_ERROR = 2
 flags.disclaim_key_flags()  # --help of a script lists the flags that this module defines for it
 
 

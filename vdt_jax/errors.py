@@ -1,5 +1,6 @@
 """Errors that the user can correct, and the exit codes of a run that stops before its end."""
 
+USER_ERROR = 2  # exit code: an error in the input
 STOPPED = 3  # exit code: the run cannot continue
 INTERRUPTED = 75  # exit code: stopped by a signal, and saved; re-run to resume (EX_TEMPFAIL of sysexits.h)
 CANCELLED = 130  # exit code: stopped by Ctrl-C, and nothing saved (128 + SIGINT, as shells count)

@@ -140,16 +140,18 @@ def file_sha256(path: str | os.PathLike) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
 
 
-def differing(theirs: Mapping[str, Any], ours: Mapping[str, Any], ignore: Collection[str] = ()) -> str:
+def differing(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], ignore: Collection[str] = (), now: str = "now"
+) -> str:
     """Which settings differ, for an error message: `a=1 (now 2), b.c=None (now x)`; "" where none does.
 
-    A missing setting is None. `theirs` are those of earlier work, as JSON gives them back; all that is nested in one of
-    `ignore` may differ.
+    A missing setting is None; `now` names the second value. `theirs` are earlier ones, as JSON gives them back;
+    all that is nested in one of `ignore` may differ.
     """
-    before, now = _flatten(theirs), _flatten(json.loads(json.dumps(ours)))
-    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    first, second = _flatten(theirs), _flatten(json.loads(json.dumps(ours)))
+    names = sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
     names = [name for name in names if not f"{name}.".startswith(tuple(f"{free}." for free in ignore))]
-    shown = [f"{name}={before.get(name)} (now {now.get(name)})" for name in names[:_SHOWN]]
+    shown = [f"{name}={first.get(name)} ({now} {second.get(name)})" for name in names[:_SHOWN]]
     if len(names) > _SHOWN:
         shown.append(f"{len(names) - _SHOWN} more")
     return ", ".join(shown)

@@ -23,6 +23,7 @@ from vdt_jax.checkpoints.manifest import MANIFEST, finished_steps
 from vdt_jax.distributed.mesh import make_mesh, state_shardings, with_shardings
 from vdt_jax.distributed.processes import READING, SILENCE, knows_its_place, lost_process, start_processes
 from vdt_jax.errors import CANCELLED, INTERRUPTED, STOPPED, UserError
+from vdt_jax.files import LOCK
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {
@@ -34,12 +35,15 @@ start = functools.partial(subprocess.Popen, env=ENVIRONMENT, stdout=subprocess.P
 
 WATCHED = """
 import sys, time, jax
-from vdt_jax.distributed.processes import Watch, start_processes
+from vdt_jax.distributed.processes import Watch, any_process, start_processes
 start_processes(f"localhost:{sys.argv[1]}", 2, int(sys.argv[2]))
 jax.devices()
 with Watch() as watch:
+    any_process(False)
     print("up", flush=True)
-    time.sleep(300)
+    for _ in range(600):
+        time.sleep(0.5)
+        any_process(False)
 """
 TRAIN = [sys.executable, "-u", str(ROOT / "train.py"), DIGITS, *SHRUNK, "--config.model.num_frames=2"]
 TRAIN += ["--config.model.input_size=(16,16)", "--config.preview.every=0", "--config.total_steps=100000"]
@@ -100,7 +104,7 @@ def test_who_finds_the_others_without_being_told():
     [
         (("host:1", None, None), "num_processes and process_id"),
         (("host:1", 2, 2), "process_id must be 0 to 1 with num_processes=2, got 2"),
-        (("host", 2, 0), "coordinator must be host:port, as in host:8476, got host"),
+        (("host", 2, 0), "coordinator must be host:port with a port from 1 to 65535, as in host:8476, got host"),
         ((None, None, 1), "coordinator and num_processes"),
     ],
 )
@@ -214,12 +218,49 @@ def test_sigterm_to_one_of_two_processes(when, told, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("lost", "how"), [(0, "has ended"), (1, "has not been heard of for 40 s")])
+def test_a_killed_process_is_named_within_a_minute(lost, how):
+    """Process 0 has jax's coordination service; of process 1 the other learns in a collective."""
+    port = str(free_port())
+    processes = [start([sys.executable, "-c", WATCHED, port, str(number)]) for number in (0, 1)]
+    try:
+        for process in processes:
+            while process.stdout.readline() != "up\n":
+                pass
+        time.sleep(4)
+        processes[lost].kill()
+        began = time.monotonic()
+        _, err = processes[1 - lost].communicate(timeout=120)
+        assert time.monotonic() - began < 60 and processes[1 - lost].returncode == STOPPED
+        line = err.strip().splitlines()[-1]
+        assert line.startswith(f"error: process {lost}") and f"{how}; the run ends here, and the same command" in line
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_ends_all_with_its_message(tmp_path):
+    here = [f"--coordinator=localhost:{free_port()}", "--num_processes=2", f"--workdir={tmp_path}/run"]
+    processes = [start([*TRAIN, *here, f"--process_id={n}", f"--config.batch_size={2 + 2 * n}"]) for n in (0, 1)]
+    printed = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], printed
+    lines = [err.strip().splitlines()[-1] for _, err in printed]
+    assert "the processes were started with different values, batch_size=2 (process 1: 4)" in lines[1]
+    assert lines[0] == lines[1].replace("error: ", "error: process 1: ")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]  # which a process holds no longer
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_stopped_process_is_named_within_a_minute(stopped):
     port = str(free_port())
     processes = [start([sys.executable, "-c", WATCHED, port, str(number)]) for number in (0, 1)]
     try:
-        assert [process.stdout.readline() for process in processes] == ["up\n", "up\n"]
+        for process in processes:
+            while process.stdout.readline() != "up\n":
+                pass
         time.sleep(4)
         processes[stopped].send_signal(signal.SIGSTOP)
         began = time.monotonic()

@@ -1,19 +1,25 @@
 """The processes of a run: start, agreement, interruption, and detection of a process that hangs."""
 
+import ctypes
+import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import Any
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vdt_jax.errors import CANCELLED, INTERRUPTED, STOPPED, UserError
+from vdt_jax.distributed.gather import gather
+from vdt_jax.errors import CANCELLED, INTERRUPTED, STOPPED, USER_ERROR, RunStopped, UserError
+from vdt_jax.files import differing
 
 GRACE = 27.0  # seconds from SIGTERM to the end: preempted machines get 30
 SILENCE = 40.0  # seconds after which a process that says nothing is given up
@@ -22,6 +28,8 @@ FIRST_READING = 600.0  # ... and for its first one
 _BEAT = 3.0
 _ALIVE = "vdt_jax/alive/"
 _WORTH = "vdt_jax/worth_saving/"
+_RESUME = "the run ends here, and the same command resumes it from its last checkpoint"
+_handlers: list[Any] = []  # C keeps no reference
 _NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # jax's own, which has no public name
 
 
@@ -41,8 +49,7 @@ def start_processes(coordinator: str | None, num_processes: int | None, process_
     if address is not None and count is not None and number is not None:
         if not 0 <= number < count:
             raise UserError(f"process_id must be 0 to {count - 1} with num_processes={count}, got {number}")
-        if not address.rpartition(":")[2].isdigit():
-            raise UserError(f"coordinator must be host:port, as in {address}:8476, got {address}")
+        gather(address, count, number)
         jax.distributed.initialize(address, count, number)
         return
     given = {"coordinator": address, "num_processes": count, "process_id": number}
@@ -203,15 +210,15 @@ class Interruption:
 
 
 class Watch:
-    """Ends this process, and says why, where another of the run hangs; a context manager. Nothing in a run of one.
+    """Ends this process, and says why, where another hangs or ends; a context manager. Does nothing in a run of one.
 
-    Collectives wait for ever for a process that was stopped, or that waits for its data. Every process tells the
-    others, through jax's coordination service and from a thread of its own, that it lives and for how long it has been
-    reading data. One that falls silent for SILENCE seconds, or reads for READING, is named, and the run ends.
+    Collectives wait for ever for a process that was stopped, or that waits for its data; jax aborts after minutes where
+    one was killed. Every process tells the others, through jax's coordination service and from a thread of its own,
+    that it lives, for how long it has been reading data, and the error that it ends with. One that falls silent for
+    SILENCE seconds, or reads for READING, is named, and the run ends.
     """
 
-    def __init__(self, end: Callable[[str, int], object] | None = None):
-        self._end = end or end_now
+    def __init__(self):
         self._over = threading.Event()
         self._reading_since: float | None = None
         self._limit = FIRST_READING
@@ -221,14 +228,27 @@ class Watch:
         if jax.process_count() > 1:
             now = time.monotonic()
             self._heard = {number: ("", now) for number in range(jax.process_count())}
+            _before_abort(self._name_lost_coordinator)
             for work in (self._talk, self._look):
                 threading.Thread(target=work, daemon=True).start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if not self._heard:
+            return
+        code = USER_ERROR if isinstance(error, UserError) else STOPPED
+        if code == STOPPED and isinstance(error, (jax.errors.JaxRuntimeError, ValueError)):
+            time.sleep(SILENCE + 2 * _BEAT)  # a collective fails so where a process is lost: `_look` says which
         self._over.set()
-        if self._heard:
-            _store().key_value_set(f"{_ALIVE}{jax.process_index()}", "done", allow_overwrite=True)
+        if error is None or isinstance(error, RunStopped):  # all processes end
+            self._say("done")
+            return
+        self._say(f"failed {code} {error or type(error).__name__}")
+        if code == STOPPED:
+            traceback.print_exception(error)
+        if jax.process_index() == 0:
+            time.sleep(2 * _BEAT)  # it keeps the others together
+        end_now(str(error) or type(error).__name__, code)  # at a normal end jax waits for the others
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -237,6 +257,10 @@ class Watch:
         yield
         self._reading_since, self._limit = None, READING
 
+    def _say(self, text: str) -> None:
+        with suppress(jax.errors.JaxRuntimeError):  # the service has ended
+            _store().key_value_set(f"{_ALIVE}{jax.process_index()}", text, allow_overwrite=True)
+
     def _talk(self) -> None:
         """Says that this process lives, and hears from the others. It may hang: then the first process does."""
         count = 0
@@ -244,20 +268,42 @@ class Watch:
             count += 1
             since, limit = self._reading_since, self._limit
             late = since is not None and time.monotonic() - since > limit
-            _store().key_value_set(
-                f"{_ALIVE}{jax.process_index()}", f"{count} {'reading' if late else 'well'}", allow_overwrite=True
-            )
-            for key, value in _store().key_value_dir_get(_ALIVE):
-                number = int(key.rpartition("/")[2])
-                if self._heard[number][0] != value:
-                    self._heard[number] = (value, time.monotonic())
+            self._say(f"{count} {'reading' if late else 'well'}")
+            with suppress(jax.errors.JaxRuntimeError):
+                for key, value in _store().key_value_dir_get(_ALIVE):
+                    number = int(key.rpartition("/")[2])
+                    if self._heard[number][0] != value:
+                        self._heard[number] = (value, time.monotonic())
             self._over.wait(_BEAT)
 
     def _look(self) -> None:
         while not self._over.wait(1):
+            for number, (said, _) in self._heard.items():
+                if said.startswith("failed ") and number != jax.process_index():
+                    code, message = said.split(maxsplit=2)[1:]
+                    end_now(f"process {number}: {message}", int(code))
             if lost := lost_process(self._heard, time.monotonic(), jax.process_index()):
-                self._end(f"{lost}; the run ends here, and the same command goes on from its last checkpoint", STOPPED)
-                return
+                if jax.process_index() == 0:
+                    time.sleep(2 * _BEAT)
+                end_now(f"{lost}; {_RESUME}", STOPPED)
+
+    def _name_lost_coordinator(self) -> None:
+        """Before an abort: jax aborts at once where process 0 has ended."""
+        from jax._src import distributed
+
+        host, _, port = str(distributed.global_state.coordinator_address).rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+        except OSError:
+            end_now(f"process 0, which keeps the others together, has ended; {_RESUME}", STOPPED)
+
+
+def _before_abort(call: Callable[[], None]) -> None:
+    """Calls a function before the process aborts. Python's own handlers of SIGABRT never run: abort does not return."""
+
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: call())
+    _handlers.append(handler)
+    ctypes.CDLL(None).signal(signal.SIGABRT, handler)
 
 
 def lost_process(heard: Mapping[int, tuple[str, float]], now: float, me: int) -> str | None:
@@ -272,6 +318,18 @@ def lost_process(heard: Mapping[int, tuple[str, float]], now: float, me: int) ->
     return None
 
 
+def check_agreement(name: str, settings: Mapping[str, Any], ignore: Collection[str] = ()) -> None:
+    """Raises UserError in a process that has other settings than process 0; all must call it, with the same name."""
+    if jax.process_count() == 1:
+        return
+    if jax.process_index() == 0:
+        _store().key_value_set(f"vdt_jax/{name}", json.dumps(settings))
+        return
+    theirs = json.loads(_store().blocking_key_value_get(f"vdt_jax/{name}", int(1000 * FIRST_READING)))
+    if shown := differing(theirs, settings, ignore, now=f"process {jax.process_index()}:"):
+        raise UserError(f"the processes were started with different values, {shown}: give all of them the same")
+
+
 def _store() -> Any:
     """The key-value store of jax's coordination service, which has no public API yet."""
     from jax._src import distributed
@@ -279,7 +337,8 @@ def _store() -> Any:
     return distributed.global_state.client
 
 
-def end_now(message: str, code: int) -> None:
+def end_now(message: str, code: int) -> NoReturn:
     """Ends the process from any thread, even if the main thread is in a call that does not return."""
-    print("error:" if code == STOPPED else "stopped:", message, file=sys.stderr, flush=True)
+    kind = "stopped:" if code in (INTERRUPTED, CANCELLED) else "error:"
+    print(kind, " ".join(message.split()), file=sys.stderr, flush=True)
     os._exit(code)
