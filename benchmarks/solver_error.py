@@ -3,7 +3,8 @@
     python benchmarks/solver_error.py --plot=docs/images/solver_error.png
 
 The reference solution is ddim with 1,000 steps from the same noise; the distance is the root mean square difference at
-generated positions, on the scale of pixels in [-1, 1], over held-out clips. --plot needs matplotlib (extra `bench`).
+generated positions, on the scale of pixels in [-1, 1], over held-out clips. A model with classes is given none. --plot
+needs matplotlib (extra `bench`).
 """
 
 import functools
@@ -36,6 +37,7 @@ _SAMPLERS = {
     "ddim": ddim,
     "dpm_solver_pp": dpm_solver_pp,
     "unipc": unipc,
+    "unipc, lower_order_final": functools.partial(unipc, lower_order_final=True),
     "unipc, order=3": functools.partial(unipc, order=3),
 }
 _SPACINGS = {"even": "", "trailing": "trailing", "log-SNR": "logsnr"}

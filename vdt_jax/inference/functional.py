@@ -29,7 +29,7 @@ from vdt_jax.models.vdt import VDT
 AnyArray = Array | np.ndarray
 Scale = jax.Array | float | int | None
 
-_SAMPLER_OF = {"eta": "ddim", "resamples": "repaint"}
+_SAMPLER_OF = {"eta": "ddim", "resamples": "repaint", "lower_order_final": "dpm_solver_pp or unipc"}
 _NUM_CHUNKS = 20  # of a loop that reports progress
 
 
@@ -76,8 +76,9 @@ def generate(
       keys: (B,) one random key for each sample.
       sampler: one of SAMPLERS.
       labels: (B,) classes in 0..num_classes; the last, the default, means "no label". Ignored by a model of one class.
-      options: `guidance` and `mask_guidance`, scales of `guide`; `eta` of `ddim`, 0 to 1; `resamples` of `repaint`, at
-        least 1, which has no reverse-mode gradient. None is the same as leaving an option out.
+      options: `guidance` and `mask_guidance`, scales of `guide`; `eta` of `ddim`, 0 to 1; `lower_order_final` of
+        `dpm_solver_pp` and `unipc`; `resamples` of `repaint`, at least 1, which has no reverse-mode gradient. None is
+        the same as leaving an option out.
 
     Returns:
       The samples (B, F, h, w, C), equal to `clean` where mask = 0.
@@ -240,9 +241,9 @@ def _check_sampler(sampler: str, options: dict[str, Any]) -> None:
     for name, value in options.items():
         if name not in _SAMPLER_OF:
             raise TypeError(f"generate() got an unexpected keyword argument '{name}'")
-        if sampler != _SAMPLER_OF[name]:
+        if sampler not in _SAMPLER_OF[name].split(" or "):
             raise UserError(f"{name}={value} is for sampler {_SAMPLER_OF[name]}, not {sampler}: leave it out")
-        minimum, maximum = {"eta": (0, 1), "resamples": (1, np.inf)}[name]
+        minimum, maximum = {"eta": (0, 1), "resamples": (1, np.inf), "lower_order_final": (0, 1)}[name]
         if _known(value) and not value >= minimum:
             raise UserError(f"{name} must be >= {minimum}, got {value}")
         if _known(value) and not value <= maximum:

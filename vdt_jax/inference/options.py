@@ -46,6 +46,7 @@ class SampleOptions:
         None, "In place of steps: 250, ddim25, 10,15,20, trailing16 or logsnr16 (docs/sampling.md)."
     )
     eta: float | None = option(None, "ddim: 0 adds no noise, 1 as much as ddpm.", minimum=0, maximum=1)
+    lower_order_final: bool = option(False, "dpm_solver_pp, unipc: take the last steps with a lower order.")
     resamples: int | None = option(None, "repaint: how often each step is taken.", minimum=1)
     labels: tuple[int, ...] | None = option(
         None, "Classes of the samples, in turn; default: those of held-out clips, none for an input.", minimum=0
@@ -76,4 +77,4 @@ class SampleOptions:
     def sampler_options(self) -> dict[str, Any]:
         """The keyword arguments of `Pipeline.complete`."""
         names = ("sampler", "eta", "resamples", "guidance", "mask_guidance", "encode_full", "paste")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | {"lower_order_final": self.lower_order_final or None}
