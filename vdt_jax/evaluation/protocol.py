@@ -21,7 +21,7 @@ from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.video import to_uint8
 
 Protocol = dict[str, Any]  # plain values, as in JSON; `make_protocol` explains the entries
-_OPTIONS = ("tasks", "num_given", "told_labels", "guidance", "positions", "fvd_frames", "samples_per_clip", "sampler")
+_OPTIONS = ("tasks", "num_given", "told_labels", "guidance", "positions", "psnr_of", "ssim_border", "fvd_frames")
 
 
 def protocol_text(protocol: Protocol) -> str:
@@ -84,7 +84,7 @@ def make_protocol(
         "clips_per_video": "1" if source.generated else "as many as the source cuts from it (data.hop)",
         "mask_mixture": pipeline.mask_mixture,  # where the blocks of spatial_temporal stand
         **{name: getattr(options, name) for name in _OPTIONS},
-        "steps": options.steps,
+        **{name: getattr(options, name) for name in ("samples_per_clip", "sampler", "steps")},
         "seed": options.seed,  # sample j of clip n depends on seed + j and n only
         "metrics": metrics,
         "networks": {name: describe(name, options.metric_weights) for name in networks},
