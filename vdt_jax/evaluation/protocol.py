@@ -61,8 +61,6 @@ def make_protocol(
     """The protocol of an evaluation with options of `apply_preset` and `metrics`, on the clips of a `data` section."""
     numbers = chosen_clips(len(source), options.num_clips or 0, options.first_clip, options.every)
     frames, height, width, channels = pipeline.shape
-    metrics = options.metrics or ()
-    networks = [network for metric, network in networks_of(options.lpips).items() if metric in metrics]
     return {
         "preset": preset,  # the paper that this follows, with the settings that differ
         "checkpoint": checkpoint,
@@ -86,7 +84,15 @@ def make_protocol(
         **{name: getattr(options, name) for name in _OPTIONS},
         **{name: getattr(options, name) for name in ("samples_per_clip", "sampler", "steps")},
         "seed": options.seed,  # sample j of clip n depends on seed + j and n only
-        "metrics": metrics,
+        "metrics": options.metrics,
+        **software(options),
+    }
+
+
+def software(options: EvaluateOptions) -> Protocol:
+    """The entries on the networks of the metrics, with the SHA-256 of their weights, and on versions of libraries."""
+    networks = [network for metric, network in networks_of(options.lpips).items() if metric in (options.metrics or ())]
+    return {
         "networks": {name: describe(name, options.metric_weights) for name in networks},
         "versions": {name: metadata.version(name) for name in ("jax", "numpy")} | {"OpenCV": opencv_version()},
     }
