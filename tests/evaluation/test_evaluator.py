@@ -16,7 +16,7 @@ from vdt_jax.distributed.mesh import make_mesh, replicated
 from vdt_jax.errors import UserError
 from vdt_jax.evaluation import evaluator
 from vdt_jax.evaluation.evaluator import Evaluation, _data, evaluate
-from vdt_jax.evaluation.measures import MODEL, make_measures
+from vdt_jax.evaluation.measures import MODEL, Measures
 from vdt_jax.evaluation.metrics.frames import psnr
 from vdt_jax.evaluation.metrics.frechet import frechet_distance
 from vdt_jax.evaluation.options import EvaluateOptions
@@ -31,7 +31,7 @@ def evaluation(folder, batch_size=4, num_devices=1, fvd=None, **changes):
     protocol, mesh, pipe = PROTOCOL | changes, make_mesh(num_devices), pipeline()
     if num_devices > 1:
         pipe = dataclasses.replace(pipe, params=jax.device_put(pipe.params, replicated(mesh)))
-    measures = make_measures(protocol["metrics"], "alexnet", mesh)._replace(fvd=fvd)
+    measures = Measures(tuple(protocol["metrics"]), None, fvd)
     return Evaluation(pipe, protocol, SOURCE, measures, folder, batch_size)
 
 
@@ -177,6 +177,17 @@ def test_a_report_and_its_page(tmp_path):
         evaluate(pipeline(), checkpoint="tiny", **options | {"tasks": ["predict"], "seed": 1})
 
 
+def test_how_psnr_and_ssim_are_averaged(tmp_path):
+    options = OPTIONS | {"tasks": ["predict"], "shown": 0, "num_clips": 2}
+    usual, changed = (
+        evaluate(pipeline(), output=tmp_path / name, **options | settings).tasks["predict"]["copy nearest"]
+        for name, settings in (("usual", {}), ("changed", {"psnr_of": "frames", "ssim_border": 5}))
+    )
+    assert changed["PSNR"] > usual["PSNR"] and changed["SSIM"] != usual["SSIM"]
+    protocol = json.loads((tmp_path / "changed" / "report.json").read_text())["protocol"]
+    assert (protocol["psnr_of"], protocol["ssim_border"]) == ("frames", 5)
+
+
 def test_other_data_than_the_model_was_trained_on(tmp_path):
     for name in "ab":
         write_video(tmp_path / "videos" / f"{name}.mp4", moving_square(12))
@@ -229,6 +240,8 @@ def test_of_a_list_the_test_rows_are_measured(tmp_path):
         ({"num_clips": 0}, "num_clips must be >= 1, got 0"),
         ({"first_clip": 99999999}, "first_clip must be < .*, the clips of the split, got 99999999"),
         ({"num_given": 4}, "given"),
+        ({"ssim_border": 8}, "ssim_border must be < 8 for frames of 16x16, got 8"),
+        ({"psnr_of": "frame"}, "psnr_of must be one of clip, frames, got 'frame'"),
         ({"guidance": 2}, "guidance=2.0 needs classes: name the tasks"),
     ],
 )

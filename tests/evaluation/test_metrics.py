@@ -6,7 +6,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from vdt_jax.evaluation.metrics.baselines import copy_nearest, linear_blend
-from vdt_jax.evaluation.metrics.frames import psnr, ssim
+from vdt_jax.evaluation.metrics.frames import psnr, psnr_of_frames, ssim
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,26 @@ def test_ssim_is_that_of_scikit_image(pair):
     ]
     expected = np.stack(maps).reshape(2, -1).mean(1)  # the full map: scikit-image's own mean leaves out the borders
     np.testing.assert_allclose(ssim(sample, truth, jnp.ones((2, 3, 32, 24, 1))), expected, rtol=1e-4)
+
+
+def test_psnr_of_frames_is_averaged_over_the_frames_with_something_generated(pair):
+    sample, truth = pair
+    mask = np.ones((2, 3, 32, 24, 1), np.float32)
+    mask[:, 0] = 0
+    by_frame = [
+        [peak_signal_noise_ratio(t, s, data_range=2) for s, t in zip(sample[clip, 1:], truth[clip, 1:], strict=True)]
+        for clip in range(2)
+    ]
+    np.testing.assert_allclose(psnr_of_frames(sample, truth, mask), np.mean(by_frame, axis=1), rtol=1e-5)
+
+
+def test_ssim_without_the_border_is_scikit_images_own_mean(pair):
+    sample, truth = pair
+    options = dict(gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1.0, channel_axis=-1)
+    frames = zip(sample.reshape(6, 32, 24, 2), truth.reshape(6, 32, 24, 2), strict=True)
+    expected = [structural_similarity((t + 1) / 2, (s + 1) / 2, **options) for s, t in frames]
+    ours = ssim(sample, truth, jnp.ones((2, 3, 32, 24, 1)), border=5)
+    np.testing.assert_allclose(ours, np.reshape(expected, (2, 3)).mean(1), rtol=1e-4)
 
 
 def test_only_generated_positions_count(pair):

@@ -36,6 +36,7 @@ def test_presets_fill_what_is_not_given():
     given = EvaluateOptions(output="out", preset="mcvd-smmnist", steps=100, num_clips=8, tasks=("predict", "backward"))
     options, text = apply_preset(given, (15, 64, 64, 1))
     assert (options.num_clips, options.tasks, options.num_given) == (8, ("predict", "backward"), 5)
+    assert options.ssim_border == 5
     assert text is not None and text.startswith("mcvd-smmnist but tasks=predict,backward num_clips=8 (MCVD's code")
     options, text = apply_preset(EvaluateOptions(output="out", fvd_frames="generated"), (16, 32, 32, 1))
     assert text is None and (options.fvd_frames, options.num_clips, options.every) == ("generated", 16, 1)

@@ -85,6 +85,8 @@ def test_names_and_numbers_that_do_not_exist(params):
     fail("eta must be >= 0, got nan", sampler="ddim", eta=float("nan"))
     fail("eta must be <= 1, got 2", sampler="ddim", eta=2)
     fail("resamples must be >= 1, got 0", sampler="repaint", resamples=0)
+    refused = "lower_order_final=True is for sampler dpm_solver_pp or unipc, not ddpm: leave it out"
+    fail(refused, lower_order_final=True)
 
 
 @pytest.mark.parametrize(

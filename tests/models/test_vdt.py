@@ -103,13 +103,22 @@ def test_timestep_features_are_cosine_first():
     assert features[1, 0] == pytest.approx(np.cos(7)) and features[1, 128] == pytest.approx(np.sin(7))
 
 
-def test_labels_change_the_output_and_none_is_class_zero():
+def test_labels_change_the_output_and_none_means_no_label():
     model = VDT(**TINY, num_classes=3)
     params = random_params(model)
     x, t = jnp.ones((4, *model.video_shape)), jnp.full(4, 5)
     out = np.asarray(apply(model, params, x, t, jnp.arange(4)))
     assert model.null_label == 3
     assert all(np.abs(out[i] - out[0]).max() > 1e-3 for i in (1, 2, 3))
+    np.testing.assert_array_equal(out[3], apply(model, params, x, t)[0])
+
+
+def test_a_model_of_one_class_takes_class_zero_by_default():
+    model = VDT(**TINY)
+    params = random_params(model)
+    x, t = jnp.ones((2, *model.video_shape)), jnp.full(2, 5)
+    out = apply(model, params, x, t, jnp.arange(2))
+    assert np.abs(out[1] - out[0]).max() > 1e-3
     np.testing.assert_array_equal(out[0], apply(model, params, x, t)[0])
 
 

@@ -204,7 +204,7 @@ def _output_on_fixed_input(model: VDT, params: Any) -> dict[str, Any]:
     values = np.sin(np.arange(num_frames * channels * height * width, dtype=np.float64))
     x = values.reshape(1, num_frames, channels, height, width).transpose(0, 1, 3, 4, 2).astype(np.float32)
     with jax.default_matmul_precision("highest"):
-        out = np.asarray(jax.jit(model.apply)({"params": params}, x, jnp.full(1, 500.0)), np.float64)
+        out = np.asarray(jax.jit(model.apply)({"params": params}, x, jnp.full(1, 500.0), jnp.zeros(1, int)), np.float64)
     measured = {"mean": out.mean(), "std": out.std(), "largest": np.abs(out).max()}
     report: dict[str, Any] = {name: f"{value:.6e}" for name, value in measured.items()}
     return report | {"first pixel": [f"{value:.6e}" for value in out[0, 0, 0, 0, :4]]}

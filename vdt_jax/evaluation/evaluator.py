@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from vdt_jax.data import Source, take
-from vdt_jax.distributed.mesh import make_mesh
 from vdt_jax.errors import UserError
 from vdt_jax.evaluation.measures import MODEL, TRUTH, Arrays, Measures, default_metrics, make_measures, score, summarise
 from vdt_jax.evaluation.metrics.baselines import baselines
@@ -66,7 +65,7 @@ def evaluate(
     chosen = dataclasses.replace(chosen, metrics=metrics)
     data = _data(chosen, pipeline.config["data"])
     source = pipeline.source(chosen.split or "held_out", data)
-    measures = make_measures(metrics, chosen.lpips, make_mesh(), chosen.metric_weights)
+    measures = make_measures(chosen, pipeline.shape[1:3])
     protocol = make_protocol(pipeline, source, data, chosen, preset=preset, checkpoint=checkpoint, vae=vae)
 
     # ------------------------------------------------------------------ protocol

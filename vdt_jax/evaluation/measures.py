@@ -1,18 +1,19 @@
 """The metrics of an evaluation: which can be measured, their scores for each clip, and the summary over clips."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
-from jax.sharding import Mesh
 
-from vdt_jax.evaluation.metrics.frames import motion, motion_error, psnr, ssim
+from vdt_jax.distributed.mesh import make_mesh
+from vdt_jax.errors import UserError
+from vdt_jax.evaluation.metrics.frames import motion, motion_error, psnr, psnr_of_frames, ssim
 from vdt_jax.evaluation.metrics.frechet import frechet_distance
 from vdt_jax.evaluation.metrics.i3d import MIN_FRAMES
 from vdt_jax.evaluation.metrics.perceptual import MIN_PIXELS, make_lpips, make_video_features
 from vdt_jax.evaluation.metrics.weights import HOW_TO_GET, find
-from vdt_jax.evaluation.options import METRICS
+from vdt_jax.evaluation.options import METRICS, EvaluateOptions
 
 logger = logging.getLogger(__name__)
 MODEL, TRUTH = "model", "truth"
@@ -27,6 +28,8 @@ class Measures(NamedTuple):
     names: tuple[str, ...]
     lpips: Callable[..., np.ndarray] | None  # (sample, truth, mask) -> (B,)
     fvd: Callable[[np.ndarray], np.ndarray] | None  # videos -> features (B, width)
+    psnr: Callable[..., Any] = psnr
+    ssim_border: int = 0
 
 
 def networks_of(lpips_network: str) -> dict[str, str]:
@@ -49,18 +52,22 @@ def default_metrics(lpips_network: str, folder: str | None, shape: tuple[int, in
     return tuple(name for name in METRICS if name not in missing)
 
 
-def make_measures(names: Sequence[str], lpips_network: str, mesh: Mesh, folder: str | None = None) -> Measures:
-    """Loads the networks of metrics; PSNR is measured even if it is not among them."""
-    lpips = make_lpips(lpips_network, mesh, folder) if "lpips" in names else None
+def make_measures(options: EvaluateOptions, size: tuple[int, int]) -> Measures:
+    """Loads the networks of the metrics asked for, of frames of a size (H, W); PSNR is always measured."""
+    names, mesh, folder = options.metrics or (), make_mesh(), options.metric_weights
+    border = options.ssim_border or 0
+    if 2 * border >= min(size):
+        raise UserError(f"ssim_border must be < {(min(size) + 1) // 2} for frames of {size[0]}x{size[1]}, got {border}")
+    lpips = make_lpips(options.lpips, mesh, folder) if "lpips" in names else None
     fvd = make_video_features(mesh, max(4, mesh.size), folder) if "fvd" in names else None
-    return Measures(tuple(names), lpips, fvd)
+    return Measures(names, lpips, fvd, psnr_of_frames if options.psnr_of == "frames" else psnr, border)
 
 
 def score(measures: Measures, sample: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> Arrays:
     """The scores (B,) of videos (B, F, H, W, C) in [-1, 1] where the mask (B, F, H, W, 1) is 1, by metric."""
-    scores: dict[str, Any] = {"PSNR": psnr(sample, truth, mask)}
+    scores: dict[str, Any] = {"PSNR": measures.psnr(sample, truth, mask)}
     if "ssim" in measures.names:
-        scores["SSIM"] = ssim(sample, truth, mask)
+        scores["SSIM"] = ssim(sample, truth, mask, measures.ssim_border)
     if "motion" in measures.names:
         scores["motion"], scores["motion error"] = motion(sample, mask), motion_error(sample, truth, mask)
     if measures.lpips is not None:

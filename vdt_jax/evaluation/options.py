@@ -14,9 +14,12 @@ from vdt_jax.options import option, validate
 
 METRICS = ("psnr", "ssim", "motion", "lpips", "fvd")
 POSITIONS = ("generated", "all")
+PSNR_OF = ("clip", "frames")
 FVD_FRAMES = ("all", "generated")
 # Options that a preset may set have the default None, and these values after it.
-_DEFAULTS = dict(tasks=TASKS, split="held_out", num_clips=16, samples_per_clip=1, steps=50, fvd_frames="all")
+_DEFAULTS = dict(
+    tasks=TASKS, split="held_out", num_clips=16, samples_per_clip=1, steps=50, fvd_frames="all", ssim_border=0
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +52,8 @@ class EvaluateOptions:
     lpips: str = option("alexnet", "Network of LPIPS.", choices=NETWORKS)
     metric_weights: str | None = option(None, "Folder with the weights of LPIPS and FVD; default: the extra `eval`.")
     positions: str = option("generated", "Positions that PSNR, SSIM, motion and LPIPS count.", choices=POSITIONS)
+    psnr_of: str = option("clip", "What a PSNR is of: a whole clip, or each frame, averaged.", choices=PSNR_OF)
+    ssim_border: int | None = option(None, "Pixels that SSIM leaves out at the border; default: 0.", minimum=0)
     fvd_frames: str | None = option(None, "Frames that FVD compares; default: all.", choices=FVD_FRAMES)
     shown: int = option(2, "Worst clips and best clips a task on the page; 0: no pictures.", minimum=0)
 

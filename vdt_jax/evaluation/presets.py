@@ -25,19 +25,20 @@ PRESETS = {
     "vdt-cityscapes": Preset(
         30,
         (128, 128),
-        dict(tasks=("predict",), num_given=2, num_clips=256, fvd_frames="all"),
+        dict(tasks=("predict",), num_given=2, num_clips=256, fvd_frames="all", ssim_border=5),
         "VDT, table of Cityscapes, 2 given frames and 28 to predict. Its protocol is unknown. MCVD, with whose "
         "numbers it compares, takes 256 videos of the test split, counts the given frames in FVD, and the best of 10 "
-        "samples in SSIM (of grey frames, without a border of 5); here: one sample, each colour, and the border.",
+        "samples in SSIM (of grey frames, without a border of 5); here: one sample, and each colour.",
     ),
     "mcvd-smmnist": Preset(
         15,
         (64, 64),
-        dict(tasks=("predict",), num_given=5, num_clips=256, samples_per_clip=10, fvd_frames="all", steps=100),
+        dict(tasks=("predict",), num_given=5, num_clips=256, samples_per_clip=10, fvd_frames="all", steps=100)
+        | dict(ssim_border=5),
         "MCVD's code on stochastic moving MNIST: 256 test clips, 5 given frames and 10 to predict, 10 samples of "
         "each, the best of which counts in PSNR, SSIM and LPIPS; FVD takes all of them, given frames included. "
         "Different here: the digits (there the first 256 of MNIST's test file), SSIM (there of pixels rounded to black "
-        "and white, without a border of 5) and LPIPS (there of frames enlarged to 128x128).",
+        "and white) and LPIPS (there of frames enlarged to 128x128).",
     ),
     "latte-sky": Preset(
         16,
@@ -45,6 +46,6 @@ PRESETS = {
         dict(tasks=("unconditional",), num_clips=2048, fvd_frames="all", split="train", stride=3),
         "Latte's code on Sky Time-Lapse: 2,048 samples against a clip of every third frame from each of 2,048 videos "
         "drawn at random, half of them mirrored. The split is unknown: the training split. Different here: the copy "
-        "of I3D, and no video is mirrored.",
+        "of I3D, no video is mirrored, and the crop is not rounded to whole pixels of the file.",
     ),
 }

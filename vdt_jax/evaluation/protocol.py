@@ -24,7 +24,7 @@ from vdt_jax.video import to_uint8
 logger = logging.getLogger(__name__)
 
 Protocol = dict[str, Any]  # plain values, as in JSON; `make_protocol` explains the entries
-_OPTIONS = ("tasks", "num_given", "told_labels", "guidance", "positions", "fvd_frames", "samples_per_clip", "sampler")
+_OPTIONS = ("tasks", "num_given", "told_labels", "guidance", "positions", "psnr_of", "ssim_border", "fvd_frames")
 
 
 def protocol_text(protocol: Protocol) -> str:
@@ -64,8 +64,6 @@ def make_protocol(
     """The protocol of an evaluation with options of `apply_preset` and `metrics`, on the clips of a `data` section."""
     numbers = chosen_clips(len(source), options.num_clips or 0, options.first_clip, options.every)
     frames, height, width, channels = pipeline.shape
-    metrics = options.metrics or ()
-    networks = [network for metric, network in networks_of(options.lpips).items() if metric in metrics]
     return {
         "preset": preset,  # the paper that this follows, with the settings that differ
         "checkpoint": checkpoint,
@@ -87,9 +85,17 @@ def make_protocol(
         "clips_per_video": "1" if source.generated else "as many as the source cuts from it (data.hop)",
         "mask_mixture": pipeline.mask_mixture,  # where the blocks of spatial_temporal stand
         **{name: getattr(options, name) for name in _OPTIONS},
-        "steps": options.steps,
+        **{name: getattr(options, name) for name in ("samples_per_clip", "sampler", "steps")},
         "seed": options.seed,  # sample j of clip n depends on seed + j and n only
-        "metrics": metrics,
+        "metrics": options.metrics,
+        **software(options),
+    }
+
+
+def software(options: EvaluateOptions) -> Protocol:
+    """The entries on the networks of the metrics, with the SHA-256 of their weights, and on versions of libraries."""
+    networks = [network for metric, network in networks_of(options.lpips).items() if metric in (options.metrics or ())]
+    return {
         "networks": {name: describe(name, options.metric_weights) for name in networks},
         "versions": {name: metadata.version(name) for name in ("jax", "numpy")} | {"OpenCV": opencv_version()},
     }

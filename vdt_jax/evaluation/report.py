@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from vdt_jax.evaluation.measures import MODEL
 from vdt_jax.evaluation.options import EvaluateOptions
 from vdt_jax.evaluation.protocol import Protocol, clip_numbers, protocol_text
 from vdt_jax.files import atomic_write
@@ -58,9 +57,9 @@ class Report:
         """The header and the rows, as text."""
         found = [row for rows in self.tasks.values() for row in rows.values()]
         columns = [name for name in _COLUMNS if any(name in row for row in found)]
-        of_model = sorted({name for rows in self.tasks.values() for name in rows[MODEL]})
-        columns += [name for name in of_model if name.startswith("best ")]
-        columns += [name for name in of_model if name.endswith(" of all samples")]
+        of_several = sorted({name for row in found for name in row} - {*_COLUMNS})
+        columns += [name for name in of_several if name.startswith("best ")]
+        columns += [name for name in of_several if name.endswith(" of all samples")]
         rows = [(task, candidate, row) for task, rows in self.tasks.items() for candidate, row in rows.items()]
         rows += [("any", name, row) for name, row in self.floor.items() if row]
         cells = [

@@ -28,7 +28,11 @@ from vdt_jax.models.vdt import VDT
 AnyArray = Array | np.ndarray
 Scale = jax.Array | float | int | None
 
-_OPTIONS = {"eta": ("ddim", 0, 1), "resamples": ("repaint", 1, np.inf)}  # of which sampler, smallest and largest value
+_OPTIONS = {  # of which samplers, smallest and largest value
+    "eta": (("ddim",), 0, 1),
+    "resamples": (("repaint",), 1, np.inf),
+    "lower_order_final": (("dpm_solver_pp", "unipc"), 0, 1),
+}
 _NUM_CHUNKS = 20  # of a loop that reports progress
 
 
@@ -75,8 +79,9 @@ def generate(
       keys: (B,) one random key for each sample.
       sampler: one of SAMPLERS.
       labels: (B,) classes in 0..num_classes; the last, the default, means "no label". Ignored by a model of one class.
-      options: `guidance` and `mask_guidance`, scales of `guide`; `eta` of `ddim`, 0 to 1; `resamples` of `repaint`, at
-        least 1, which has no reverse-mode gradient. None is the same as leaving an option out.
+      options: `guidance` and `mask_guidance`, scales of `guide`; `eta` of `ddim`, 0 to 1; `lower_order_final` of
+        `dpm_solver_pp` and `unipc`; `resamples` of `repaint`, at least 1, which has no reverse-mode gradient. None is
+        the same as leaving an option out.
 
     Returns:
       The samples (B, F, h, w, C), equal to `clean` where mask = 0.
@@ -220,9 +225,9 @@ def _check_sampler(sampler: str, options: dict[str, Any]) -> None:
     for name, value in options.items():
         if name not in _OPTIONS:
             raise TypeError(f"generate() got an unexpected keyword argument '{name}'")
-        owner, minimum, maximum = _OPTIONS[name]
-        if sampler != owner:
-            raise UserError(f"{name}={value} is for sampler {owner}, not {sampler}: leave it out")
+        owners, minimum, maximum = _OPTIONS[name]
+        if sampler not in owners:
+            raise UserError(f"{name}={value} is for sampler {' or '.join(owners)}, not {sampler}: leave it out")
         if _known(value) and not value >= minimum:
             raise UserError(f"{name} must be >= {minimum}, got {value}")
         if _known(value) and not value <= maximum:

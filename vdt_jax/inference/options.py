@@ -42,6 +42,7 @@ class SampleOptions:
     steps: int = option(50, "Sampling steps, evenly spaced.", minimum=1)
     timestep_respacing: str | None = option(None, "In place of steps: ddim25, trailing16, ... (docs/sampling.md).")
     eta: float | None = option(None, "ddim: 0 adds no noise, 1 as much as ddpm.", minimum=0, maximum=1)
+    lower_order_final: bool = option(False, "dpm_solver_pp, unipc: take the last steps with a lower order.")
     resamples: int | None = option(None, "repaint: how often each step is taken.", minimum=1)
     labels: tuple[int, ...] | None = option(None, "Classes, in turn; default: those of held-out clips.", minimum=0)
     guidance: float | None = option(None, "Scale of classifier-free guidance on labels; 1 is none.")
@@ -72,4 +73,5 @@ class SampleOptions:
     @property
     def sampler_options(self) -> dict[str, Any]:
         """The options of `generate`."""
-        return {name: getattr(self, name) for name in ("sampler", "eta", "resamples", "guidance", "mask_guidance")}
+        names = ("sampler", "eta", "resamples", "guidance", "mask_guidance")
+        return {name: getattr(self, name) for name in names} | {"lower_order_final": self.lower_order_final or None}

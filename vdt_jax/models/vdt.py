@@ -285,7 +285,8 @@ class VDT(nn.Module):
         Args:
           x: noisy video or latents (B, F, H, W, C), clean where given.
           timesteps: (B,) of the original process, 0 to 999.
-          labels: (B,) in 0..num_classes, where num_classes means "no label"; None is class 0, as in the official code.
+          labels: (B,) in 0..num_classes, where num_classes means "no label", the default. For a model of one class the
+            default is class 0, as in the official code.
 
         Returns:
           (B, F, H, W, 2C) float32: the prediction, then the variance fraction; C channels without learn_sigma.
@@ -293,7 +294,8 @@ class VDT(nn.Module):
         self.check_sizes()
         if x.shape[1:] != self.video_shape:
             raise UserError(f"the model takes videos (F, H, W, C) = {self.video_shape}, got {tuple(x.shape[1:])}")
-        labels = jnp.zeros(x.shape[0], jnp.int32) if labels is None else labels
+        if labels is None:
+            labels = jnp.full(x.shape[0], self.null_label if self.num_classes > 1 else 0)
 
         tokens = PatchEmbed(self.hidden_size, self.patch_size, self.dtype, name="x_embedder")(x)  # (B, F, N, D)
         pos_embed = self.param("pos_embed", lambda _: _table(grid_embedding(self.grid, self.hidden_size)))

@@ -11,10 +11,18 @@ that a step is a dot product.
 
 The last step leads to no noise, lambda = infinity, where (1) is the newest estimate. Given positions hold their clean
 values in the estimates too.
+
+`lower_order_final` is an option of the authors of both solvers: the last of the T levels is reached with order 1, the
+one before it with order 2 at most, and so on. With even steps the last interval of lambda is by far the longest, and
+extrapolating the estimates that far overshoots where data have sharp peaks.
 """
 
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from vdt_jax.diffusion.schedules import NoiseSchedule, Table
 
@@ -24,6 +32,13 @@ def levels(schedule: NoiseSchedule) -> tuple[Table, Table, Table]:
     tables = schedule.sqrt_alphas_cumprod, schedule.sqrt_one_minus_alphas_cumprod, schedule.half_log_snr
     alphas, sigmas, lambdas = (table[::-1] for table in tables)
     return alphas, sigmas, lambdas
+
+
+def either(
+    lower_order_final: jax.Array | bool, weights: Callable[[bool], tuple[np.ndarray, ...]]
+) -> list[Float[Array, "..."]]:
+    """The tables `weights(lower_order_final)` of an option that may be traced."""
+    return [jnp.where(lower_order_final, *tables) for tables in zip(weights(True), weights(False), strict=True)]
 
 
 def polynomial_weights(nodes: Float[np.ndarray, " n"], start: float, end: float) -> Float[np.ndarray, " n"]:

@@ -3,6 +3,8 @@
 Videos are float (B, F, H, W, C) in [-1, 1], masks (B, F, H, W, 1) with 1 = generate; each function gives (B,).
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,11 +22,19 @@ def psnr(sample: jax.Array, truth: jax.Array, mask: jax.Array) -> jax.Array:
     return -10 * jnp.log10(jnp.maximum(mean_where(square, mask), 1e-10))
 
 
-@jax.jit
-def ssim(sample: jax.Array, truth: jax.Array, mask: jax.Array) -> jax.Array:
+def psnr_of_frames(sample: jax.Array, truth: jax.Array, mask: jax.Array) -> jax.Array:
+    """The mean of the `psnr` of the frames with a generated position: never below that of the video."""
+    by_frame = psnr(*(x.reshape(-1, 1, *x.shape[2:]) for x in (sample, truth, mask))).reshape(mask.shape[:2])
+    counted = mask.any((2, 3, 4))
+    return (by_frame * counted).sum(1) / jnp.maximum(counted.sum(1), 1)
+
+
+@functools.partial(jax.jit, static_argnames="border")
+def ssim(sample: jax.Array, truth: jax.Array, mask: jax.Array, border: int = 0) -> jax.Array:
     """Structural similarity (Wang et al. 2004): 11x11 Gaussian window of sigma 1.5, per channel, borders reflected.
 
-    The map covers the whole frame; its mean is taken over the generated positions.
+    The map covers the whole frame; its mean is taken over the generated positions. scikit-image leaves out a border of
+    5 pixels, where the window reaches beyond the frame.
     """
     offsets = np.arange(-5, 6)
     window = np.exp(-(offsets**2) / (2 * 1.5**2))
@@ -43,7 +53,9 @@ def ssim(sample: jax.Array, truth: jax.Array, mask: jax.Array) -> jax.Array:
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     structure = (2 * covariance + c2) / (variance_x + variance_y + c2)
-    return mean_where(luminance * structure, mask)
+    height, width = mask.shape[2:4]
+    inside = (slice(None), slice(None), slice(border, height - border), slice(border, width - border))
+    return mean_where((luminance * structure)[inside], mask[inside])
 
 
 @jax.jit
