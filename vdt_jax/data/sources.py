@@ -16,6 +16,7 @@ SPLITS = ("train", "held_out")
 _SHORT_NAMES = {
     "moving_digits": "vdt_jax.data.digits:MovingDigits",
     "moving_mnist": "vdt_jax.data.moving_mnist:MovingMnist",
+    "moving_fashion_mnist": "vdt_jax.data.moving_fashion_mnist:MovingFashionMnist",
     "synthetic": "vdt_jax.data.synthetic:Synthetic",
     "video_folder": "vdt_jax.data.video_folder:VideoFolder",
     "tfds": "vdt_jax.data.tfds:Tfds",

@@ -15,7 +15,10 @@ from vdt_jax.evaluation.protocol import Protocol
 from vdt_jax.files import atomic_write
 from vdt_jax.inference.outputs import Example, Section, table_text, write_comparison, write_page
 
-_COLUMNS = ("PSNR", "SSIM", "LPIPS", "FVD", "frame Frechet", "motion", "motion error")
+_COLUMNS = (
+    *("PSNR", "SSIM", "LPIPS", "FVD", "frame Frechet", "motion", "motion error"),
+    *("OpenSTL MSE", "OpenSTL MAE", "OpenSTL SSIM", "OpenSTL PSNR"),
+)
 # Many continuations are right in these tasks, so the page shows several samples of a clip.
 _AMBIGUOUS = ("unconditional", "single_frame")
 _SAMPLES_OF_AMBIGUOUS = 3
