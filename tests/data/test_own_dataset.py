@@ -72,7 +72,6 @@ def test_keys_of_the_config_and_options_are_arguments(own):
         ({"name": "my_clips:"}, r"the module my_clips has no class \(no name\)"),
         ({"name": ":NpyClips"}, "cannot be imported"),
         ({"name": "my_clips.NpyClips"}, "no data source 'my_clips.NpyClips': choose from .*package.module:Class"),
-        ({"name": "vizdoom:basic"}, "the prefix vizdoom: is reserved and has no source yet"),
         ({"options": {"evry": 5}}, r"NpyClips takes no evry: it takes \['every', 'path'\]"),
         ({"stride": 2}, "NpyClips takes no stride"),
         (

@@ -16,11 +16,14 @@ SPLITS = ("train", "held_out")
 _SHORT_NAMES = {
     "moving_digits": "vdt_jax.data.digits:MovingDigits",
     "moving_mnist": "vdt_jax.data.digits:MovingMnist",
+    "moving_fashion_mnist": "vdt_jax.data.moving_fashion_mnist:MovingFashionMnist",
     "synthetic": "vdt_jax.data.synthetic:Synthetic",
     "video_folder": "vdt_jax.data.video_folder:VideoFolder",
     "tfds": "vdt_jax.data.tfds:Tfds",
+    "vizdoom": "vdt_jax.data.doom:Vizdoom",
     "latents": "vdt_jax.latents.cache:Latents",
 }
+_PREFIXES = {"tfds": "dataset", "vizdoom": "scenario"}  # the option that follows the short name and a colon
 _NOT_OPTIONS = {"shape", "split", "bad_files"}  # parameters of a constructor that the config does not set
 
 
@@ -45,13 +48,12 @@ def make_source(
     options = {key: value for key, value in section.items() if value not in (None, "")}
     name, free = options.pop("name"), options.pop("options", None)
     options |= free or {}
-    cls, dataset = _find(name)
+    cls, named = _find(name)
     signature, taken = inspect.signature(cls), keys_of(name)
     takes_all = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in signature.parameters.values())
     if not takes_all and (unknown := ", ".join(sorted(options.keys() - taken))):
         raise UserError(f"data source {name} takes no {unknown}: it takes {sorted(taken) or 'nothing'}")
-    if dataset:
-        options["dataset"] = dataset
+    options |= named
     if "bad_files" in signature.parameters:
         options["bad_files"] = bad_files
     try:
@@ -70,12 +72,10 @@ def keys_of(name: str) -> set[str]:
     return inspect.signature(_find(name)[0]).parameters.keys() - _NOT_OPTIONS
 
 
-def _find(name: str) -> tuple[Callable[..., Any], str]:
-    """The class of a data source, and the dataset that follows the prefix tfds:."""
-    prefix, _, dataset = name.partition(":")
-    if prefix == "vizdoom":
-        raise UserError(f"data source {name}: the prefix vizdoom: is reserved and has no source yet")
-    path = _SHORT_NAMES.get("tfds" if prefix == "tfds" else name, name)
+def _find(name: str) -> tuple[Callable[..., Any], dict[str, str]]:
+    """The class of a data source, and the option that follows the prefix in its name."""
+    prefix, _, rest = name.partition(":")
+    path = _SHORT_NAMES.get(prefix if prefix in _PREFIXES else name, name)
     module, colon, attribute = path.partition(":")
     if not colon:
         raise UserError(
@@ -90,7 +90,7 @@ def _find(name: str) -> tuple[Callable[..., Any], str]:
         ) from None
     if not callable(found):
         raise UserError(f"data source {name}: the module {module} has no class {attribute or '(no name)'}")
-    return found, dataset if prefix == "tfds" else ""
+    return found, {_PREFIXES[prefix]: rest} if prefix in _PREFIXES else {}
 
 
 class CheckedSource:

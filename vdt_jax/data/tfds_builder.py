@@ -13,21 +13,36 @@ from vdt_jax.data.clips import Clip, Source, UnreadableClip
 
 
 class VideoClips(tfds.core.GeneratorBasedBuilder):
-    """A dataset of clips: `video` (F, H, W, C) uint8 and `label`, in the given order."""
+    """A dataset of clips: `video` (F, H, W, C) uint8, `label` and perhaps `actions` (F,), in the given order."""
 
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(
-        self, *, splits: Mapping[str, Iterable[Clip]], shape: Sequence[int], classes: Sequence[str], **options: Any
+        self,
+        *,
+        splits: Mapping[str, Iterable[Clip]],
+        shape: Sequence[int],
+        classes: Sequence[str],
+        actions: Sequence[str] = (),
+        **options: Any,
     ):
-        self._clips, self._shape, self._classes = splits, tuple(shape), list(classes)
+        self._clips, self._shape, self._classes, self._actions = splits, tuple(shape), list(classes), list(actions)
         super().__init__(**options)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        video = tfds.features.Tensor(shape=self._shape, dtype=np.uint8)
-        features = tfds.features.FeaturesDict({"video": video, "label": tfds.features.ClassLabel(names=self._classes)})
-        description = "Clips cut out of videos by vdt_jax's prepare.py."
-        return tfds.core.DatasetInfo(builder=self, description=description, features=features, disable_shuffling=True)
+        features: dict[str, Any] = {
+            "video": tfds.features.Tensor(shape=self._shape, dtype=np.uint8),
+            "label": tfds.features.ClassLabel(names=self._classes),
+        }
+        if self._actions:
+            names = tfds.features.ClassLabel(names=self._actions)
+            features["actions"] = tfds.features.Sequence(names, length=self._shape[0])
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Clips cut out of videos by vdt_jax's prepare.py.",
+            features=tfds.features.FeaturesDict(features),
+            disable_shuffling=True,
+        )
 
     def _split_generators(self, _: Any) -> dict[str, Any]:
         return {name: self._generate_examples(clips) for name, clips in self._clips.items()}
@@ -55,10 +70,15 @@ def readable_clips(source: Source, advance: Callable[[int], object]) -> Iterator
 
 
 def write_dataset(
-    path: str | os.PathLike, splits: Mapping[str, Iterable[Clip]], shape: Sequence[int], classes: Sequence[str]
+    path: str | os.PathLike,
+    splits: Mapping[str, Iterable[Clip]],
+    shape: Sequence[int],
+    classes: Sequence[str],
+    actions: Sequence[str] = (),
 ) -> Path:
-    """Writes a dataset below a folder, atomically, and returns its folder."""
+    """Writes a dataset below a folder, atomically, and returns its folder; see `VideoClips`."""
     tfds.disable_progress_bar()
-    builder = VideoClips(splits=splits, shape=shape, classes=classes, data_dir=path, file_format="array_record")
+    options = {"data_dir": path, "file_format": "array_record"}
+    builder = VideoClips(splits=splits, shape=shape, classes=classes, actions=actions, **options)
     builder.download_and_prepare()
     return Path(builder.data_dir)

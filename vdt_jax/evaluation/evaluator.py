@@ -18,7 +18,17 @@ import numpy as np
 
 from vdt_jax.data import Source, take
 from vdt_jax.errors import UserError
-from vdt_jax.evaluation.measures import MODEL, TRUTH, Arrays, Measures, default_metrics, make_measures, score, summarise
+from vdt_jax.evaluation.measures import (
+    MEAN,
+    MODEL,
+    TRUTH,
+    Arrays,
+    Measures,
+    default_metrics,
+    make_measures,
+    score,
+    summarise,
+)
 from vdt_jax.evaluation.metrics.baselines import baselines
 from vdt_jax.evaluation.metrics.frames import motion
 from vdt_jax.evaluation.metrics.frechet import frechet_distance
@@ -240,6 +250,8 @@ class Evaluation:
         drawn = [self.sample(self._batch(first), task, p["seed"] + j) for j in range(p["samples_per_clip"])]
         truth, mask = drawn[0][1][:count], drawn[0][2][:count]
         candidates = {MODEL: [samples[:count] for samples, _, _ in drawn]}
+        if len(drawn) > 1:  # what models that minimise the squared error predict
+            candidates[MEAN] = [np.mean(candidates[MODEL], axis=0)]
         if not mask.all():  # where nothing is given there is nothing to copy
             candidates |= {name: [np.asarray(make(truth, mask))] for name, make in baselines(truth.shape[-1]).items()}
         counted = mask if p["positions"] == "generated" else np.ones_like(mask)

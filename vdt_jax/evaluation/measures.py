@@ -11,13 +11,14 @@ from vdt_jax.errors import UserError
 from vdt_jax.evaluation.metrics.frames import motion, motion_error, psnr, psnr_of_frames, ssim
 from vdt_jax.evaluation.metrics.frechet import frechet_distance
 from vdt_jax.evaluation.metrics.i3d import MIN_FRAMES
+from vdt_jax.evaluation.metrics.openstl import openstl
 from vdt_jax.evaluation.metrics.perceptual import MIN_PIXELS, make_lpips, make_video_features
 from vdt_jax.evaluation.metrics.weights import HOW_TO_GET, find
 from vdt_jax.evaluation.options import METRICS, EvaluateOptions
 
 logger = logging.getLogger(__name__)
-MODEL, TRUTH = "model", "truth"
-_LARGER_IS_BETTER = ("PSNR", "SSIM")
+MODEL, MEAN, TRUTH = "model", "mean of samples", "truth"
+_LARGER_IS_BETTER = ("PSNR", "SSIM", "OpenSTL PSNR", "OpenSTL SSIM")
 
 Arrays = dict[str, np.ndarray]
 
@@ -49,7 +50,7 @@ def default_metrics(lpips_network: str, folder: str | None, shape: tuple[int, in
         missing["lpips"] = f"{lpips_network} needs at least {MIN_PIXELS[lpips_network]} pixels, clips are {shape[1:3]}"
     for metric, reason in missing.items():
         logger.info("not measured: %s: %s", metric.upper(), reason)
-    return tuple(name for name in METRICS if name not in missing)
+    return tuple(name for name in METRICS if name not in missing and name != "openstl")
 
 
 def make_measures(options: EvaluateOptions, size: tuple[int, int]) -> Measures:
@@ -70,6 +71,8 @@ def score(measures: Measures, sample: np.ndarray, truth: np.ndarray, mask: np.nd
         scores["SSIM"] = ssim(sample, truth, mask, measures.ssim_border)
     if "motion" in measures.names:
         scores["motion"], scores["motion error"] = motion(sample, mask), motion_error(sample, truth, mask)
+    if "openstl" in measures.names:
+        scores |= openstl(sample, truth, mask)
     if measures.lpips is not None:
         scores["LPIPS"] = measures.lpips(sample, truth, mask)
     return {name: np.asarray(values, np.float64) for name, values in scores.items()}

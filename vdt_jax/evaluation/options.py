@@ -12,7 +12,7 @@ from vdt_jax.evaluation.presets import PRESETS
 from vdt_jax.inference.options import MAX_SEED
 from vdt_jax.options import option, validate
 
-METRICS = ("psnr", "ssim", "motion", "lpips", "fvd")
+METRICS = ("psnr", "ssim", "motion", "lpips", "fvd", "openstl")
 POSITIONS = ("generated", "all")
 PSNR_OF = ("clip", "frames")
 FVD_FRAMES = ("all", "generated")
@@ -48,7 +48,7 @@ class EvaluateOptions:
     sampler: str = option("ddpm", "Sampler.", choices=tuple(SAMPLERS))
     steps: int | None = option(None, "Sampling steps; default: 50.", minimum=1)
     seed: int = option(0, "Seed of noise and masks.", minimum=0, maximum=MAX_SEED)
-    metrics: tuple[str, ...] | None = option(None, "Metrics; default: all.", choices=METRICS)
+    metrics: tuple[str, ...] | None = option(None, "Metrics; default: all but openstl.", choices=METRICS)
     lpips: str = option("alexnet", "Network of LPIPS.", choices=NETWORKS)
     metric_weights: str | None = option(None, "Folder with the weights of LPIPS and FVD; default: the extra `eval`.")
     positions: str = option("generated", "Positions that PSNR, SSIM, motion and LPIPS count.", choices=POSITIONS)

@@ -13,7 +13,8 @@ class Preset(NamedTuple):
 
 
 # MCVD: github.com/voletiv/mcvd-pytorch at 451da2e (datasets, example_scripts/final, video_gen). Latte:
-# github.com/Vchitect/Latte at b27c24a (tools/eval_metrics.sh). VDT published no code for its tables.
+# github.com/Vchitect/Latte at b27c24a (tools/eval_metrics.sh). OpenSTL: github.com/chengtan9907/OpenSTL at c74deb5
+# (openstl/core/metrics.py). VDT published no code for its tables.
 PRESETS = {
     "vdt-ucf101": Preset(
         16,
@@ -39,6 +40,20 @@ PRESETS = {
         "each, the best of which counts in PSNR, SSIM and LPIPS; FVD takes all of them, given frames included. "
         "Different here: the digits (there the first 256 of MNIST's test file), SSIM (there of pixels rounded to black "
         "and white) and LPIPS (there of frames enlarged to 128x128).",
+    ),
+    "openstl-mfmnist": Preset(
+        20,
+        (64, 64),
+        {
+            "tasks": ("predict",),
+            "num_given": 10,
+            "num_clips": 10_000,
+            "samples_per_clip": 10,
+            "metrics": ("psnr", "openstl"),
+        },
+        "OpenSTL's code on moving Fashion-MNIST: its 10,000 test clips, 10 given frames and 10 to predict. Its models "
+        "minimise the squared error and give one prediction: compare the mean of 10 samples with them; the best of 10 "
+        "is reported too.",
     ),
     "latte-sky": Preset(
         16,

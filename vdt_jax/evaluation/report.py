@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vdt_jax.evaluation.measures import MODEL
 from vdt_jax.evaluation.options import EvaluateOptions
 from vdt_jax.evaluation.protocol import Protocol, clip_numbers, protocol_text
 from vdt_jax.files import atomic_write
@@ -16,6 +17,7 @@ from vdt_jax.inference import page
 from vdt_jax.inference.outputs import table_text, write_comparison
 
 _COLUMNS = ("PSNR", "SSIM", "LPIPS", "FVD", "motion", "motion error")
+_COLUMNS += ("OpenSTL MSE", "OpenSTL MAE", "OpenSTL SSIM", "OpenSTL PSNR")
 # Many continuations are right in these tasks, so the page shows several samples of a clip.
 _AMBIGUOUS = ("unconditional", "single_frame")
 _SAMPLES_OF_AMBIGUOUS = 3

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 from vdt_jax.data.clips import BadFiles, UnreadableClip
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import Found, find_videos
+from vdt_jax.data.doom import Vizdoom
 from vdt_jax.data.index import index_videos
 from vdt_jax.data.video_folder import VideoFolder
 from vdt_jax.distributed.mesh import batch_sharding, make_mesh, map_batches, replicated
@@ -40,7 +42,7 @@ Video = tuple[Found, VideoInfo]
 class PrepareOptions:
     """Options of `prepare`; those after `max_bad` are for a dataset of clips."""
 
-    input: str | None = option(None, "A folder of videos, or a .csv or .jsonl list.")
+    input: str | None = option(None, "A folder of videos, a .csv or .jsonl list, or vizdoom:SCENARIO.")
     output: str | None = option(None, "The folder to write.")
     size: tuple[int, ...] = option(
         (256,), "Height and width of the frames in pixels, or one number for both.", minimum=1
@@ -59,6 +61,7 @@ class PrepareOptions:
     short: str = option("skip", "What to do with videos shorter than a clip.", choices=("skip", "pad"))
     labels: bool = option(False, "Whether the folders below the input, or the labels of the list, are classes.")
     held_out: float = option(0.1, "Share of the videos in the split held_out, less than 1.", minimum=0)
+    num_clips: int = option(2000, "Clips of vizdoom:SCENARIO, those of both splits together.", minimum=2)
 
     def __post_init__(self) -> None:
         validate(self)
@@ -101,16 +104,26 @@ def write_clips(options: PrepareOptions) -> None:
     if output.exists() and any(output.rglob("dataset_info.json")):
         raise UserError(f"{output} has a dataset already: choose another output")
     shape = (options.num_frames, *options.frame_size, 3)
-    names = ("held_out", "stride", "fps", "hop", "short", "labels", "max_bad")
-    chosen = {name: getattr(options, name) for name in names}
     sources = {
-        split: VideoFolder(shape, split, str(options.input), **chosen, bad_files=output / "bad_files.jsonl")
-        for split in (("train", "held_out") if options.held_out else ("train",))
+        split: _clips_of(options, shape, split) for split in (("train", "held_out") if options.held_out else ("train",))
     }
     with writing(output), progress("clips", sum(map(len, sources.values())), unit="clip") as advance:
         clips = {split: readable_clips(source, advance) for split, source in sources.items()}
-        folder = write_dataset(output, clips, shape, sources["train"].classes)
+        actions = getattr(sources["train"], "actions", ())
+        folder = write_dataset(output, clips, shape, sources["train"].classes, actions)
     logger.info("%s: train on it with --config.data.name=tfds:%s", folder, output)
+
+
+def _clips_of(options: PrepareOptions, shape: tuple[int, int, int, int], split: str) -> VideoFolder | Vizdoom:
+    """The clips of a split: of a scenario of ViZDoom, or of the videos of the input."""
+    prefix, _, scenario = str(options.input).partition(":")
+    if prefix == "vizdoom":
+        held_out = min(math.ceil(options.num_clips * options.held_out), options.num_clips - 1)
+        return Vizdoom(shape, split, scenario, held_out if split == "held_out" else options.num_clips - held_out)
+    names = ("held_out", "stride", "fps", "hop", "short", "labels", "max_bad")
+    chosen = {name: getattr(options, name) for name in names}
+    bad_files = Path(str(options.output)) / "bad_files.jsonl"
+    return VideoFolder(shape, split, str(options.input), **chosen, bad_files=bad_files)
 
 
 def cache_latents(options: PrepareOptions, space: VaeSpace) -> None:
