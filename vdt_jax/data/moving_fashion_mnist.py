@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vdt_jax.data.clips import MADE, Clip
+from vdt_jax.data.clips import Clip, Computed
 from vdt_jax.data.digits import read_digits
 from vdt_jax.errors import UserError
 
@@ -23,7 +23,7 @@ _TEST_SEED = 0
 Motion = tuple[float, float, float, int]  # x, y, direction, number of the garment
 
 
-class MovingFashionMnist:
+class MovingFashionMnist(Computed):
     """2^20 training clips; held out are the 10,000 test clips of OpenSTL, bit for bit: (F, H, W, 1) uint8.
 
     As in OpenSTL the garments of both are those of Fashion-MNIST's training file.
@@ -36,10 +36,6 @@ class MovingFashionMnist:
     Raises:
       UserError: another shape, or no garments there.
     """
-
-    num_classes = 1
-    generated = True
-    crop = MADE
 
     def __init__(self, shape: tuple[int, int, int, int], split: str, path: str = DEBIAN):
         if shape[3] != 1 or min(shape[1:3]) <= _GARMENT:
