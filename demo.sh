@@ -2,7 +2,7 @@
 set -eu
 run=runs/demo
 rm -rf "$run"
-echo "== the bundled demo model: all seven tasks on held-out clips"
+echo "== the bundled demo model, all seven tasks on held-out clips: $run/index.html shows each task when it is done"
 "$BIN/python" evaluate.py --flagfile=benchmarks/demo.flags --output="$run"
 train="$BIN/python train.py --config=configs/moving_digits.py --workdir=$run/training --config.total_steps=100
   --config.log_every=10 --config.learning_rate.warmup_steps=20 --config.preview.every=0"
