@@ -88,9 +88,9 @@ def read_numbers(
         elif is_image(path):
             yield from image_numbers(path, numbers)
         elif pts is None:
-            yield from _count_to(path, numbers)
+            yield from _chosen(path, _decode_all(path), numbers)
         else:
-            yield from _seek_to(path, pts)
+            yield from _chosen(path, _decode_before(path, pts[0]), pts)
 
 
 def read_frames(path: str | os.PathLike, start: int = 0, stride: int = 1) -> Iterator[np.ndarray]:
@@ -260,35 +260,30 @@ def _probe_file(path: str | os.PathLike) -> VideoInfo:
     return VideoInfo(len(stamps), fps, height, width, as_pts(stamps), time_base)
 
 
-def _count_to(path: str | os.PathLike, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-    """Decodes from the beginning and counts."""
-    wanted = iter(numbers)
-    number = next(wanted, None)
-    with open_film(path) as film:
-        for index, frame in enumerate(film.decode()):
-            if number is None:
-                return
-            if index == number:
-                yield film.pixels(frame)
-                number = next(wanted, None)
-
-
-def _seek_to(path: str | os.PathLike, pts: Sequence[int]) -> Iterator[np.ndarray]:
-    """Decodes the frames that are shown at these rising times."""
-    wanted = iter(pts)
-    stamp = next(wanted)
-    for film, frame in _decode_before(path, stamp):
-        if frame.pts is not None and frame.pts > stamp:
-            raise UserError(f"no frame at {stamp} in {path}")
-        if frame.pts == stamp:
+def _chosen(
+    path: str | os.PathLike, frames: Iterator[tuple[int, _Film, Any]], wanted: Iterable[int]
+) -> Iterator[np.ndarray]:
+    """The pixels of the frames with these rising numbers or times."""
+    wanted = iter(wanted)
+    key = next(wanted)
+    for found, film, frame in frames:
+        if found > key:
+            raise UserError(f"no frame at {key} in {path}")
+        if found == key:
             yield film.pixels(frame)
-            stamp = next(wanted, None)
-            if stamp is None:
+            key = next(wanted, None)
+            if key is None:
                 return
 
 
-def _decode_before(path: str | os.PathLike, stamp: int) -> Iterator[tuple[_Film, Any]]:
-    """Decodes from a keyframe that is shown at this time or before: from the first one where no seek finds another."""
+def _decode_all(path: str | os.PathLike) -> Iterator[tuple[int, _Film, Any]]:
+    """The frames of a file with their numbers."""
+    with open_film(path) as film:
+        yield from ((number, film, frame) for number, frame in enumerate(film.decode()))
+
+
+def _decode_before(path: str | os.PathLike, stamp: int) -> Iterator[tuple[int, _Film, Any]]:
+    """Frames with their times, from a keyframe at this time or before: from the first one if no seek finds another."""
     with open_film(path) as film:
         fps, time_base = film.rates()
         for margin in _SEEK_MARGINS:
@@ -298,7 +293,6 @@ def _decode_before(path: str | os.PathLike, stamp: int) -> Iterator[tuple[_Film,
             except av.error.FFmpegError:  # nothing to be searched, or nothing that can be decoded where it landed
                 continue
             if first is not None and first.pts <= stamp:
-                yield from ((film, frame) for frame in itertools.chain([first], frames))
+                yield from ((frame.pts, film, frame) for frame in itertools.chain([first], frames))
                 return
-    with open_film(path) as film:
-        yield from ((film, frame) for frame in film.decode())
+    yield from ((frame.pts, film, frame) for _, film, frame in _decode_all(path) if frame.pts is not None)

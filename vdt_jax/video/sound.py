@@ -15,40 +15,33 @@ logger = logging.getLogger(__name__)
 
 
 def packets(path: str | os.PathLike, start: float, output: Any) -> Iterator[tuple[float, Any]]:
-    """Adds the sound of a file to an output container; then its packets, each with its time in seconds.
+    """The packets of the sound of a file, each with its time in seconds; their stream is added to `output` first.
 
-    There are none where there is no sound, where the output cannot hold it, or after damage; the last two are logged.
+    There are none where the file has no sound. Sound that the output cannot hold, and damage, are logged.
 
     Args:
       path: a video in any form.
       start: seconds from its first frame to the first frame of the output.
-      output: a container of PyAV, before its first packet; the packets are for it.
+      output: a container of PyAV, before its first packet.
     """
     if Path(path).is_dir() or is_image(path):
-        return iter(())
+        return
     with open_film(path) as film:
         first = next(film.decode())
+        origin = start + float((first.pts or 0) * first.time_base)
+    with open_film(path) as film:
         source = film.container.streams.best("audio")
         if source is None:
-            return iter(())
+            return
         codec = source.codec_context.codec.canonical_name
         if codec not in output.supported_codecs:
             logger.warning("the sound of %s is not kept: an mp4 cannot hold %s", path, codec)
-            return iter(())
-        target = output.add_stream_from_template(source)
-    return _shifted(path, start + float((first.pts or 0) * first.time_base), target)
-
-
-def _shifted(path: str | os.PathLike, origin: float, target: Any) -> Iterator[tuple[float, Any]]:
-    """The packets of the sound of a file that are not over at `origin`, in seconds, which becomes 0."""
-    with open_film(path) as film:
-        source = film.container.streams.best("audio")
-        shift = round(origin / source.time_base)
+            return
+        target, shift = output.add_stream_from_template(source), round(origin / source.time_base)
         try:
             for packet in film.container.demux(source):
-                if packet.pts is None or packet.dts is None or packet.pts + (packet.duration or 0) < shift:
-                    continue
-                packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, target
-                yield float(packet.pts * source.time_base), packet
+                if packet.dts is not None and packet.pts + (packet.duration or 0) >= shift:
+                    packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, target
+                    yield float(packet.pts * source.time_base), packet
         except av.error.FFmpegError as error:
             logger.warning("the sound of %s is cut off where it is damaged: %s", path, error)

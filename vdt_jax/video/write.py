@@ -41,6 +41,7 @@ def write_video(
     Raises:
       UserError: another suffix or rate, or it cannot be written.
     """
+    check_rate(path, fps)
     path = Path(path)
     frames = as_rgb(frames)
     if path.suffix == ".mp4":
@@ -52,7 +53,6 @@ def write_video(
         raise UserError(f"cannot write {path}: end its name in {', '.join(OUTPUT_SUFFIXES)}")
     with atomic(path) as unfinished:
         if path.suffix == ".gif":
-            check_rate(path, fps)
             images, delays = _gif_frames(frames, fps)
             images[0].save(unfinished, save_all=True, append_images=images[1:], duration=delays, loop=0)
         elif path.suffix == ".png":
@@ -62,8 +62,8 @@ def write_video(
 
 
 def check_rate(path: str | os.PathLike, fps: float) -> None:
-    """Raises UserError where players do not show a file at this rate."""
-    if not _RATES[0] <= fps <= _RATES[1]:
+    """Raises UserError where players do not show an .mp4 or .gif at this rate."""
+    if Path(path).suffix in (".mp4", ".gif") and not _RATES[0] <= fps <= _RATES[1]:
         raise UserError(f"cannot write {path}: fps must be from {_RATES[0]} to {_RATES[1]}, got {fps:g}")
 
 
@@ -102,6 +102,7 @@ class VideoWriter:
         sound_of: str | os.PathLike | None = None,
         sound_start: float = 0.0,
     ):
+        check_rate(path, fps)
         self._path, self._fps = Path(path), fps
         self._sound_of, self._sound_start = sound_of, sound_start
         self._stack = contextlib.ExitStack()
@@ -111,8 +112,6 @@ class VideoWriter:
         self._next_sound = _NO_SOUND
         self._num_frames = 0
         self._kept: list[np.ndarray] = []
-        if self._path.suffix == ".mp4":
-            check_rate(path, fps)
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -124,7 +123,7 @@ class VideoWriter:
             return
         height, width = frame.shape[:2]
         even = np.pad(as_rgb(frame), ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")  # yuv420p halves both
-        if self._container is None:
+        if not self._num_frames:
             self._open(*even.shape[:2])
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
         self._num_frames += 1
