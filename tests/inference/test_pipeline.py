@@ -86,6 +86,18 @@ def test_shortcuts_are_the_tasks(pipe, video):
     assert np.abs(pipe.generate(steps=2, labels=[3]).video.astype(int) - pipe.generate(steps=2, labels=[4]).video).max()
 
 
+def test_a_task_may_leave_a_sample_as_it_is(pipe, video, monkeypatch):
+    """Masks of a task are drawn: that of one sample among several may be empty."""
+
+    def masks(self, task, numbers, *_):
+        return np.full((1, F, H, W, 1), numbers[0] % 2, np.float32)
+
+    monkeypatch.setattr(vdt_jax.Pipeline, "task_masks", masks)
+    given, made = pipe.sample(video, "arbitrary_interpolation", num_samples=2, steps=2)
+    np.testing.assert_array_equal(given.video, video[:F])
+    assert made.mask.all()
+
+
 def test_a_mask_as_an_array(pipe, video):
     hole = np.zeros((H, W), bool)
     hole[4:10, 2:5] = True

@@ -314,21 +314,26 @@ def _masks(request: Request) -> Callable[[range], np.ndarray]:
         raise UserError(f"given_frames must be < {shape[0]}, the frames of a clip, got {last}")
     opened = None if options.mask is None else inputs.open_mask(options.mask)
 
-    def mask_of(number: int) -> np.ndarray:
-        chosen = request.numbers(number, shape[0])
-        if opened is not None:
-            mask = pipe.space.shrink_mask(opened.of_clip(shape, request.video(number), chosen)[None])[0]
-        elif options.given_frames is not None:
+    def of_task(number: int, num_known: int) -> np.ndarray:
+        task, num_given = options.task or "predict", options.num_given
+        if task == "predict" and num_known == 1:  # a picture
+            num_given = num_given or 1
+        return np.asarray(pipe.task_masks(task, range(number, number + 1), options.seed, num_given))[0]
+
+    def of_options(number: int, chosen: Sequence[int]) -> np.ndarray:
+        if opened is None:
             mask = np.ones((*latent_shape, 1), np.float32)
         else:
-            task, num_given = options.task or "predict", options.num_given
-            if task == "predict" and len(chosen) == 1:  # a picture
-                num_given = num_given or 1
-            mask = np.asarray(pipe.task_masks(task, range(number, number + 1), options.seed, num_given))[0]
-        if options.given_frames is not None:
-            mask[list(options.given_frames)] = 0
+            mask = pipe.space.shrink_mask(opened.of_clip(shape, request.video(number), chosen)[None])[0]
+        mask[list(options.given_frames or ())] = 0
         if not mask.any():
             raise UserError("the mask leaves nothing to generate: give fewer frames")
+        return mask
+
+    def mask_of(number: int) -> np.ndarray:
+        chosen = request.numbers(number, shape[0])
+        by_task = opened is None and options.given_frames is None
+        mask = of_task(number, len(chosen)) if by_task else of_options(number, chosen)
         last_given = int(np.flatnonzero((mask < 0.5).any(axis=(1, 2, 3))).max(initial=-1))
         if last_given >= len(chosen):
             window = request.window(1)
