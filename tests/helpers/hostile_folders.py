@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorstore as ts
 
 from vdt_jax.checkpoints import load_config, load_model
@@ -253,6 +254,14 @@ def parameters() -> Iterator[Case]:
 
         return bare(change)
 
+    def bomb(params: Path) -> None:
+        """A chunk that becomes 40 MB, of which a decoder may take no more than the array has."""
+        sizes = {"shape": [10**7], "chunks": [10**7], "dtype": "<f4", "compressor": {"id": "zstd", "level": 1}}
+        large = ts.open({"driver": "zarr", "kvstore": {"driver": "memory"}, "metadata": sizes}, create=True).result()
+        large.write(np.zeros(10**7, np.float32)).result()
+        store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{params}/"}}
+        ts.KvStore.open(store).result().write("pos_embed/0.0.0", large.kvstore.read("0").result().value).result()
+
     def files(params: Path) -> list[Path]:
         return sorted(path for path in params.rglob("*") if path.is_file())
 
@@ -273,6 +282,7 @@ def parameters() -> Iterator[Case]:
         yield f"_METADATA {value}", bare(lambda p, v=value: (p / "_METADATA").write_text(json.dumps(v))), "_METADATA"
     yield "_METADATA without names", bare(lambda p: (p / "_METADATA").write_text('{"tree_metadata": {}}')), "is missing"
     yield "_METADATA deep", bare(lambda p: (p / "_METADATA").write_text("[" * 200_000)), "_METADATA"
+    yield "a chunk that decompresses to more", bare(bomb), "pos_embed cannot be read"
     yield "an array of another shape", array(shape=[1, 5, 8]), "pos_embed has shape"
     yield "an array of a huge shape", array(shape=[10**6] * 3, chunks=[10**6] * 3), "pos_embed"
     yield "an array of huge chunks", array(chunks=[10**5] * 3), "pos_embed"

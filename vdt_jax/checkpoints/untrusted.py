@@ -41,11 +41,14 @@ def check_files(folder: epath.Path) -> int:
     waiting, total, count = [(Path(folder), _MAX_DEPTH)], 0, 0
     while waiting:
         path, depth = waiting.pop()
-        if not path.is_dir() or path.is_symlink():
-            check_regular(path)
-            total += path.lstat().st_size
-            continue
-        children = sorted(path.iterdir())
+        try:
+            if not path.is_dir() or path.is_symlink():
+                check_regular(path)
+                total += path.lstat().st_size
+                continue
+            children = sorted(path.iterdir())
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
         count += len(children)
         if depth == 0 or count > _MAX_FILES:
             raise UserError(f"{path}: more than {_MAX_DEPTH} levels or {_MAX_FILES} files, which no model has")
