@@ -50,6 +50,7 @@ docs: $(READY)
 N ?= 200
 torture: $(READY)
 	PYTHONPATH=.:tests $(BIN)/python tests/torture/weights.py 100000 0
+	PYTHONPATH=.:tests $(BIN)/python tests/torture/folders.py 20000 0
 	PYTHONPATH=.:tests $(BIN)/python tests/torture/videos.py 10000 0
 	PYTHONPATH=.:tests $(BIN)/python tests/helpers/checkpoint_damage.py damage 2000
 	PYTHONPATH=.:tests $(BIN)/python tests/helpers/checkpoint_damage.py full 100

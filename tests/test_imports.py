@@ -25,6 +25,7 @@ RESTRICTED = {
     "absl": {"cli"},
     "ml_collections": {"cli"},
     "orbax": {"checkpoints"},
+    "tensorstore": {"checkpoints"},
     "grain": {"data"},
     "flax": {"models", "training", "evaluation"},
     "cv2": {"evaluation"},

@@ -14,7 +14,7 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: str):
-        super().__init__(printable(" ".join(message.split())))
+        super().__init__(_one_line(message))
 
 
 class UnsafeFileError(UserError):
@@ -25,8 +25,14 @@ class RunStopped(Exception):
     """A run ends before its last step. The scripts print the message and exit with `code`: STOPPED or INTERRUPTED."""
 
     def __init__(self, message: str, code: int = STOPPED):
-        super().__init__(printable(" ".join(message.split())))
+        super().__init__(_one_line(message))
         self.code = code
+
+
+def _one_line(message: str) -> str:
+    """At most 2,000 characters: values from files may be long."""
+    line = printable(" ".join(message.split()))
+    return line if len(line) <= 2000 else f"{line[:1990]} [...]"
 
 
 def printable(text: str) -> str:

@@ -120,7 +120,10 @@ def _checked(name: str, field: dataclasses.Field, kind: Any, value: Any) -> Any:
     accepted = {bool: bool, int: Integral, float: Real, str: str, dict: Mapping}[kind]
     if not isinstance(value, accepted) or (kind is not bool and isinstance(value, bool)):
         raise UserError(f"{name} must be {_KINDS[kind]}, got {value!r}")
-    value = kind(value)
+    try:
+        value = kind(value)
+    except OverflowError:
+        raise UserError(f"{name} must be a finite number, got a larger one than a float can hold") from None
     choices, limits = (field.metadata.get(key) for key in ("choices", "limits"))
     if choices is not None and value not in choices:
         raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r}")

@@ -142,7 +142,17 @@ def opcodes() -> Iterator[Case]:
 def tensors() -> Iterator[Case]:
     """Tensors that are not in their storage, and storages that are not in the file; each under the key "layer.w"."""
     huge = 2**47
+    shared: tuple = ()  # printing it would take 2**60 steps
+    for _ in range(60):
+        shared = (shared, shared)
     values = {
+        "size of shared tuples": tensor(shared, (1, 1)),
+        "stride of shared tuples": tensor((2, 3), shared),
+        "offset of shared tuples": tensor(offset=shared),
+        "id of shared tuples": Stored(shared),
+        "kind of shared tuples": Stored(("storage", shared, "0", "cpu", 6)),
+        "key of shared tuples": Stored(("storage", Named("torch", "FloatStorage"), shared, "cpu", 6)),
+        "count of shared tuples": Stored(("storage", Named("torch", "FloatStorage"), "0", "cpu", shared)),
         "past the end": tensor((2, 4), (4, 1)),
         "offset past the end": tensor((2, 3), (3, 1), 1),
         "far offset": tensor((1,), (1,), huge),

@@ -244,6 +244,13 @@ def test_all_that_does_not_fit_is_said_at_once(tiny):
         ({"block_out_channels": [16, 32, "x"]}, "cannot be"),
         ({"block_out_channels": [16, 32, 36]}, "cannot be"),
         ({"layers_per_block": 10**6}, "cannot be"),
+        ({"layers_per_block": "2"}, "layers_per_block='2' cannot be: int is needed"),
+        ({"latent_channels": 4.0}, "latent_channels=4.0 cannot be"),
+        ({"mid_block_add_attention": "yes"}, "mid_block_add_attention='yes' cannot be: bool is needed"),
+        ({"use_quant_conv": 1}, "use_quant_conv=1 cannot be"),
+        ({"scaling_factor": float("nan")}, "scaling_factor=nan cannot be: float is needed"),
+        ({"scaling_factor": 0.0}, "scaling_factor=0.0 cannot be"),
+        ({"scaling_factor": True}, "scaling_factor=True cannot be"),
     ],
 )
 def test_other_autoencoders_are_refused(change, message):
@@ -258,10 +265,11 @@ def test_places_without_an_autoencoder(tmp_path):
         load_autoencoder(tmp_path)
     with pytest.raises(UserError, match="no autoencoder at /no/where/at/all"):
         load_autoencoder("/no/where/at/all")
-    (tmp_path / "config.json").write_text("[[")
     save_safetensors(tmp_path / "diffusion_pytorch_model.safetensors", {"a": np.zeros(1, np.float32)})
-    with pytest.raises(UserError, match="is no config of an autoencoder"):
-        load_autoencoder(tmp_path)
+    for config in (b"[[", b"[]", b"3", b"\xff\xfe", b"[" * 200_000, b'{"block_out_channels": "x"}', b"9" * 10_000):
+        (tmp_path / "config.json").write_bytes(config)
+        with pytest.raises(UserError, match=r"is no config of an autoencoder|cannot be"):
+            load_autoencoder(tmp_path)
 
 
 def test_a_repository_of_the_hub_is_fetched_or_said_to_be_missing(tiny, monkeypatch):

@@ -259,6 +259,11 @@ def test_mistakes_on_the_way_back(converted, tmp_path):
     with pytest.raises(UserError, match="no checkpoint in /nowhere"):
         convert(ConvertOptions("/nowhere", f"{tmp_path}/a.safetensors", to_torch=True))
     assert not list(tmp_path.iterdir())
+    (tmp_path / "folder").mkdir()
+    for config in (b"3", b"[" * 200_000, b"\xff\xfe"):
+        (tmp_path / "folder" / "config.json").write_bytes(config)
+        with pytest.raises(UserError, match=r"folder/config\.json cannot be read"):
+            convert(ConvertOptions(f"{tmp_path}/folder", f"{tmp_path}/a.safetensors", to_torch=True))
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])

@@ -61,8 +61,12 @@ def test_the_average_and_the_model_of_ema_pytorch(tmp_path):
         assert_same(read_source(path).state_dict, WEIGHTS)
         source = read_source(path, "model")
         assert_same(source.state_dict, other(WEIGHTS))
-        assert source.ignored == {"ema": "not chosen: weights=ema takes it"}
+        left = dict.fromkeys(("initted", "step"), "neither the model nor its average") if value is both else {}
+        assert source.ignored == {"ema": "not chosen: weights=ema takes it"} | left
     assert_same(read_source(save_torch(tmp_path / "a.pt", both), "ema").state_dict, WEIGHTS)
+    plain = save_torch(tmp_path / "a.pt", named("ema_model.") | other(WEIGHTS))
+    assert_same(read_source(plain).state_dict, WEIGHTS)
+    assert_same(read_source(plain, "model").state_dict, other(WEIGHTS))
 
 
 NAMES_OF_WEIGHTS = ["model", "model_state_dict", "state_dict", "module"]

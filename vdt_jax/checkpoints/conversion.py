@@ -186,9 +186,7 @@ def _lacks_null_row(state_dict: StateDict, num_classes: int | None) -> bool:
 
 def _to_torch(path: Path, output: Path) -> dict[str, Any]:
     """A folder of ours, or an autoencoder of diffusers, to a .safetensors file with the present names."""
-    config = path / "config.json"
-    # A file, or a folder as diffusers saves it; folders of ours have a model in their config.
-    if path.is_file() or (config.is_file() and "_class_name" in json.loads(config.read_text())):
+    if path.is_file() or _is_diffusers_folder(path):
         tensors = autoencoder.to_torch(autoencoder.load_autoencoder(path)[1])
     else:
         model, params = load_model(path)
@@ -196,6 +194,14 @@ def _to_torch(path: Path, output: Path) -> dict[str, Any]:
     with progress("writing", sum(array.nbytes for array in tensors.values())) as done:
         save_safetensors(output, tensors, done)
     return {"tensors": len(tensors), "sha256": file_sha256(output)}
+
+
+def _is_diffusers_folder(path: Path) -> bool:
+    """Whether a config names a class, as diffusers' do; what is wrong with it is found where it is loaded."""
+    try:
+        return "_class_name" in json.loads((path / "config.json").read_text())
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
 
 
 def _output_on_fixed_input(model: VDT, params: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from etils import epath
 
+from vdt_jax.checkpoints.untrusted import read_json
 from vdt_jax.files import UNFINISHED, atomic_write, file_sha256
 
 MANIFEST = "manifest.json"
@@ -47,23 +48,26 @@ def write_manifest(folder: epath.Path, step: int, host: int, num_hosts: int) -> 
 def damage(folder: epath.Path, step: int, start: str = "") -> str | None:
     """What is wrong with a checkpoint that has a manifest, or None; only files whose path begins with `start` count."""
     try:
-        content = json.loads((folder / MANIFEST).read_text())
-        claimed, files = content.pop("sha256"), content["files"].items()
-    except (ValueError, KeyError, AttributeError, TypeError, OSError):
+        content = read_json(folder / MANIFEST)
+        claimed, there = content.pop("sha256"), content["step"]
+        files = [(name, int(size), str(sha256)) for name, (size, sha256) in content["files"].items()]
+    except (ValueError, KeyError, AttributeError, TypeError, OverflowError, OSError):
         return f"{MANIFEST} cannot be read"
     if claimed != _own_hash(content):
         return f"{MANIFEST} was changed"
-    if content["step"] != step:
-        return f"it is a checkpoint of step {content['step']}"
-    for name, (size, sha256) in files:
+    if there != step:
+        return f"it is a checkpoint of step {there!r}"
+    for name, size, sha256 in files:
+        if {"", ".", ".."} & set(name.split("/")):
+            return f"{MANIFEST} names {name!r}, which is not below it"
         if name.startswith(start):
             try:
                 if (found := (folder / name).stat().length) != size:
                     return f"{name} has {found} bytes in place of {size}"
                 if file_sha256(folder / name) != sha256:
                     return f"{name} was changed"
-            except OSError as error:
-                return f"{name} cannot be read: {error.strerror or error}"
+            except (OSError, ValueError) as error:  # ValueError: of a name that no file can have
+                return f"{name} cannot be read: {getattr(error, 'strerror', None) or error}"
     return None
 
 

@@ -4,16 +4,19 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from vdt_jax.checkpoints.manifest import all_steps, damage, finished_steps
-from vdt_jax.distributed.mesh import path_name, put_whole, with_shardings
+from vdt_jax.checkpoints.config import check_config, network_of
+from vdt_jax.checkpoints.manifest import MANIFEST, all_steps, damage, finished_steps, write_manifest
+from vdt_jax.checkpoints.untrusted import check_files, check_regular, read_json, read_params
+from vdt_jax.distributed.mesh import path_name, put_whole
 from vdt_jax.errors import UserError
-from vdt_jax.files import atomic_write, open_folder
+from vdt_jax.files import atomic_write, in_bucket, open_folder
 from vdt_jax.models.vdt import VDT, param_shapes
 
 logger = logging.getLogger(__name__)
@@ -34,11 +37,20 @@ def _is_step(folder: epath.Path) -> bool:
 
 
 def load_config(path: str | os.PathLike) -> Config:
-    """The config of a checkpoint; `demo` is the bundled model. UserError: no such folder, or no config.json in it."""
+    """The config of a checkpoint; `demo` is the bundled model.
+
+    Raises:
+      UserError: no such folder, no config.json in it, or a config that describes no model.
+    """
     file = _folder(path) / "config.json"
     if not file.is_file():
         raise UserError(f"no checkpoint in {path}: give a working directory of train.py or a converted folder")
-    return json.loads(file.read_text())
+    config = read_json(file)
+    try:
+        check_config(config)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+    return config
 
 
 def save_config(path: str | os.PathLike, config: Config) -> None:
@@ -47,7 +59,7 @@ def save_config(path: str | os.PathLike, config: Config) -> None:
 
 
 def save_model(path: str | os.PathLike, config: Config, params: Any) -> None:
-    """Writes a model on its own: `params/` first, `config.json` last, so that a folder with a config is complete.
+    """Writes a model on its own: `params/`, their manifest, and last `config.json`, which marks a folder as complete.
 
     The tree is converted to jax arrays (aligned NumPy arrays are not copied) and written in parts, because Orbax would
     hold two more copies of a NumPy tree.
@@ -55,6 +67,7 @@ def save_model(path: str | os.PathLike, config: Config, params: Any) -> None:
     params = jax.tree.map(jax.device_put, params)
     with ocp.Checkpointer(ocp.StandardCheckpointHandler(save_concurrent_gb=1)) as checkpointer:
         checkpointer.save(open_folder(path) / "params", args=ocp.args.StandardSave(params), force=True)
+    write_manifest(open_folder(path), step=0, host=0, num_hosts=1)
     save_config(path, config)
 
 
@@ -65,8 +78,11 @@ def newest_checkpoint(path: str | os.PathLike) -> epath.Path:
     """
     folder = _folder(path) / "checkpoints"
     asked = epath.Path(path)
+    if not in_bucket(folder) and Path(folder).is_symlink():
+        check_regular(folder)
     steps = [int(asked.name)] if _is_step(asked) else finished_steps(folder)
     for step in reversed(steps):
+        check_files(folder / str(step))
         reason = damage(folder / str(step), step, "ema_params/") if step in finished_steps(folder) else None
         if reason is None:
             return folder / str(step)
@@ -92,21 +108,16 @@ def load_model(path: str | os.PathLike) -> tuple[VDT, Any]:
     Raises:
       UserError: no checkpoint there, or weights that are not those of its config.
     """
-    options: dict[str, Any] = load_config(path)["model"]
-    if isinstance(options["input_size"], list):  # JSON knows no tuples, and a module's fields must be hashable
-        options["input_size"] = tuple(options["input_size"])
-    model = VDT(**options)
-    shapes, device = param_shapes(model), jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    expected = with_shardings(shapes, jax.tree.map(lambda _: device, shapes))
-    folder = _folder(path) / "params"
-    if not folder.is_dir():
-        folder = newest_checkpoint(path) / "ema_params"
-    with ocp.StandardCheckpointer() as checkpointer:
-        try:
-            return model, checkpointer.restore(folder, expected)
-        except ValueError as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{folder} does not hold the model of its config.json: {reason}") from None
+    model, folder = network_of(load_config(path)["model"]), _folder(path)
+    params = folder / "params"
+    if not params.is_dir():
+        return model, read_params(newest_checkpoint(path) / "ema_params", param_shapes(model))
+    check_files(params)
+    manifest = folder / MANIFEST
+    written = manifest.exists() or (not in_bucket(manifest) and Path(manifest).is_symlink())  # older folders have none
+    if written and (reason := damage(folder, 0)):
+        raise UserError(f"{path} is damaged ({reason}): fetch or convert it again")
+    return model, read_params(params, param_shapes(model))
 
 
 def start_from(path: str | os.PathLike, params: Any, fresh: Sequence[str] = ()) -> Any:

@@ -9,52 +9,13 @@ import json
 import math
 from typing import Any
 
-from vdt_jax.diffusion.gaussian import LOSSES, PREDICTIONS
+from vdt_jax.checkpoints.config import DiffusionOptions, ModelOptions, check_diffusion, network_of
+from vdt_jax.diffusion.gaussian import LOSSES
 from vdt_jax.diffusion.masks import MIXTURES
-from vdt_jax.diffusion.schedules import NOISE_SCHEDULES
 from vdt_jax.errors import UserError
 from vdt_jax.inference.options import MAX_SEED
-from vdt_jax.models.vdt import REMAT, VDT
 from vdt_jax.options import option, validate
 from vdt_jax.training.optimizer import DECAYS, OPTIMIZERS
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelOptions:
-    """Of `vdt_jax.models.vdt.VDT`; VDT_VARIANTS there has the paper's sizes."""
-
-    input_size: tuple[int, ...] = option((32, 32), "Height and width of a frame, in pixels or latent cells.", minimum=1)
-    num_frames: int = option(16, "Frames of a clip.", minimum=1)
-    in_channels: int = option(4, "Channels of a frame: 3 or 1 in pixels, those of the latents otherwise.", minimum=1)
-    patch_size: int = option(2, "Height and width of a patch.", minimum=1)
-    hidden_size: int = option(384, "Width of the transformer.", minimum=1)
-    depth: int = option(12, "Blocks.", minimum=1)
-    num_heads: int = option(6, "Attention heads.", minimum=1)
-    mlp_ratio: float = option(4.0, "Width of the MLPs over hidden_size.", minimum=0.25, maximum=64)
-    num_classes: int = option(1, "Classes of the labels; 1 is unlabelled.", minimum=1)
-    learn_sigma: bool = option(True, "Predict the variance of the reverse process, too.")
-    dtype: str = option("float32", "Type of the computation; parameters are float32.", choices=("float32", "bfloat16"))
-    unroll: int = option(1, "Blocks per iteration of the scan over depth.", minimum=1)
-    remat: str = option(
-        "matmuls",
-        "Rematerialisation: what of a block is kept for its gradient; none keeps all, full nothing.",
-        choices=tuple(REMAT),
-    )
-    temporal: bool = option(True, "False for a model of images, the first stage of training in two.")
-
-
-@dataclasses.dataclass(frozen=True)
-class DiffusionOptions:
-    """Of `vdt_jax.diffusion.gaussian.make_diffusion`."""
-
-    noise_schedule: str = option("linear", "Noise schedule.", choices=tuple(NOISE_SCHEDULES))
-    num_diffusion_timesteps: int = option(1000, "Timesteps.", minimum=1)
-    prediction: str = option("eps", "What the network predicts.", choices=PREDICTIONS)
-    loss_on: str | None = option(
-        None, "What the squared error is taken of; default: of the prediction.", choices=PREDICTIONS
-    )
-    min_snr_gamma: float | None = option(None, "Limit of the loss weight of a noise level, e.g. 5.", above=0)
-    clip_denoised: bool = option(False, "Clip predictions of x_start to [-1, 1]: for pixels.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,17 +102,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         validate(self)
-        if len(self.model.input_size) != 2:
-            raise UserError(f"model.input_size must be (height, width), got {self.model.input_size}")
-        VDT(**vars(self.model)).check_sizes()
+        network_of(vars(self.model))
         if not isinstance(self.data.get("name"), str):
             raise UserError(f"data.name must be a text, got {self.data.get('name')!r}")
         for name, value in self.data.items():
             if isinstance(value, float) and not math.isfinite(value):
                 raise UserError(f"data.{name} must be a finite number, got {value}")
-        limit = self.diffusion.num_diffusion_timesteps
-        if self.diffusion.noise_schedule == "linear" and limit <= 20:  # its last beta, 20 / limit, must be below 1
-            raise UserError(f"diffusion.num_diffusion_timesteps must be > 20 with the linear schedule, got {limit}")
+        limit = check_diffusion(self.diffusion).num_diffusion_timesteps
         for name, part in (("preview", self.preview), ("validation", self.validation)):
             if part.every and part.num_steps > limit:
                 most = f"diffusion.num_diffusion_timesteps={limit}"

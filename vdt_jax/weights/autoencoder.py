@@ -65,6 +65,11 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
         if set(config.get(name, [plain])) != {plain}:
             raise UserError(f"an autoencoder with {name}={config[name]} is not supported: {plain} alone is")
     options = {name: config[name] for name in _SIZES if config.get(name) is not None}
+    for name, value in options.items():
+        kind = AutoencoderKL.__annotations__[name]
+        accepted = (int, float) if kind is float else (kind,)
+        if type(value) not in accepted or (kind is float and not 0 < value < 1e6):
+            raise UserError(f"an autoencoder with {name}={value!r} cannot be: {kind.__name__} is needed")
     channels = config.get("block_out_channels", AutoencoderKL.block_out_channels)
     numbers = [*channels, *(value for name, value in options.items() if type(value) is int)]
     groups = options.get("norm_num_groups", AutoencoderKL.norm_num_groups)
@@ -156,7 +161,7 @@ def load_autoencoder(where: str | os.PathLike, dtype: str = "float32") -> tuple[
     config = file.with_name("config.json")
     try:
         options = read_config(json.loads(config.read_text())) if config.is_file() else {}
-    except (json.JSONDecodeError, RecursionError, AttributeError, TypeError) as error:
+    except (ValueError, RecursionError, AttributeError, TypeError) as error:
         raise UserError(f"{config} is no config of an autoencoder ({error})") from None
     model = AutoencoderKL(**options, dtype=dtype)
     state_dict, shapes = present_names(read_source(file).state_dict), param_shapes(model)

@@ -67,8 +67,9 @@ def official_names(state_dict: StateDict, grid: tuple[int, int]) -> dict[str, np
                 raise UserError(f"{name} differs from that of block 0: a VDT has one embedder for all blocks")
             found[f"{_EMBEDDERS[block[2]]}.{leaf}"] = first
         elif block and block[2] == "attn1.to_q":
-            parts = [state_dict.get(name.replace("to_q", part)) for part in ("to_q", "to_k", "to_v")]
-            if array.ndim == 0 or any(part is None or part.shape != array.shape for part in parts):
+            named = [state_dict.get(name.replace("to_q", part)) for part in ("to_q", "to_k", "to_v")]
+            parts = [part for part in named if part is not None and part.shape == array.shape]
+            if array.ndim == 0 or len(parts) < 3:
                 raise UserError(f"{shown(name)} is without its to_k and to_v, or they have other shapes")
             found[f"blocks.{block[1]}.attn.qkv.{leaf}"] = np.concatenate(parts)
         elif not (block and block[2] in ("attn1.to_k", "attn1.to_v")) and name != "pos_embed.pos_embed":

@@ -28,8 +28,6 @@ _REASONS = {
     "pos_embed": "the trainer's copy of the model's pos_embed",
     **dict.fromkeys(("rng_state", "rng_states", "cuda_rng_state"), "the state of random generators"),
 }
-
-
 # Models that are no VDT, by a name of theirs.
 _MODELS = (
     (r".*(lora_|\.lora\.)", "LoRA adapters, which must be merged into their model first"),
@@ -94,6 +92,9 @@ def read_source(path: str | os.PathLike, weights: str | None = None) -> Source:
     }
     if not _is_state_dict(value):
         ignored |= _ignored(path, chosen, {name: part for name, part in value.items() if name not in parts})
+    elif len(parts) == 2:
+        left = value.keys() - parts["ema"][1].keys() - parts["model"][1].keys()
+        ignored |= {shown(name): "neither the model nor its average" for name in sorted(left)}
     return Source(_stripped(state_dict), ignored)
 
 
@@ -109,9 +110,12 @@ def _parts(value: dict[Any, Any]) -> dict[str, tuple[str, StateDict]]:
 
 def _half(state_dict: StateDict, kind: str) -> StateDict:
     """The average or the model of a state_dict with both, as ema_pytorch saves them; any other state_dict itself."""
-    wanted = _AVERAGE if kind == "ema" else ("model.", "online_model.")
-    half = {name: array for name, array in state_dict.items() if name.startswith(wanted)}
-    return half if any(name.startswith(_AVERAGE) for name in state_dict) and half else state_dict
+    average = {name: array for name, array in state_dict.items() if name.startswith(_AVERAGE)}
+    if not average or len(average) == len(state_dict):
+        return state_dict
+    rest = {name: array for name, array in state_dict.items() if name not in average}
+    wrapped = {name: array for name, array in rest.items() if name.startswith(("model.", "online_model."))}
+    return average if kind == "ema" else wrapped or rest
 
 
 def _ignored(path: str | os.PathLike, chosen: str, others: dict[Any, Any]) -> dict[str, str]:
