@@ -97,6 +97,17 @@ def test_impossible_masks_are_refused(task, num_given, message):
         task_mask(jax.random.key(0), task, (6, 2, 2), num_given)
 
 
+def test_blocks_for_sampling_do_not_depend_on_where_they_stand():
+    """The key of the block does not also draw the frames that it stands on."""
+    draw = jax.jit(jax.vmap(lambda key: task_mask(key, "spatial_temporal", (16, 8, 8))))
+    keys = jax.random.split(jax.random.key(0), 400)
+    masks = np.asarray(draw(keys))[..., 0]
+    last = 15 - masks.any((2, 3))[:, ::-1].argmax(1)
+    end_keys = jax.vmap(lambda key: jax.random.split(key, 3)[2])(keys)
+    drawn = jax.vmap(lambda key: jax.random.randint(key, (), 0, 4))(end_keys)  # by the key of the block
+    assert (15 - np.asarray(drawn) == last).mean() < 0.5
+
+
 def test_an_unknown_mixture_is_refused():
     with pytest.raises(UserError, match="mask_mixture must be one of varied, official, got 'offical'"):
         task_mask(jax.random.key(0), "predict", (6, 2, 2), mixture="offical")

@@ -210,7 +210,8 @@ def task_mask(
         num_given = num_frames // 2
     elif not 1 <= num_given < num_frames:
         raise UserError(f"num_given must be 1 to {num_frames - 1} for {num_frames} frames, got {num_given}")
-    start_key, end_key = (jax.random.fold_in(key, purpose) for purpose in (1, 2))
+    # split(key, 3), as in _mask, gives the keys fold_in(key, 0), (key, 1) and (key, 2).
+    start_key, end_key = jax.random.split(jax.random.fold_in(key, 3))
     start, stop = _block_frames(start_key, end_key, num_frames, first_end=1 if mixture == "official" else 0)
     index = jnp.array(TASKS.index(task))
     mask = _mask(key, index, shape, num_given=num_given, stride=4, start=start, stop=stop)
