@@ -13,7 +13,7 @@ def get_config() -> ConfigDict:
     config: Any = cli.config_of_options(TrainConfig())
     # None is the default of the source; docs/data.md says more, and which source takes which.
     config.data = dict(
-        name="synthetic",  # moving_digits, moving_mnist, video_folder, latents, tfds:..., or package.module:Class
+        name="synthetic",  # docs/data.md lists them; or package.module:Class
         options=dict(),  # keyword arguments of your own class, beside the keys below that it takes
         path=config_dict.placeholder(str),  # a folder, a .csv or .jsonl list; a latent cache; a file of digits
         held_out_path=config_dict.placeholder(str),  # another folder or list that is held out
@@ -55,4 +55,18 @@ def pixels(**model: Any) -> ConfigDict:
     config.total_steps = 300_000
     config.diffusion.update(noise_schedule="cosine", prediction="v", clip_denoised=True)
     config.diffusion.min_snr_gamma = 5.0
+    return config
+
+
+def short_run(**model: Any) -> ConfigDict:
+    """`pixels` for minutes of one accelerator: 24 M parameters in patches of 4, Muon as in configs/moving_digits.py."""
+    config: Any = pixels(patch_size=4, hidden_size=320, depth=10, num_heads=5, **model)
+    config.batch_size = 64
+    config.checkpoint_every = 500
+    config.data.stride = None
+    config.diffusion.update(prediction="x_start", loss_on="v")
+    config.optimizer.update(name="muon", b2=0.99)
+    config.learning_rate.update(peak=2e-3, warmup_steps=200, decay="tail")
+    config.ema_decay = 0.999
+    config.preview.update(every=1_000, num_steps=25)
     return config
