@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config: Any = cli.config_of_options(TrainConfig())
     # None is the default of the source; docs/data.md says more, and which source takes which.
     config.data = dict(
-        name="synthetic",  # moving_digits, moving_mnist, video_folder, latents, tfds:..., or package.module:Class
+        name="synthetic",  # docs/data.md lists them; or package.module:Class
         options=dict(),  # keyword arguments of your own class, beside the keys below that it takes
         path=config_dict.placeholder(str),  # a folder, a .csv or .jsonl list; a latent cache; a file of digits
         held_out_path=config_dict.placeholder(str),  # another folder or list that is held out

@@ -47,3 +47,17 @@ def pixels(**model: Any) -> ConfigDict:
     config.diffusion.update(noise_schedule="cosine", prediction="v", clip_denoised=True)
     config.diffusion.min_snr_gamma = 5.0
     return config
+
+
+def short_run(**model: Any) -> ConfigDict:
+    """`pixels` for minutes of one accelerator: 24 M parameters in patches of 4, Muon as in configs/moving_digits.py."""
+    config: Any = pixels(patch_size=4, hidden_size=320, depth=10, num_heads=5, **model)
+    config.batch_size = 64
+    config.checkpoint_every = 500
+    config.data.stride = None
+    config.diffusion.update(prediction="x_start", loss_on="v")
+    config.optimizer.update(name="muon", b2=0.99)
+    config.learning_rate.update(peak=2e-3, warmup_steps=200, decay="tail")
+    config.ema_decay = 0.999
+    config.preview.update(every=1_000, num_steps=25)
+    return config

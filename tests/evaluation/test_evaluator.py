@@ -16,7 +16,7 @@ from vdt_jax.distributed.mesh import make_mesh, replicated
 from vdt_jax.errors import UserError
 from vdt_jax.evaluation import evaluator
 from vdt_jax.evaluation.evaluator import Evaluation, _data, evaluate
-from vdt_jax.evaluation.measures import MODEL, Measures
+from vdt_jax.evaluation.measures import MEAN, MODEL, Measures
 from vdt_jax.evaluation.metrics.frames import psnr
 from vdt_jax.evaluation.metrics.frechet import frechet_distance
 from vdt_jax.evaluation.options import EvaluateOptions
@@ -49,17 +49,20 @@ def test_numbers_are_those_of_the_samples(result, tmp_path):
     again = evaluation(tmp_path)
     assert list(NUMBERS) == [3, 5, 7, 9, 11]
     batches = [NUMBERS[:4], [NUMBERS[4], 0, 0, 0]]
-    scores, truth = [], []
+    scores, videos, truth = [], [], []
     for seed in (0, 1):
         drawn = [again.sample(numbers, "predict", seed) for numbers in batches]
         arrays = [np.concatenate(parts)[:5] for parts in zip(*drawn, strict=True)]
         scores.append(psnr(*arrays))
+        videos.append(arrays[0])
         truth = arrays[1]
+    mean = psnr(np.mean(videos, 0), truth, arrays[2])
     scores = np.stack(scores, axis=1)
     np.testing.assert_allclose(ranking, scores[:, 0], rtol=1e-5)
     np.testing.assert_allclose(summary[MODEL]["PSNR"], scores.mean(), rtol=1e-5)
     np.testing.assert_allclose(summary[MODEL]["best PSNR"], scores.max(1).mean(), rtol=1e-5)
     assert summary[MODEL]["best PSNR"] > summary[MODEL]["PSNR"]
+    np.testing.assert_allclose(summary[MEAN]["PSNR"], mean.mean(), rtol=1e-5)
     np.testing.assert_array_equal(truth, take(SOURCE, NUMBERS)["video"])
     assert summary["copy nearest"]["motion"] == 0 and summary["copy nearest"]["PSNR"] > 0
 

@@ -53,7 +53,7 @@ def task_masks(
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def _task_masks(keys: Any, task: str, shape: tuple[int, int, int], num_given: int | None, mixture: str) -> Any:
-    return jax.vmap(lambda key: task_mask(jax.random.fold_in(key, 1), task, shape, num_given, mixture))(keys)
+    return jax.vmap(lambda key: task_mask(jax.random.fold_in(key, 5), task, shape, num_given, mixture))(keys)
 
 
 def generate(

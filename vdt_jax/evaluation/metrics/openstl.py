@@ -41,7 +41,7 @@ def _ssim(x: jax.Array, y: jax.Array) -> jax.Array:
         for axis in (2, 3):
             length = values.shape[axis] - _WINDOW + 1
             shifted = [jax.lax.slice_in_dim(values, i, i + length, axis=axis) for i in range(_WINDOW)]
-            values = sum(shifted) / _WINDOW
+            values = jnp.stack(shifted).mean(0)
         return values
 
     unbiased = _WINDOW**2 / (_WINDOW**2 - 1)
