@@ -252,7 +252,7 @@ class Evaluation:
         candidates = {MODEL: [samples[:count] for samples, _, _ in drawn]}
         if len(drawn) > 1:  # what models that minimise the squared error predict
             candidates[MEAN] = [np.mean(candidates[MODEL], axis=0)]
-        if not mask.all():  # where nothing is given there is nothing to copy
+        if task != "unconditional":  # there is nothing to copy
             candidates |= {name: [np.asarray(make(truth, mask))] for name, make in baselines(truth.shape[-1]).items()}
         counted = mask if p["positions"] == "generated" else np.ones_like(mask)
         frames = self.fvd_frames(task)
