@@ -122,13 +122,13 @@ def _named_failures(path: str | os.PathLike) -> Iterator[None]:
         raise UserError(f"{shown} cannot be decoded ({reason}): is it a video?") from None
 
 
-class _Film:
-    """An open file, its film, and what decodes it."""
+class _Video:
+    """An open file, its video stream, and the decoder."""
 
     def __init__(self, container: Any, stream: Any, decoder: Any):
         self.container, self.stream, self.decoder = container, stream, decoder
         self._graph: Any = None
-        self._graph_is_for: Any = None  # the frames' format and size, and what is made of them
+        self._graph_is_for: Any = None  # format and size of the frames, and the filters
 
     def decode(self, packets: Iterable[Any] | None = None) -> Iterator[Any]:
         """The frames of these packets, or of all that follow."""
@@ -136,7 +136,7 @@ class _Film:
             yield from self.decoder.decode(packet)
 
     def decode_from_key(self, target: int) -> Iterator[Any]:
-        """Searches for a time, and decodes from the keyframe where that lands; none that is shown before it."""
+        """Seeks a time, and decodes from the keyframe found; frames that are shown before the keyframe are left out."""
         self.container.seek(target, stream=self.stream)
         self.decoder.flush_buffers()
         packets = itertools.dropwhile(lambda packet: not packet.is_keyframe, self.container.demux(self.stream))
@@ -200,8 +200,8 @@ def _on_white(pixels: np.ndarray, codec: str) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def open_film(path: str | os.PathLike) -> Iterator[_Film]:
-    """A file and its film. Nothing that the file names is opened: playlists could name anything."""
+def open_video(path: str | os.PathLike) -> Iterator[_Video]:
+    """Opens a file. Nothing that the file names is opened: playlists could name anything."""
     with Path(path).open("rb") as file:
         if file.read(16).lstrip(b"\xef\xbb\xbf").startswith(_PLAYLISTS):
             raise UserError(f"{printable(path)} is a playlist: give the videos that it names")
@@ -214,33 +214,33 @@ def open_film(path: str | os.PathLike) -> Iterator[_Film]:
             opened = stack.enter_context(Path(path).open("rb"))
         container = stack.enter_context(av.open(opened, options={"protocol_whitelist": "file"}, **_METADATA_ERRORS))
         stream = container.streams.best("video")
-        if stream is None or stream.disposition & Disposition.attached_pic:  # no film, or a cover picture
-            films = (film for film in container.streams.video if not film.disposition & Disposition.attached_pic)
-            stream = next(films, None)
+        if stream is None or stream.disposition & Disposition.attached_pic:  # none, or a cover picture
+            others = (video for video in container.streams.video if not video.disposition & Disposition.attached_pic)
+            stream = next(others, None)
         if stream is None:
             raise UserError(f"{printable(path)} has no video stream")
         decoder = stream.codec_context
         if stream.metadata.get("alpha_mode") == "1" and decoder.name in _WITH_ALPHA:
             decoder = av.CodecContext.create(_WITH_ALPHA[decoder.name], "r")
         decoder.thread_type = "AUTO"
-        yield _Film(container, stream, decoder)
+        yield _Video(container, stream, decoder)
 
 
 def _probe_file(path: str | os.PathLike) -> VideoInfo:
-    with open_film(path) as film:
+    with open_video(path) as video:
         packets = [
             (packet.pts, packet.dts, packet.is_keyframe, packet.is_discard)
-            for packet in film.container.demux(film.stream)
+            for packet in video.container.demux(video.stream)
             if packet.size
         ]
-        fps, time_base = film.rates()
-        guessed = film.container.format.name in _GUESSED_TIMES
-        unordered = film.container.format.name == "avi" and film.decoder.name in _UNORDERED_IN_AVI
-    with open_film(path) as film:
-        first = next(film.decode(), None)
+        fps, time_base = video.rates()
+        guessed = video.container.format.name in _GUESSED_TIMES
+        unordered = video.container.format.name == "avi" and video.decoder.name in _UNORDERED_IN_AVI
+    with open_video(path) as video:
+        first = next(video.decode(), None)
         if first is None:
             return VideoInfo(0, fps, 0, 0)
-        height, width, _ = film.pixels(first).shape
+        height, width, _ = video.pixels(first).shape
     # A recording may begin anywhere: what comes or is shown before its first whole frame cannot be decoded. Packets
     # that an edit list discards are decoded, since others need them, but not shown.
     whole = list(itertools.dropwhile(lambda packet: not packet[2], packets)) or packets
@@ -252,8 +252,8 @@ def _probe_file(path: str | os.PathLike) -> VideoInfo:
         return VideoInfo(len(stamps), fps, height, width)
     order = [dts for _, dts, _, _ in whole if dts is not None]
     if order != sorted(order) or len(set(stamps)) < len(stamps) or stamps[:1] != [first.pts]:  # times that are wrong
-        with open_film(path) as film:
-            return VideoInfo(sum(1 for _ in film.decode()), fps, height, width)
+        with open_video(path) as video:
+            return VideoInfo(sum(1 for _ in video.decode()), fps, height, width)
     length = (stamps[-1] - stamps[0]) * time_base
     if abs((len(stamps) - 1) / fps - length) > _RATE_TOLERANCE * length:
         fps = (len(stamps) - 1) / length
@@ -261,38 +261,38 @@ def _probe_file(path: str | os.PathLike) -> VideoInfo:
 
 
 def _chosen(
-    path: str | os.PathLike, frames: Iterator[tuple[int, _Film, Any]], wanted: Iterable[int]
+    path: str | os.PathLike, frames: Iterator[tuple[int, _Video, Any]], wanted: Iterable[int]
 ) -> Iterator[np.ndarray]:
     """The pixels of the frames with these rising numbers or times."""
     wanted = iter(wanted)
     key = next(wanted)
-    for found, film, frame in frames:
+    for found, video, frame in frames:
         if found > key:
             raise UserError(f"no frame at {key} in {path}")
         if found == key:
-            yield film.pixels(frame)
+            yield video.pixels(frame)
             key = next(wanted, None)
             if key is None:
                 return
 
 
-def _decode_all(path: str | os.PathLike) -> Iterator[tuple[int, _Film, Any]]:
+def _decode_all(path: str | os.PathLike) -> Iterator[tuple[int, _Video, Any]]:
     """The frames of a file with their numbers."""
-    with open_film(path) as film:
-        yield from ((number, film, frame) for number, frame in enumerate(film.decode()))
+    with open_video(path) as video:
+        yield from ((number, video, frame) for number, frame in enumerate(video.decode()))
 
 
-def _decode_before(path: str | os.PathLike, stamp: int) -> Iterator[tuple[int, _Film, Any]]:
+def _decode_before(path: str | os.PathLike, stamp: int) -> Iterator[tuple[int, _Video, Any]]:
     """Frames with their times, from a keyframe at this time or before: from the first one if no seek finds another."""
-    with open_film(path) as film:
-        fps, time_base = film.rates()
+    with open_video(path) as video:
+        fps, time_base = video.rates()
         for margin in _SEEK_MARGINS:
             try:
-                frames = film.decode_from_key(stamp - round(margin / (fps * time_base)))
+                frames = video.decode_from_key(stamp - round(margin / (fps * time_base)))
                 first = next(frames, None)
-            except av.error.FFmpegError:  # nothing to be searched, or nothing that can be decoded where it landed
+            except av.error.FFmpegError:  # cannot seek, or cannot decode what was found
                 continue
             if first is not None and first.pts <= stamp:
-                yield from ((frame.pts, film, frame) for frame in itertools.chain([first], frames))
+                yield from ((frame.pts, video, frame) for frame in itertools.chain([first], frames))
                 return
-    yield from ((frame.pts, film, frame) for _, film, frame in _decode_all(path) if frame.pts is not None)
+    yield from ((frame.pts, video, frame) for _, video, frame in _decode_all(path) if frame.pts is not None)

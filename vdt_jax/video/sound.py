@@ -9,7 +9,7 @@ from typing import Any
 import av.error
 
 from vdt_jax.video.images import is_image
-from vdt_jax.video.read import open_film
+from vdt_jax.video.read import open_video
 
 logger = logging.getLogger(__name__)
 
@@ -26,11 +26,11 @@ def packets(path: str | os.PathLike, start: float, output: Any) -> Iterator[tupl
     """
     if Path(path).is_dir() or is_image(path):
         return
-    with open_film(path) as film:
-        first = next(film.decode())
+    with open_video(path) as video:
+        first = next(video.decode())
         origin = start + float((first.pts or 0) * first.time_base)
-    with open_film(path) as film:
-        source = film.container.streams.best("audio")
+    with open_video(path) as video:
+        source = video.container.streams.best("audio")
         if source is None:
             return
         codec = source.codec_context.codec.canonical_name
@@ -39,7 +39,7 @@ def packets(path: str | os.PathLike, start: float, output: Any) -> Iterator[tupl
             return
         target, shift = output.add_stream_from_template(source), round(origin / source.time_base)
         try:
-            for packet in film.container.demux(source):
+            for packet in video.container.demux(source):
                 if packet.dts is not None and packet.pts + (packet.duration or 0) >= shift:
                     packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, target
                     yield float(packet.pts * source.time_base), packet
