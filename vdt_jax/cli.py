@@ -166,6 +166,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         _fail(f"the config has no {lines[0]}. {hint}")
     except (TypeError, ValueError) as error:
         _fail(f"a config value does not fit: {error}")
+    except (OSError, ImportError) as error:
+        _fail(f"--config cannot be loaded: {error}")
 
 
 def _fail(message: str) -> NoReturn:

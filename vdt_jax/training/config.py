@@ -23,15 +23,17 @@ from vdt_jax.training.optimizer import DECAYS, OPTIMIZERS
 class ModelOptions:
     """Of `vdt_jax.models.vdt.VDT`; VDT_VARIANTS there has the paper's sizes."""
 
-    input_size: tuple[int, ...] = option((32, 32), "Height and width of a frame, in pixels or latent cells.", minimum=1)
-    num_frames: int = option(16, "Frames of a clip.", minimum=1)
-    in_channels: int = option(4, "Channels of a frame: 3 or 1 in pixels, those of the latents otherwise.", minimum=1)
+    input_size: tuple[int, ...] = option(
+        (32, 32), "Height and width of a frame, in pixels or latent cells.", minimum=1, maximum=8192
+    )
+    num_frames: int = option(16, "Frames of a clip.", minimum=1, maximum=8192)
+    in_channels: int = option(4, "Channels: 3 or 1 in pixels, those of the latents otherwise.", minimum=1, maximum=1024)
     patch_size: int = option(2, "Height and width of a patch.", minimum=1)
-    hidden_size: int = option(384, "Width of the transformer.", minimum=1)
-    depth: int = option(12, "Blocks.", minimum=1)
+    hidden_size: int = option(384, "Width of the transformer.", minimum=1, maximum=16384)
+    depth: int = option(12, "Blocks.", minimum=1, maximum=1024)
     num_heads: int = option(6, "Attention heads.", minimum=1)
     mlp_ratio: float = option(4.0, "Width of the MLPs over hidden_size.", minimum=0.25, maximum=64)
-    num_classes: int = option(1, "Classes of the labels; 1 is unlabelled.", minimum=1)
+    num_classes: int = option(1, "Classes of the labels; 1 is unlabelled.", minimum=1, maximum=1_000_000)
     learn_sigma: bool = option(True, "Predict the variance of the reverse process, too.")
     dtype: str = option("float32", "Type of the computation; parameters are float32.", choices=("float32", "bfloat16"))
     unroll: int = option(1, "Blocks per iteration of the scan over depth.", minimum=1)
@@ -48,7 +50,7 @@ class DiffusionOptions:
     """Of `vdt_jax.diffusion.gaussian.make_diffusion`."""
 
     noise_schedule: str = option("linear", "Noise schedule.", choices=tuple(NOISE_SCHEDULES))
-    num_diffusion_timesteps: int = option(1000, "Timesteps.", minimum=1)
+    num_diffusion_timesteps: int = option(1000, "Timesteps.", minimum=1, maximum=100_000)
     prediction: str = option("eps", "What the network predicts.", choices=PREDICTIONS)
     loss_on: str | None = option(
         None, "What the squared error is taken of; default: of the prediction.", choices=PREDICTIONS
@@ -100,7 +102,7 @@ class SamplesOptions:
 
     every: int = option(2_000, "Steps from one time to the next; 0 for never.", minimum=0)
     num_steps: int = option(25, "Sampling steps.", minimum=1)
-    num_clips: int = option(8, "Number of clips.", minimum=1)
+    num_clips: int = option(8, "Number of clips.", minimum=1, maximum=10_000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +134,7 @@ class TrainConfig:
         default_factory=lambda: {"name": "synthetic"},
         metadata={"help": "`name` and keyword arguments of a data source, which checks them (docs/data.md)."},
     )
-    data_threads: int = option(2, "Threads that read ahead.", minimum=1)
+    data_threads: int = option(2, "Threads that read ahead.", minimum=1, maximum=1024)
     preview: SamplesOptions = option(
         SamplesOptions(num_steps=50, num_clips=2),
         "Samples in WORKDIR/samples; at a step with validation its samples are shown.",
@@ -169,8 +171,8 @@ class RunOptions:
     workdir: str | None = option(None, "Working directory; default: runs/<recipe>.")
     stop_after: int | None = option(None, "Save and stop after this step; re-run the command to resume.", minimum=1)
     coordinator: str | None = option(None, "host:port of process 0, where SLURM or a TPU does not say it.")
-    num_processes: int | None = option(None, "Number of processes of the run, with --coordinator.")
-    process_id: int | None = option(None, "Number of this process, from 0, with --coordinator.")
+    num_processes: int | None = option(None, "Number of processes of the run, with --coordinator.", minimum=1)
+    process_id: int | None = option(None, "Number of this process, from 0, with --coordinator.", minimum=0)
 
     def __post_init__(self) -> None:
         validate(self)
