@@ -66,8 +66,8 @@ def train(
         run.check_init_from()
     if first_process:
         save_config(workdir, run.config_json)
-    kept = dict(every=config.checkpoint_every, keep=config.keep_checkpoints, keep_every=config.keep_every)
-    checkpoints = Checkpoints(workdir, **kept)
+    every, keep = config.checkpoint_every, config.keep_checkpoints
+    checkpoints = Checkpoints(workdir, every=every, keep=keep, keep_every=config.keep_every)
     state = checkpoints.restore(run.state_shapes) or run.first_state()
     first_step = int(state.step)
     last_step = min(config.total_steps, stop_after or config.total_steps)

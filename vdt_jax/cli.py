@@ -70,7 +70,7 @@ def define_flags(cls: type) -> None:
     """Defines a flag for each field of a dataclass of options: its name, default, help text and allowed values."""
     for field in dataclasses.fields(cls):
         kind, is_tuple, _ = kind_of(cls, field.name)
-        help, choices, default = field.metadata["help"], field.metadata["choices"], field.default
+        help, choices, default = field.metadata["help"], field.metadata["choices"], typing.cast(Any, field.default)
         if choices is not None:
             help = f"{help} One of {', '.join(choices)}."
         if is_tuple:
@@ -166,6 +166,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         _fail(f"the config has no {lines[0]}. {hint}")
     except (TypeError, ValueError) as error:
         _fail(f"a config value does not fit: {error}")
+    except (OSError, ImportError) as error:
+        _fail(f"--config cannot be loaded: {error}")
 
 
 def _fail(message: str) -> NoReturn:

@@ -26,6 +26,7 @@ from vdt_jax.errors import UserError
 
 Options = TypeVar("Options")
 _SATISFIES = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
+_LARGEST = 2**31 - 1  # of an integer without another limit: jax's integers are int32
 _KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text", dict: "a mapping"}
 
 
@@ -54,8 +55,9 @@ def option(
 def validate(options: Any, prefix: str = "") -> None:
     """Checks type, range and finiteness of every field of a dataclass of options, and of those nested in it.
 
-    Lists become tuples, integers become floats where a float is expected, mappings become nested dataclasses. `prefix`
-    begins the names in messages, `model.` for the options nested in the field `model`.
+    An optional text that is empty becomes None, lists become tuples, integers become floats where a float is expected,
+    mappings become nested dataclasses. `prefix` begins the names in messages, `model.` for the options nested in the
+    field `model`.
 
     Raises:
       UserError: the first field that does not fit: its name, the limit, the value.
@@ -63,7 +65,8 @@ def validate(options: Any, prefix: str = "") -> None:
     for field in dataclasses.fields(options):
         name, value = prefix + field.name, getattr(options, field.name)
         kind, is_tuple, optional = kind_of(options, field.name)
-        if value is None and optional:
+        if optional and (value is None or (kind is str and not is_tuple and value == "")):
+            object.__setattr__(options, field.name, None)
             continue
         if dataclasses.is_dataclass(kind):
             value = _nested(name, kind, value)
@@ -124,12 +127,14 @@ def _checked(name: str, field: dataclasses.Field, kind: Any, value: Any) -> Any:
         value = kind(value)
     except OverflowError:
         raise UserError(f"{name} must be a finite number, got a larger one than a float can hold") from None
-    choices, limits = (field.metadata.get(key) for key in ("choices", "limits"))
+    choices, limits = field.metadata.get("choices"), field.metadata.get("limits") or {}
+    if kind is int:
+        limits = {"<=": _LARGEST, **limits}
     if choices is not None and value not in choices:
         raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
     if kind is float and not math.isfinite(value):
         raise UserError(f"{name} must be a finite number, got {value}")
-    for sign, limit in (limits or {}).items():
+    for sign, limit in limits.items():
         if not _SATISFIES[sign](value, limit):
             raise UserError(f"{name} must be {sign} {limit}, got {value}")
     return value

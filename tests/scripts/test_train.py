@@ -164,6 +164,10 @@ def test_python_m_says_what_there_is():
 
 MISTAKES = [
     (["--config=configs/moving_digts.py"], "cannot be loaded"),
+    (["--config=", "--config.seed=1"], "--config cannot be loaded: "),
+    (["--config=/nowhere.py", "--config.seed=1"], "--config cannot be loaded: "),
+    ([DIGITS, "--config.model.depth=1000000"], "error: model.depth must be <= 1024, got 1000000"),
+    ([DIGITS, "--num_processes=0"], "error: num_processes must be >= 1, got 0"),
     ([], "add --config=configs/"),
     ([DIGITS, "--config.batchsize=3"], 'Did you mean "batch_size"'),
     ([DIGITS, "--config.model.dept=3"], 'Did you mean "depth"'),

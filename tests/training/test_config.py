@@ -67,6 +67,10 @@ def test_config_json_has_the_keys_of_the_recipe():
         ({"data__fps": float("inf")}, "data.fps must be a finite number, got inf"),
         ({"seed": -1}, "seed must be >= 0, got -1"),
         ({"seed": 2**64}, f"seed must be <= {2**63 - 1}, got {2**64}"),
+        ({"batch_size": 10**21}, f"batch_size must be <= {2**31 - 1}, got {10**21}"),
+        ({"model__num_frames": 10**9}, "model.num_frames must be <= 8192, got 1000000000"),
+        ({"model__hidden_size": 10**9}, "model.hidden_size must be <= 16384, got 1000000000"),
+        ({"preview__num_clips": 10**9}, "preview.num_clips must be <= 10000, got 1000000000"),
         ({"batch_size": True}, "batch_size must be an integer, got True"),
         ({"keep_every": 0}, "keep_every must be >= 1, got 0"),
         (
@@ -85,6 +89,11 @@ def test_what_does_not_fit_gets_one_line(values, message):
 def test_more_steps_than_there_are_may_be_named_where_nothing_is_sampled():
     config = of(diffusion__num_diffusion_timesteps=10, preview__every=0, validation__every=0)
     assert build(TrainConfig, config).preview.num_steps == 25
+
+
+def test_an_empty_text_is_none_at_all():
+    config = build(TrainConfig, of(init_from="", vae=""))
+    assert (config.init_from, config.vae, RunOptions(workdir="").workdir) == (None, None, None)
 
 
 def test_a_config_cannot_be_changed():

@@ -184,7 +184,7 @@ def _are_finite(leaves: list[jax.Array]) -> list[jax.Array]:
 
 
 def _checkpointer() -> ocp.AsyncCheckpointer:
-    parts = {name: ocp.StandardCheckpointHandler() for name in ("training", "ema_params")}
+    parts: Any = {name: ocp.StandardCheckpointHandler() for name in ("training", "ema_params")}
     return ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler(**parts))
 
 

@@ -61,7 +61,7 @@ class SamplesOptions:
 
     every: int = option(2_000, "Steps from one time to the next; 0 for never.", minimum=0)
     num_steps: int = option(25, "Sampling steps.", minimum=1)
-    num_clips: int = option(8, "Number of clips.", minimum=1)
+    num_clips: int = option(8, "Number of clips.", minimum=1, maximum=10_000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ class TrainConfig:
         default_factory=lambda: {"name": "synthetic"},
         metadata={"help": "`name` and keyword arguments of a data source, which checks them (docs/data.md)."},
     )
-    data_threads: int = option(2, "Threads that read ahead.", minimum=1)
+    data_threads: int = option(2, "Threads that read ahead.", minimum=1, maximum=1024)
     preview: SamplesOptions = option(
         SamplesOptions(num_steps=50, num_clips=2),
         "Samples in WORKDIR/samples; at a step with validation its samples are shown.",
@@ -126,8 +126,8 @@ class RunOptions:
     workdir: str | None = option(None, "Working directory; default: runs/<recipe>.")
     stop_after: int | None = option(None, "Save and stop after this step; re-run the command to resume.", minimum=1)
     coordinator: str | None = option(None, "host:port of process 0, where SLURM or a TPU does not say it.")
-    num_processes: int | None = option(None, "Number of processes of the run, with --coordinator.")
-    process_id: int | None = option(None, "Number of this process, from 0, with --coordinator.")
+    num_processes: int | None = option(None, "Number of processes of the run, with --coordinator.", minimum=1)
+    process_id: int | None = option(None, "Number of this process, from 0, with --coordinator.", minimum=0)
 
     def __post_init__(self) -> None:
         validate(self)

@@ -132,7 +132,7 @@ def make_train_step(
         metrics["skipped"], metrics["skipped_in_a_row"] = skipped
         old = (state.params, state.ema_params, state.opt_state)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), (params, ema_params, opt_state), old)
-        return TrainState(state.step + 1, *kept, skipped), metrics
+        return TrainState(state.step + 1, kept[0], kept[1], kept[2], skipped), metrics
 
     return train_step
 
