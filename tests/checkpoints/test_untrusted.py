@@ -11,7 +11,7 @@ from helpers import hostile_folders
 from helpers.hostile_folders import CONFIG, cases, outcome
 
 from vdt_jax.checkpoints import load_config, load_model, save_model
-from vdt_jax.checkpoints.config import network_of
+from vdt_jax.checkpoints.config import check_config, network_of
 from vdt_jax.checkpoints.manifest import damage
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import param_shapes
@@ -51,6 +51,16 @@ def test_a_good_folder_is_loaded(good):
     folder, params = good
     assert outcome(folder) == "loaded" and damage(epath.Path(folder), 0) is None
     jax.tree.map(np.testing.assert_array_equal, load_model(folder)[1], params)
+
+
+def test_configs_of_runs_are_accepted():
+    data = {"name": "video_folder", "path": "/x", "random_crop": 0.5, "random_flip": True, "stride": 1, "fps": 10}
+    data |= {"held_out": 0.1, "labels": None, "memory_limit": 3000, "short": "pad", "options": {"mine": [1]}, "own": []}
+    check_config(
+        CONFIG | {"data": data, "loss": {"label_dropout": 1, "mask_mixture": "official"}, "autoencoder": "0" * 64}
+    )
+    for name in ("moving_digits", "my_package.my_module:MyClips"):
+        check_config(CONFIG | {"data": {"name": name, "path": "", "num_digits": 2}, "a_key_of_later": 3})
 
 
 def test_a_share_of_the_hostile_folders(good, tmp_path):

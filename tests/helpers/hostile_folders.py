@@ -222,6 +222,14 @@ def configs() -> Iterator[Case]:
         yield f"diffusion {value}", top(diffusion=value), "diffusion."
     for value in ({}, {"name": None}, {"name": 3}):
         yield f"data {value}", top(data=value), "data.name must be a text"
+    values = {"path": 3, "fps": "x", "stride": 1.5, "hop": True, "labels": 1, "held_out": float("nan"), "options": []}
+    for key, value in (values | {"stride ": -1, "fps ": 10**12}).items():
+        yield (
+            f"data.{key}={value}",
+            top(data={"name": "video_folder", key.strip(): value}),
+            f"data.{key.strip()} must be",
+        )
+    yield "an unknown mixture", top(loss={"mask_mixture": []}), "mask_mixture must be one of"
     yield "a dropout of text", top(loss={"label_dropout": "x"}), "label_dropout must be a number"
     yield "a list as hash", top(autoencoder=[]), "autoencoder must be a hash"
     yield "no model", content("config.json", "{}"), "describes no model"

@@ -5,12 +5,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from vdt_jax.diffusion.gaussian import PREDICTIONS
+from vdt_jax.diffusion.masks import MIXTURES
 from vdt_jax.diffusion.schedules import NOISE_SCHEDULES
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import REMAT, VDT
 from vdt_jax.options import build, option, validate
 
 _MAX_TABLE = 1 << 27  # numbers of a position table, which is computed before anything else of a model
+
+# Keys of a `data` section by type; None stands for the default of the source.
+_DATA: dict[type, tuple[str, ...]] = {
+    str: ("path", "held_out_path", "short", "feature"),
+    int: ("stride", "hop", "num_digits", "memory_limit"),
+    float: ("fps", "held_out", "max_bad", "time_limit", "random_crop"),
+    bool: ("labels", "random_flip"),
+    dict: ("options",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,11 +110,26 @@ def check_config(config: dict[str, Any]) -> None:
     diffusion = build(DiffusionOptions, config.get("diffusion", {}), "diffusion.")
     validate(diffusion, "diffusion.")
     check_diffusion(diffusion)
-    data, autoencoder = config.get("data"), config.get("autoencoder")
-    dropout = config.get("loss", {}).get("label_dropout", 0.1)
-    if data is not None and not isinstance(data.get("name"), str):
-        raise UserError(f"data.name must be a text, got {data.get('name')!r}")
+    loss, autoencoder = config.get("loss", {}), config.get("autoencoder")
+    dropout, mixture = loss.get("label_dropout", 0.1), loss.get("mask_mixture", MIXTURES[0])
     if type(dropout) not in (int, float) or not 0 <= dropout <= 1:
         raise UserError(f"loss.label_dropout must be a number from 0 to 1, got {dropout!r}")
+    if mixture not in MIXTURES:
+        raise UserError(f"loss.mask_mixture must be one of {', '.join(MIXTURES)}, got {mixture!r}")
     if autoencoder is not None and not isinstance(autoencoder, str):
         raise UserError(f"autoencoder must be a hash or null, got {autoencoder!r}")
+    if "data" in config:
+        _check_data(config["data"])
+
+
+def _check_data(data: dict[str, Any]) -> None:
+    """Checks the keys that the package's sources share; a source of the user's own checks its others."""
+    if not isinstance(data.get("name"), str):
+        raise UserError(f"data.name must be a text, got {data.get('name')!r}")
+    for kind, names in _DATA.items():
+        for name in names:
+            value = data.get(name)
+            if value is not None and type(value) not in (kind, int if kind is float else kind):
+                raise UserError(f"data.{name} must be of type {kind.__name__}, got {value!r}")
+            if kind in (int, float) and not 0 <= (value or 0) < 1e9:
+                raise UserError(f"data.{name} must be from 0 to 1e9, got {value!r}")
