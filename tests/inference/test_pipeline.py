@@ -128,6 +128,12 @@ def trained_on(pipe, **data):
     return dataclasses.replace(pipe, config={**pipe.config, "data": {"name": "video_folder", **data}})
 
 
+def test_a_rate_that_no_player_shows_is_refused_before_any_work(pipe, video, tmp_path, monkeypatch):
+    monkeypatch.setattr(vdt_jax.Pipeline, "complete", lambda *_, **__: pytest.fail("sampled"))
+    with pytest.raises(UserError, match=r"out.mp4: fps must be from 0.1 to 1000, got 5000"):
+        trained_on(pipe, fps=5000.0).predict(video, steps=2, output=tmp_path / "out.mp4")
+
+
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory):
     """A folder of two videos whose frame n is grey 6 n, at 30 and 60 frames a second."""

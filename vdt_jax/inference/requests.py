@@ -20,7 +20,7 @@ from vdt_jax.inference.functional import check_labels, measure_step, sample_keys
 from vdt_jax.inference.long_video import extend, raise_frame_rate, window_filler
 from vdt_jax.inference.options import SampleOptions
 from vdt_jax.inference.outputs import check_output, numbered, write_videos
-from vdt_jax.video import to_uint8
+from vdt_jax.video import check_rate, to_uint8
 
 if TYPE_CHECKING:
     from vdt_jax.inference.pipeline import Pipeline
@@ -220,8 +220,10 @@ def _complete(request: Request) -> Iterator[Clip]:
     """One window for each sample."""
     num_frames, complete = request.pipe.shape[0], request.completer()
     read, masks = _reader(request, num_frames), _masks(request)
-    for numbers in request.batches():
-        masks(numbers)  # their errors come before any work
+    for numbers in request.batches():  # errors come before any work
+        masks(numbers)
+        for number in request.wanted(numbers) if request.output else ():
+            check_rate(str(request.output), request.fps(number))
     for numbers in request.batches():
         clean, num_known, labels = read(numbers)
         samples, mask = complete(clean, masks(numbers), sample_keys(request.options.seed, numbers), labels=labels)

@@ -19,7 +19,7 @@ from vdt_jax.video.frames import (
 from vdt_jax.video.images import IMAGE_SUFFIXES
 from vdt_jax.video.info import VideoInfo
 from vdt_jax.video.read import VIDEO_SUFFIXES, frame_rate, probe, read_frames, read_numbers
-from vdt_jax.video.write import OUTPUT_SUFFIXES, VideoWriter, write_video
+from vdt_jax.video.write import OUTPUT_SUFFIXES, VideoWriter, check_rate, write_video
 
 __all__ = [
     "CENTRE",
@@ -30,6 +30,7 @@ __all__ = [
     "VideoInfo",
     "VideoWriter",
     "as_rgb",
+    "check_rate",
     "enlarge",
     "fit_frame",
     "frame_grid",
