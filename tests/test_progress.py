@@ -74,6 +74,16 @@ def test_log_lines_are_printed_beside_a_bar(capsys, monkeypatch):
     assert shown.out == "WARNING: 3 files\ndone\n" and "50%" in shown.err
 
 
+def test_lines_of_progress_say_how_long_the_rest_takes(monkeypatch, capsys):
+    times = iter([0.0, 4.0, 10.0])
+    monkeypatch.setattr("vdt_jax.progress.time.monotonic", lambda: next(times))
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False)
+    with progress("clips", 10) as advance:
+        advance(2)
+        advance(8)
+    assert capsys.readouterr().out == "clips: 20 %, 4.0 s, about 16 s left\nclips: 100 %, 10.0 s, about 0 s left\n"
+
+
 def test_tensorboard_has_every_number(tmp_path):
     values = {"loss": 0.5, "validation/predict": 0.75, "validation/quartile 1": 0.25, "evaluation/predict PSNR": 9.0}
     with RunLog(tmp_path, 0, 10) as run:

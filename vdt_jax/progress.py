@@ -31,7 +31,9 @@ def progress(what: str, total: int, unit: str = "B") -> Iterator[Callable[[int],
     def update(size: int) -> None:
         before, done[0] = done[0], done[0] + size
         if total and before * 10 // total != done[0] * 10 // total:
-            print(f"{what}: {done[0] * 100 // total} %, {time.monotonic() - start:.1f} s", flush=True)
+            taken = time.monotonic() - start
+            left = taken * (total - done[0]) / done[0]
+            print(f"{what}: {done[0] * 100 // total} %, {taken:.1f} s, about {left:.0f} s left", flush=True)
 
     yield update
 
