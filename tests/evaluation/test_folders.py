@@ -129,3 +129,10 @@ def test_the_script(pair, tmp_path):
     assert f"{report['tasks']['videos']['samples']['PSNR']:.4g}" in printed and "\nclips: 3\n" in printed
     message = "checkpoint is for the samples of a model: leave it out with samples and truth"
     assert message in fail("evaluate.py", *arguments, "--checkpoint=demo")
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(pair, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UserError, match=r"out cannot be written \(File exists\)"):
+        evaluate_folders(*pair, output=tmp_path / "out", progress=lambda *_: pytest.fail("it worked"), **OPTIONS)
+    assert (tmp_path / "out").read_text() == "mine"
