@@ -151,6 +151,10 @@ def _read(path: Path, shape: tuple[int, ...] | None = None, like: Path | None = 
     frames = list(read_frames(path))
     if not frames:
         raise UserError(f"{path} has no frames")
+    other = next((frame for frame in frames if frame.shape != frames[0].shape), None)
+    if other is not None:
+        sizes = [f"{height}x{width}" for height, width, _ in (frames[0].shape, other.shape)]
+        raise UserError(f"{path} has frames of {sizes[0]} and of {sizes[1]}: all frames must have one size")
     video = np.stack(frames)
     if shape is not None and video.shape != shape:
         sizes = ["{} frames of {}x{}".format(*x[:3]) for x in (video.shape, shape)]
