@@ -207,7 +207,7 @@ def test_other_data_than_the_model_was_trained_on(tmp_path):
     ("trained", "options", "expected"),
     [
         ({}, {}, {}),
-        ({"stride": 3, "hop": 2}, {}, {"stride": 3}),
+        ({"stride": 3, "hop": 2, "labels": True}, {}, {"stride": 3, "labels": True}),
         ({"fps": 10.0, "held_out": 0.5}, {}, {"fps": 10.0}),
         ({"fps": 10.0}, {"stride": 2}, {"stride": 2, "fps": None}),
         ({"stride": 3}, {"fps": 5.0}, {"stride": None, "fps": 5.0}),
@@ -246,6 +246,7 @@ def test_of_a_list_the_test_rows_are_measured(tmp_path):
         ({"ssim_border": 8}, "ssim_border must be < 8 for frames of 16x16, got 8"),
         ({"psnr_of": "frame"}, "psnr_of must be one of clip, frames, got 'frame'"),
         ({"guidance": 2}, "guidance=2.0 needs classes: name the tasks"),
+        ({"data": {"name": "synthetic"}, "told_labels": ["predict"]}, "got 10 in the model and 1 in the data"),
     ],
 )
 def test_mistakes(options, message, tmp_path):

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from helpers.scripts import fail, succeed
 from helpers.videos import write
+from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio
 
 from vdt_jax.errors import UserError
 from vdt_jax.evaluation import folders
 from vdt_jax.evaluation.folders import evaluate_folders, match
 from vdt_jax.evaluation.metrics.frechet import frechet_distance
+from vdt_jax.inference.inputs import open_mask
 from vdt_jax.video import to_float
 
 OPTIONS = dict(metrics=("psnr", "ssim"), batch_size=2)
@@ -129,3 +131,20 @@ def test_the_script(pair, tmp_path):
     assert f"{report['tasks']['videos']['samples']['PSNR']:.4g}" in printed and "\nclips: 3\n" in printed
     message = "checkpoint is for the samples of a model: leave it out with samples and truth"
     assert message in fail("evaluate.py", *arguments, "--checkpoint=demo")
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(pair, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(UserError, match=r"out cannot be written \(File exists\)"):
+        evaluate_folders(*pair, output=tmp_path / "out", progress=lambda *_: pytest.fail("it worked"), **OPTIONS)
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_frames_of_several_sizes_are_refused(tmp_path):
+    (tmp_path / "videos" / "a").mkdir(parents=True)
+    for number, width in enumerate((24, 24, 32)):
+        Image.new("RGB", (width, 16)).save(tmp_path / "videos" / "a" / f"{number}.png")
+    with pytest.raises(UserError, match="a has frames of 16x24 and of 16x32: all frames must have one size"):
+        evaluate_folders(tmp_path / "videos", tmp_path / "videos", output=tmp_path / "out", **OPTIONS)
+    with pytest.raises(UserError, match="a has frames of several sizes: all must have one"):
+        open_mask(tmp_path / "videos" / "a")

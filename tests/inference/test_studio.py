@@ -1,8 +1,10 @@
 """What the page calls refuses whatever is sent to it, in one line."""
 
+import dataclasses
+
 import numpy as np
 import pytest
-from helpers.tiny_evaluation import pipeline
+from helpers.tiny_evaluation import CONFIG, pipeline
 
 from vdt_jax.errors import UserError
 from vdt_jax.inference.studio import PAINTED, Studio
@@ -32,6 +34,14 @@ def test_a_task_and_what_is_painted(studio):
         comparison, sample = run(studio, **changes)
         assert len(list(read_frames(sample))) == len(list(read_frames(comparison))) == 4
     assert studio.first_frame(None, 3)["background"].shape == (256, 256, 3)
+
+
+def test_a_held_out_clip_is_taken_whole_whatever_the_stride_of_training(tmp_path):
+    """Its frames are chosen already: a stride of 3 left 2 of its 4 frames, too few to predict from."""
+    write_video(tmp_path / "a.mp4", np.zeros((10, 16, 16, 3), np.uint8))
+    data = {"name": "video_folder", "path": str(tmp_path), "stride": 3}
+    studio = Studio(dataclasses.replace(pipeline(), config=CONFIG | {"data": data}), tmp_path)
+    assert len(list(read_frames(run(studio, num_given=3)[1]))) == 4
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,21 @@ def test_a_rate_that_is_a_guess_is_taken_from_the_times_of_the_frames(tmp_path, 
     assert probe(tmp_path / name).fps == pytest.approx(30, rel=0.04)
 
 
+def test_a_rate_that_is_a_guess_is_replaced_where_the_times_are_wrong_too(tmp_path):
+    """Two frames with one time, as browsers write them, and a break, as in joined recordings."""
+    times = [33 * n + n % 3 + 60_000 * (n > 40) for n in range(60)]
+    times[8] = times[7]
+    write(tmp_path / "a.webm", count_up(60), range(0, 1980, 33), codec="libvpx", rate=1000)
+    with av.open(tmp_path / "a.webm") as given, av.open(tmp_path / "b.webm", "w") as wrong:
+        stream = wrong.add_stream_from_template(given.streams.video[0])
+        for packet, time in zip(given.demux(video=0), times, strict=False):
+            packet.pts = packet.dts = time
+            packet.stream = stream
+            wrong.mux(packet)
+    info = probe(tmp_path / "b.webm")
+    assert (info.num_frames, info.pts) == (60, None) and info.fps == pytest.approx(30, rel=0.04)
+
+
 def test_a_rate_that_fits_the_times_is_kept_to_the_digit(tmp_path):
     write(tmp_path / "a.mkv", count_up(30), rate=Fraction(30000, 1001))
     assert probe(tmp_path / "a.mkv").fps == 30000 / 1001

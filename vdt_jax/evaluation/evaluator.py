@@ -75,6 +75,9 @@ def evaluate(
     chosen = dataclasses.replace(chosen, metrics=metrics)
     data = _data(chosen, pipeline.config["data"])
     source = pipeline.source(chosen.split or "held_out", data)
+    if chosen.told_labels and not 1 < pipeline.model.num_classes == source.num_classes:
+        counts = f"{pipeline.model.num_classes} in the model and {source.num_classes} in the data"
+        raise UserError(f"told_labels needs a model and data with the same classes, got {counts}: leave it out")
     measures = make_measures(chosen, pipeline.shape[1:3])
     protocol = make_protocol(pipeline, source, data, chosen, preset=preset, checkpoint=checkpoint, vae=vae)
 
@@ -119,7 +122,7 @@ def _data(options: EvaluateOptions, trained_on: Mapping[str, Any]) -> dict[str, 
         section = dict(options.data)
     else:
         section = {"name": "video_folder", "path": str(options.data), "held_out": 0.0}
-        section |= {key: trained_on[key] for key in ("stride", "fps") if trained_on.get(key)}
+        section |= {key: trained_on[key] for key in ("stride", "fps", "labels") if trained_on.get(key)}
     if options.stride is not None:
         section |= {"stride": options.stride, "fps": None}
     elif options.fps is not None:

@@ -24,7 +24,7 @@ from vdt_jax.evaluation.metrics.i3d import MIN_FRAMES
 from vdt_jax.evaluation.options import EvaluateOptions
 from vdt_jax.evaluation.protocol import protocol_text, software
 from vdt_jax.evaluation.report import Report
-from vdt_jax.files import atomic_write
+from vdt_jax.files import atomic_write, writing
 from vdt_jax.options import build
 from vdt_jax.video import VIDEO_SUFFIXES, read_frames, to_float
 
@@ -69,6 +69,9 @@ def evaluate_folders(
         raise UserError(f"FVD needs at least {MIN_FRAMES} frames, {first} has {shape[0]}: leave fvd out of metrics")
     given = dataclasses.replace(given, metrics=metrics, ssim_border=given.ssim_border or 0)
     measures = make_measures(given, shape[1:3])
+    output = Path(given.output)
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
 
     batches: list[Arrays] = []
     digests = [hashlib.sha256(), hashlib.sha256()]
@@ -95,8 +98,6 @@ def evaluate_folders(
     logger.info("%s", protocol_text(protocol))
     arrays = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
     report = Report(protocol, {"videos": summarise(arrays)}, {})
-    output = Path(given.output)
-    output.mkdir(parents=True, exist_ok=True)
     atomic_write(output / "report.json", json.dumps(report.to_json(), indent=2) + "\n")
     return report
 
@@ -150,6 +151,10 @@ def _read(path: Path, shape: tuple[int, ...] | None = None, like: Path | None = 
     frames = list(read_frames(path))
     if not frames:
         raise UserError(f"{path} has no frames")
+    other = next((frame for frame in frames if frame.shape != frames[0].shape), None)
+    if other is not None:
+        sizes = [f"{height}x{width}" for height, width, _ in (frames[0].shape, other.shape)]
+        raise UserError(f"{path} has frames of {sizes[0]} and of {sizes[1]}: all frames must have one size")
     video = np.stack(frames)
     if shape is not None and video.shape != shape:
         sizes = ["{} frames of {}x{}".format(*x[:3]) for x in (video.shape, shape)]

@@ -270,6 +270,8 @@ def open_mask(value: Any) -> Mask:
             raise UserError(f"no mask {name}: give a picture, a video or an .npz")
         if path.suffix.lower() not in _NUMPY_SUFFIXES:
             frames = [np.asarray(Image.fromarray(frame).convert("L")) for frame in read_frames(path)]
+            if len({frame.shape for frame in frames}) > 1:
+                raise UserError(f"mask {name} has frames of several sizes: all must have one")
             return Mask(name, np.stack(frames) >= 128)
         mask = _numpy_file(path, "mask")
     if mask.ndim in (3, 4) and mask.shape[-1] == 1:

@@ -253,11 +253,21 @@ def _probe_file(path: str | os.PathLike) -> VideoInfo:
     order = [dts for _, dts, _, _ in whole if dts is not None]
     if order != sorted(order) or len(set(stamps)) < len(stamps) or stamps[:1] != [first.pts]:  # times that are wrong
         with open_video(path) as video:
-            return VideoInfo(sum(1 for _ in video.decode()), fps, height, width)
-    length = (stamps[-1] - stamps[0]) * time_base
-    if abs((len(stamps) - 1) / fps - length) > _RATE_TOLERANCE * length:
-        fps = (len(stamps) - 1) / length
+            shown = [frame.pts for frame in video.decode()]
+        known = [stamp for stamp in shown if stamp is not None]
+        # The median: of joined recordings the times jump, in both directions.
+        steps = [later - earlier for earlier, later in itertools.pairwise(known) if later > earlier]
+        if steps:
+            fps = _plausible(fps, float(np.median(steps)) * time_base)
+        return VideoInfo(len(shown), fps, height, width)
+    if len(stamps) > 1:
+        fps = _plausible(fps, (stamps[-1] - stamps[0]) / (len(stamps) - 1) * time_base)
     return VideoInfo(len(stamps), fps, height, width, as_pts(stamps), time_base)
+
+
+def _plausible(fps: float, seconds: float) -> float:
+    """The rate that a file has, or that of its frames' times where it differs; `seconds` are from frame to frame."""
+    return fps if abs(1 / fps - seconds) <= _RATE_TOLERANCE * seconds else 1 / seconds
 
 
 def _chosen(
