@@ -20,7 +20,7 @@ from vdt_jax.inference.clip import Clip
 from vdt_jax.inference.functional import task_masks
 from vdt_jax.inference.inputs import open_videos
 from vdt_jax.models.vdt import VDT
-from vdt_jax.video import frame_rate, read_frames, to_uint8, write_video
+from vdt_jax.video import probe, read_frames, to_uint8, write_video
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 F, H, W = 6, 16, 24
@@ -160,7 +160,7 @@ def test_frames_are_chosen_and_shown_as_in_training(pipe, counted, tmp_path, dat
         counted / "a30.mp4", start=10, steps=2, output=tmp_path / "out.mp4", **options
     )
     np.testing.assert_allclose(clip.input[:, 8, 8, 0], 6 * (10 + stride * np.arange(F)), atol=3)
-    assert clip.fps == fps and frame_rate(tmp_path / "out.mp4") == fps
+    assert clip.fps == fps and probe(tmp_path / "out.mp4").fps == fps
 
 
 def test_an_extension_goes_on_at_the_rate_of_training(pipe, counted):
@@ -286,7 +286,7 @@ def test_progress_counts_all_steps_and_changes_no_bits(pipe, video):
 def test_saving(pipe, video, tmp_path):
     clip = dataclasses.replace(pipe.predict(video, steps=2), fps=12.5)
     clip.save(tmp_path / "out.mp4")
-    assert frame_rate(tmp_path / "out.mp4") == 12.5
+    assert probe(tmp_path / "out.mp4").fps == 12.5
     clip.save(tmp_path / "out.npz")
     np.testing.assert_array_equal(np.load(tmp_path / "out.npz")["video"][..., :1], clip.video)
     clip.save_comparison(tmp_path / "out.gif")

@@ -15,7 +15,7 @@ import sample
 from vdt_jax.checkpoints import save_model
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT
-from vdt_jax.video import fit_frame, frame_rate, read_frames, write_video
+from vdt_jax.video import fit_frame, probe, read_frames, write_video
 
 SIZES = dict(input_size=(16, 24), num_frames=6, in_channels=1, patch_size=8, hidden_size=8, depth=1, num_heads=1)
 F, H, W = 6, 16, 24
@@ -188,7 +188,7 @@ def test_raise_the_frame_rate(run, inputs, arguments):
         f"--input={inputs}/frames", "--fps_factor=2", "--fps=10", "--batch_size=2", *arguments, output="out.mp4"
     )
     out = np.stack(list(read_frames(folder / "out.mp4")))
-    assert out.shape == (17, H, W, 3) and frame_rate(folder / "out.mp4") == 20
+    assert out.shape == (17, H, W, 3) and probe(folder / "out.mp4").fps == 20
     assert np.abs(out[::2, ..., :1].astype(int) - truth(range(9))).mean() < 4
     assert not list(folder.glob(".*"))
 

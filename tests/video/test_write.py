@@ -10,8 +10,8 @@ from vdt_jax.video import (
     enlarge,
     fit_frame,
     frame_grid,
-    frame_rate,
     hide,
+    probe,
     read_frames,
     side_by_side,
     to_float,
@@ -39,7 +39,7 @@ def test_floats_and_bytes_are_inverse():
 def test_mp4_comes_back_nearly_as_it_was(tmp_path):
     write_video(tmp_path / "a.mp4", frames(), fps=12)
     back = np.stack(list(read_frames(tmp_path / "a.mp4")))
-    assert back.shape == frames().shape and frame_rate(tmp_path / "a.mp4") == 12
+    assert back.shape == frames().shape and probe(tmp_path / "a.mp4").fps == 12
     assert np.abs(back.astype(int) - frames()).mean() < 4
 
 
@@ -138,4 +138,4 @@ def test_rates_that_players_do_not_show_are_refused_and_nothing_is_written(tmp_p
 @pytest.mark.parametrize("fps", [0.1, 1, 23.976, 24000 / 1001, 30000 / 1001, 59.94, 240, 1000])
 def test_an_mp4_has_its_rate(tmp_path, fps):
     write_video(tmp_path / "a.mp4", frames(), fps)
-    assert abs(frame_rate(tmp_path / "a.mp4") / fps - 1) < 1e-5
+    assert abs(probe(tmp_path / "a.mp4").fps / fps - 1) < 1e-5

@@ -8,19 +8,22 @@ whose modification time does not change when a picture is repaired in place.
 
 import contextlib
 import hashlib
+import io
 import json
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vdt_jax.data.clips import BadFiles, PassingFailure, UnreadableClip
 from vdt_jax.data.decoders import Decoders
 from vdt_jax.data.discover import Found
-from vdt_jax.errors import UserError
 from vdt_jax.files import atomic_write, cache_folder
 from vdt_jax.progress import progress
 from vdt_jax.video import VideoInfo
+
+logger = logging.getLogger(__name__)
 
 _FORMAT = 4  # entries of other versions are ignored
 _MAX_PROCESSES = 32
@@ -32,12 +35,12 @@ State = tuple[str, int, int]
 def index_videos(root: Path, found: Sequence[Found], decoders: Decoders, bad: BadFiles | None = None) -> list[Known]:
     """The entry of each video below `root`, in order: from the kept index, or made now; `bad` gets the unreadable ones.
 
+    An index that cannot be kept is made again by the next run.
+
     Raises:
-      UserError: an index that cannot be read or written, or too many bad videos.
+      UserError: too many bad videos.
     """
-    with _named_failures(root):
-        store = _store(root)
-        kept = _read(store)
+    store, kept = _kept(root)
     states = [_state(root, video) for video in found]
     new = [n for n, state in enumerate(states) if state not in kept and not found[n].reason]
     passing = {n for n in new if states[n][1] < 0}  # not kept: the next run tries again
@@ -52,17 +55,16 @@ def index_videos(root: Path, found: Sequence[Found], decoders: Decoders, bad: Ba
             return number, str(error)
 
     if new:
-        with _named_failures(root):
-            store.touch()
         threads = min(os.cpu_count() or 1, _MAX_PROCESSES, len(new))
         show = progress(f"index of {root}", len(new), unit="file")
-        with ThreadPoolExecutor(threads) as pool, store.open("a") as file, show as advance:
+        target = store.open("a") if store else io.StringIO()
+        with ThreadPoolExecutor(threads) as pool, target as file, show as advance:
             for number, known in pool.map(look, new):
                 kept[states[number]] = known
                 if number not in passing:
                     file.write(_line(states[number], known))
                 advance(1)
-        if len(kept) > 2 * len(found):
+        if store and len(kept) > 2 * len(found):
             atomic_write(store, "".join(_line(state, kept[state]) for state in states if state in kept))
     known = [video.reason or kept[state] for video, state in zip(found, states, strict=True)]
     if bad is not None:
@@ -89,25 +91,23 @@ def _state(root: Path, video: Found) -> State:
         return video.name, -1, -1
 
 
-def _store(root: Path) -> Path:
+def _kept(root: Path) -> tuple[Path | None, dict[State, Known]]:
+    """The file of the index and its entries; None where there is no place for one."""
     digest = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()
-    return cache_folder("index") / f"{digest[:32]}.jsonl"
-
-
-@contextlib.contextmanager
-def _named_failures(root: Path) -> Iterator[None]:
     try:
-        yield
+        store = cache_folder("index") / f"{digest[:32]}.jsonl"
+        store.touch()
+        return store, _read(store)
     except OSError as error:
-        raise UserError(
-            f"the index of {root} cannot be written ({error.strerror}): set XDG_CACHE_HOME to a writable folder"
-        ) from None
+        reason = f"{error.strerror}: set XDG_CACHE_HOME to a writable folder"
+        logger.warning("the index of %s is not kept (%s)", root, reason)
+        return None, {}
 
 
 def _read(store: Path) -> dict[State, Known]:
     """Entries by state; truncated lines and those of other versions are skipped."""
     kept: dict[State, Known] = {}
-    for line in store.read_text(errors="replace").splitlines() if store.is_file() else []:
+    for line in store.read_text(errors="replace").splitlines():
         with contextlib.suppress(ValueError, KeyError, TypeError):
             entry = json.loads(line)
             if entry["format"] == _FORMAT:

@@ -22,6 +22,7 @@ from vdt_jax.data.discover import LIST_SUFFIXES, find_videos
 from vdt_jax.data.windows import Window
 from vdt_jax.errors import UserError
 from vdt_jax.video import VideoInfo, as_rgb, fit_frame, probe, read_frames, read_numbers, to_float, to_uint8
+from vdt_jax.video.images import printable
 from vdt_jax.weights.torch_files import load_torch
 
 _NUMPY_SUFFIXES = (".npz", ".npy")
@@ -152,7 +153,7 @@ def described(value: Input) -> str:
     """The input in messages: its path as it can be printed, or the shape of an array."""
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape}"
-    return os.fsencode(value).decode(errors="replace")
+    return printable(value)
 
 
 def _of_array(array: np.ndarray, name: str, layout: str) -> list[Video]:

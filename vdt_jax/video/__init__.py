@@ -18,7 +18,7 @@ from vdt_jax.video.frames import (
 )
 from vdt_jax.video.images import IMAGE_SUFFIXES
 from vdt_jax.video.info import VideoInfo
-from vdt_jax.video.read import VIDEO_SUFFIXES, frame_rate, probe, read_frames, read_numbers
+from vdt_jax.video.read import VIDEO_SUFFIXES, probe, read_frames, read_numbers
 from vdt_jax.video.write import OUTPUT_SUFFIXES, VideoWriter, check_rate, write_video
 
 __all__ = [
@@ -34,7 +34,6 @@ __all__ = [
     "enlarge",
     "fit_frame",
     "frame_grid",
-    "frame_rate",
     "hide",
     "probe",
     "read_frames",

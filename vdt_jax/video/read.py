@@ -98,11 +98,6 @@ def read_frames(path: str | os.PathLike, start: int = 0, stride: int = 1) -> Ite
     yield from read_numbers(path, range(start, 1 << 62, stride))
 
 
-def frame_rate(path: str | os.PathLike) -> float:
-    """Frames a second of a video, 25 where it does not say."""
-    return probe(path).fps
-
-
 @contextlib.contextmanager
 def _named_failures(path: str | os.PathLike) -> Iterator[None]:
     """Whatever the decoders raise, as one line with the file's name; a pipe or a device is not even opened."""
