@@ -19,6 +19,7 @@ from vdt_jax.data.digits import read_digits
 from vdt_jax.data.discover import Found, find_videos
 from vdt_jax.data.index import index_videos
 from vdt_jax.data.pipeline import batches
+from vdt_jax.data.video_folder import VideoFolder
 from vdt_jax.data.windows import ClipTable, Window
 from vdt_jax.errors import UserError
 from vdt_jax.video import VideoInfo
@@ -324,3 +325,25 @@ def test_the_identity_of_clips_is_that_of_their_files_wherever_they_are(folder, 
     with (copy / "run" / "v9.avi").open("ab") as file:
         file.write(b"0")
     assert open_folder(copy, held_out=0.1).identity != train
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"random_crop": 1.5}, "data.random_crop must be from 0 to 1, got 1.5"),
+        ({"held_out": 1.0}, "data.held_out must be at least 0 and below 1, got 1"),
+        ({"max_bad": -1}, "data.max_bad must be from 0 to 1, got -1"),
+        ({"time_limit": -1}, "data.time_limit must be > 0, got -1"),
+        ({"memory_limit": 0}, "data.memory_limit must be > 0, got 0"),
+    ],
+)
+def test_options_out_of_range_are_named(option, message):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        VideoFolder((4, 16, 16, 3), "train", "videos", **option)
+
+
+@pytest.mark.parametrize("num_digits", [0, -1, 10**9])
+def test_the_number_of_digits_has_limits(num_digits):
+    for name in ("moving_digits", "moving_mnist"):
+        with pytest.raises(UserError, match=f"data.num_digits must be from 1 to 100, got {num_digits}$"):
+            make_source({"name": name, "num_digits": num_digits}, (4, 64, 64, 1), "train")

@@ -337,7 +337,7 @@ def test_the_cost_is_measured_and_nothing_is_written(pipe, video, tmp_path):
         (lambda pipe, video: pipe.predict([]), "input must name at least one video, got an empty list"),
         (lambda pipe, video: pipe.predict(5), "must be a path or an array, got a value of type int"),
         (lambda pipe, video: pipe.inpaint(video, [[1]]), "must be a path or an array, got a value of type list"),
-        (lambda pipe, video: pipe.inpaint(video, None), "inpaint needs a mask, got None"),
+        (lambda pipe, video: pipe.inpaint(video, None), "inpaint needs a mask, a picture, video, .npz or array, got"),
         (lambda pipe, video: pipe.diffusion(0), "steps must be >= 1, got 0"),
         (
             lambda pipe, video: pipe.complete(video[None, :F], None, None, diffusion=None),

@@ -74,6 +74,7 @@ class MovingDigits(Computed):
     def __init__(self, shape: tuple[int, int, int, int], split: str, num_digits: int = 2):
         if shape[3] != 1 or min(shape[1:3]) < 16:
             raise UserError(f"moving digits come in one channel and at least 16x16 pixels, not {shape[1:]} (H, W, C)")
+        _check_num_digits(num_digits)
         self._shape, self._num_digits = shape, num_digits
         self.num_classes = 10 if num_digits == 1 else 1
         self._stream = 0 if split == "train" else 1
@@ -121,6 +122,7 @@ class MovingMnist(Computed):
     def __init__(self, shape: tuple[int, int, int, int], split: str, path: str = "", num_digits: int = 2):
         if shape[3] != 1 or min(shape[1:3]) <= _DIGIT:
             raise UserError(f"moving MNIST has one channel and more than 32x32 pixels, not {shape[1:]} (H, W, C)")
+        _check_num_digits(num_digits)
         if not path or not Path(path).exists():
             raise UserError(f"no digits at '{path}': --config.data.path names an IDX, .npy, .npz or .json file")
         digits = read_digits(Path(path))
@@ -189,3 +191,8 @@ def _read_idx(data: bytes) -> np.ndarray:
     if magic != 0x803:
         raise ValueError("no IDX file of pictures")
     return np.frombuffer(data, np.uint8, offset=16).reshape(sizes)
+
+
+def _check_num_digits(num_digits: int) -> None:
+    if not 1 <= num_digits <= 100:
+        raise UserError(f"data.num_digits must be from 1 to 100, got {num_digits}")

@@ -64,9 +64,16 @@ class VideoFolder:
             raise UserError("data.path is missing: add --config.data.path=FOLDER")
         if shape[3] not in (1, 3):
             raise UserError(f"in_channels must be 3, or 1 for grey, for a folder of videos; got {shape[3]}")
-        if not 0 <= random_crop <= 1 or not 0 <= held_out < 1:
-            given = f"{random_crop:g} and {held_out:g}"
-            raise UserError(f"data.random_crop and data.held_out must be from 0 to 1, got {given}")
+        limits = {
+            "random_crop": (random_crop, 0 <= random_crop <= 1, "from 0 to 1"),
+            "held_out": (held_out, 0 <= held_out < 1, "at least 0 and below 1"),
+            "max_bad": (max_bad, 0 <= max_bad <= 1, "from 0 to 1"),
+            "time_limit": (time_limit, time_limit > 0, "> 0"),
+            "memory_limit": (memory_limit, memory_limit > 0, "> 0"),
+        }
+        for name, (value, allowed, limit) in limits.items():
+            if not allowed:
+                raise UserError(f"data.{name} must be {limit}, got {value:g}")
         self._shape, self._random_crop, self._random_flip = shape, random_crop, random_flip
         self._window = Window(shape[0], stride, fps, hop, short)
         self._decoders = Decoders(time_limit, memory_limit)
@@ -88,7 +95,9 @@ class VideoFolder:
         self.classes = list(self._labels) or [""]
         self.num_classes = len(self.classes)
         if labels and (unknown := {video.label for video, _ in self._videos} - classes.keys()):
-            raise UserError(f"{self._root} has classes that {path} lacks: {', '.join(sorted(unknown)[:5])}")
+            names = ", ".join(sorted(unknown)[:5])
+            remedy = f"({len(unknown)} in all): remove them, or set data.labels=False"
+            raise UserError(f"{self._root} has classes that {path} lacks: {names} {remedy}")
 
     @property
     def identity(self) -> str:
@@ -103,7 +112,7 @@ class VideoFolder:
         number, which = self._clips[number]
         video, info = self._videos[number]
         if number in self._slow:
-            raise UnreadableClip(f"another clip of {video.name} took too long")
+            raise UnreadableClip(f"another clip of {video.name} took longer than data.time_limit")
         crop, flip = CENTRE, False
         if rng is not None and self._random_crop:
             crop = Crop(rng.uniform(self._random_crop, 1), rng.random(), rng.random())

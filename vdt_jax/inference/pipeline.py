@@ -141,9 +141,7 @@ class Pipeline:
             raise UserError(f"clips must be floats in [-1, 1] of shape (B, {str(self.shape)[1:]}, got {got}")
         mask = np.asarray(mask)
         if options.get("guidance") is not None and self.config.get("loss", {}).get("label_dropout") == 0:
-            raise UserError(
-                "guidance needs a model trained with label_dropout, and this one had none: use mask_guidance"
-            )
+            raise UserError("guidance needs a model trained with loss.label_dropout > 0, got 0: use mask_guidance")
         given = self.space.encode(clips, mask, keys, encode_full)
         samples = generate_on_devices(self.model, self.params, diffusion, given, mask, keys, **options)
         return self.space.decode(samples, clips, mask, paste), self.space.enlarge_mask(mask)
@@ -208,7 +206,7 @@ class Pipeline:
             of the model's clips; white (128 or more; 1 in an array without larger values) is generated.
         """
         if mask is None:
-            raise UserError("inpaint needs a mask, got None")
+            raise UserError("inpaint needs a mask, a picture, video, .npz or array, got None")
         return self.sample(input, mask=mask, **options)
 
     def extend(self, input: Any, num_new: int, **options: Any) -> Any:
