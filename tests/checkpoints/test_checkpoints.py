@@ -1,4 +1,4 @@
-"""Checkpoints: kept, found whole, passed over, put aside; and models in folders."""
+"""Checkpoints: kept, verified, skipped, set aside; and model folders."""
 
 import functools
 import re

@@ -16,7 +16,7 @@ from vdt_jax.checkpoints.manifest import damage
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import param_shapes
 
-QUICK = 10  # one in so many cases is run in `make test`
+QUICK = 10  # every tenth case runs in `make test`
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The model that ships: it has learned, and gives the same samples everywhere."""
+"""The bundled demo checkpoint: it has learned, and gives the same samples everywhere."""
 
 import sys
 from pathlib import Path

@@ -3,7 +3,7 @@
     python tests/torture/kills.py 200 0        # how many kills, and the seed
 
 A tiny model trains by train.py itself, in children of this process: it has imported everything and started nothing, so
-that a child costs little. A child is killed, the next goes on, until the run is at its end; then its state must have
+that a child costs little. A child is killed, the next one resumes, until the run is finished; then its state must have
 the bits of the run that was never stopped.
 """
 
@@ -58,7 +58,7 @@ def start(workdir: Path, *arguments: str) -> int:
 
 
 def ended(child: int, within: float = 0.0) -> int | None:
-    """The child's exit code, or None where it still runs after so many seconds."""
+    """The child's exit code, or None where it still runs after the time limit."""
     end = time.monotonic() + within
     while True:
         number, status = os.waitpid(child, os.WNOHANG)
@@ -70,13 +70,13 @@ def ended(child: int, within: float = 0.0) -> int | None:
 
 
 def finish(workdir: Path, *arguments: str) -> None:
-    """Starts or goes on with a run, to its end."""
+    """Starts or resumes a run, to its end."""
     code = ended(start(workdir, *arguments), 600)
     assert code == 0, (code, (workdir.parent / "output.txt").read_text()[-3000:])
 
 
 def kill_one(workdir: Path, rng: random.Random) -> str:
-    """Starts or goes on with a run and kills it; at which moment, or `finished` where it came to its end first."""
+    """Starts or resumes a run and kills it; at which moment, or `finished` where it came to its end first."""
     from etils import epath
 
     checkpoints = epath.Path(workdir / "checkpoints")

@@ -20,7 +20,7 @@ from helpers.torch_files import Call, archived, pickled, tensor
 from vdt_jax.errors import UserError
 from vdt_jax.weights.sources import load_weights
 
-_MEMORY_EVERY = 50  # tracing memory is slow: one mutant in so many is measured
+_MEMORY_EVERY = 50  # tracing memory is slow: every N-th mutant is measured
 
 
 def good_files() -> dict[str, bytes]:

@@ -20,7 +20,7 @@ from vdt_jax.weights.vdt import read_sizes, vdt_table
 OFFICIAL = {
     name: np.array(array) for name, array in load_torch(Path(__file__).parents[1] / "goldens" / "vdt_tiny.pt").items()
 }
-QUICK = 8  # one in so many cases is run in `make test`
+QUICK = 8  # every eighth case runs in `make test`
 
 
 def convert(path):

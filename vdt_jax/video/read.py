@@ -111,7 +111,7 @@ def _named_failures(path: str | os.PathLike) -> Iterator[None]:
     except UserError:
         raise
     except UnidentifiedImageError:
-        raise UserError(f"{shown} cannot be decoded: it begins as a picture and goes on as none") from None
+        raise UserError(f"{shown} cannot be decoded: its first bytes are those of a picture, the rest is not") from None
     except _FAILURES as error:
         reason = str(error).replace(os.fspath(path), "").strip() or type(error).__name__
         raise UserError(f"{shown} cannot be decoded ({reason}): is it a video?") from None

@@ -69,13 +69,17 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
         kind = AutoencoderKL.__annotations__[name]
         accepted = (int, float) if kind is float else (kind,)
         if type(value) not in accepted or (kind is float and not 0 < value < 1e6):
-            raise UserError(f"an autoencoder with {name}={value!r} cannot be: {kind.__name__} is needed")
+            wanted = {int: "an integer", bool: "true or false", float: "a number above 0 and below 1e6"}[kind]
+            raise UserError(f"{name} of the autoencoder must be {wanted}, got {value!r}")
     channels = config.get("block_out_channels", AutoencoderKL.block_out_channels)
     numbers = [*channels, *(value for name, value in options.items() if type(value) is int)]
     groups = options.get("norm_num_groups", AutoencoderKL.norm_num_groups)
     possible = 0 < len(channels) <= 8 and all(type(n) is int and 0 < n <= 1 << 14 for n in numbers)
     if not possible or options.get("layers_per_block", 1) > 16 or any(n % groups for n in channels):
-        raise UserError(f"an autoencoder with block_out_channels={channels} and {options} cannot be")
+        raise UserError(
+            f"no autoencoder has block_out_channels={channels} with {options}: channels must be multiples of {groups}, "
+            "up to 16384, in at most 8 blocks of at most 16 layers"
+        )
     return options | {"block_out_channels": tuple(channels)}
 
 
