@@ -16,13 +16,14 @@ import numpy as np
 from etils import epath
 
 from vdt_jax import cli
-from vdt_jax.checkpoints import Checkpoints, save_config
+from vdt_jax.checkpoints import save_config
+from vdt_jax.checkpoints.manager import Checkpoints
 from vdt_jax.distributed.processes import Interruption, Watch, check_agreement, start_processes
 from vdt_jax.errors import INTERRUPTED, RunStopped
 from vdt_jax.files import Mirror, held, open_folder
 from vdt_jax.options import build
-from vdt_jax.progress import RunLog
 from vdt_jax.training.config import RunOptions, TrainConfig
+from vdt_jax.training.log import RunLog
 from vdt_jax.training.run import PLACES, Run, check_same_run
 from vdt_jax.training.step import Metrics
 from vdt_jax.training.validation import Validation
