@@ -40,8 +40,11 @@ def test_the_compilation_cache_is_optional(variables, folder, tmp_path, monkeypa
 def test_the_later_value_of_a_key_counts(monkeypatch):
     values, key = flags.FlagValues(), "--config.model.input_size"
     line = ["x", f"--config={ROOT}/configs/moving_digits.py", f"{key}=(64,64)", "--config.seed=1", f"{key}=(8,8)"]
+    line += ["--input=a", "--input=b"]  # both count
     config_flags.DEFINE_config_file("config", None, flag_values=values)
+    flags.DEFINE_multi_string("input", None, "", flag_values=values)
     monkeypatch.setattr("sys.argv", line)
     monkeypatch.setattr(cli.flags, "FLAGS", values)
     cli._parse_flags(line)
     assert values.config.model.input_size == (8, 8) and values.config.seed == 1
+    assert values.input == ["a", "b"]

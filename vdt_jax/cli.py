@@ -153,8 +153,9 @@ def config_of_options(options: Any) -> ConfigDict:
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     asks_for_help = any(argument.lstrip("-").startswith("help") for argument in argv)
     # Of two values of a config key the later counts; ml_collections would concatenate tuples.
-    last = {argument.partition("=")[0]: number for number, argument in enumerate(argv) if "=" in argument}
-    argv = [text for number, text in enumerate(argv) if last.get(text.partition("=")[0], number) == number]
+    keys = [text.partition("=")[0] if text.lstrip("-").startswith("config.") else "" for text in argv]
+    last = {key: number for number, key in enumerate(keys) if key}
+    argv = [text for number, text in enumerate(argv) if last.get(keys[number], number) == number]
     try:
         return app.parse_flags_with_usage(list(argv)) if asks_for_help else flags.FLAGS(list(argv))
     except flags.Error as error:  # of what a recipe raises ml_collections gives the traceback, the reason last
