@@ -2,8 +2,8 @@
 
     python benchmarks/compare_official.py --official=FOLDER
 
-FOLDER is your own clone of github.com/RERV/VDT; nothing of it is here. It needs torch and timm, and --work=video also
-diffusers, which `make bench OFFICIAL=FOLDER` installs. Modes of the official code:
+FOLDER is your own clone of github.com/RERV/VDT; nothing of it is here. It needs torch and timm, and the last three
+kinds of --work also diffusers, which `make bench OFFICIAL=FOLDER` installs. Modes of the official code:
 
     stock     as it is, float32
     tf32      with TF32 matrix products (GPUs; elsewhere the same as stock)
@@ -11,7 +11,8 @@ diffusers, which `make bench OFFICIAL=FOLDER` installs. Modes of the official co
 
 The training step is theirs and ours with AdamW and an EMA; the loss is the official one on both sides. Ours runs in
 float32, TF32 and bfloat16 beside them. --work=video is interpolation from frames of 256x256 to frames: all are encoded
-at once, sampled, and all decoded at once, by an autoencoder of the public ones' sizes.
+at once, sampled, and all decoded at once, by an autoencoder of the public ones' sizes. --work=encode and --work=decode
+take --frames of them.
 """
 
 import os
@@ -32,7 +33,7 @@ from vdt_jax import cli
 from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.errors import UserError
 from vdt_jax.inference.functional import generate_on_devices, sample_keys
-from vdt_jax.latents.codec import sample_posterior
+from vdt_jax.latents.codec import encode_moments, sample_posterior
 from vdt_jax.latents.space import VaeSpace
 from vdt_jax.models.autoencoder import AutoencoderKL
 from vdt_jax.models.vdt import REMAT, VDT, VDT_VARIANTS
@@ -42,13 +43,14 @@ from vdt_jax.weights.autoencoder import from_torch, param_shapes
 from vdt_jax.weights.tables import read_table
 from vdt_jax.weights.vdt import vdt_table
 
-WORK = ("forward", "training", "sampling", "video")
+WORK = ("forward", "training", "sampling", "encode", "decode", "video")
 _OFFICIAL = flags.DEFINE_string("official", None, "A clone of the official repository.")
 _MODEL = flags.DEFINE_enum("model", "VDT-S/2", list(VDT_VARIANTS), "Network.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Samples of 16 x 32x32 latents.")
 _MODES = flags.DEFINE_multi_enum("mode", ["stock"], ("stock", "tf32", "compiled"), "May be given more than once.")
 _WORK = flags.DEFINE_multi_enum("work", ["forward", "training", "sampling"], WORK, "May be given more than once.")
 _SAMPLING_STEPS = flags.DEFINE_multi_integer("sampling_steps", [16], "May be given more than once.")
+_FRAMES = flags.DEFINE_integer("frames", 16, "Frames that encode and decode take at once.", lower_bound=1)
 _UNROLL = flags.DEFINE_integer("unroll", 1, "Blocks per iteration of our scan over depth.")
 _REMAT = flags.DEFINE_enum("remat", "matmuls", list(REMAT), "Rematerialisation of our training step.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each.", lower_bound=1)
@@ -74,8 +76,12 @@ def main(_) -> None:
         pairs = {work: PAIRS[work](official, ours, params) for work in works}
         if "sampling" in _WORK.value:
             pairs |= {f"{n} steps": sampling_pair(official, ours, params, n) for n in _SAMPLING_STEPS.value}
+        autoencoders = autoencoder_pair(official, mode) if {"encode", "decode", "video"} & set(_WORK.value) else None
+        if "encode" in _WORK.value:
+            pairs["encode"] = encode_pair(official, autoencoders, 8 * ours.frame_size[0])
+        if "decode" in _WORK.value:
+            pairs["decode"] = decode_pair(official, autoencoders, ours.frame_size[0])
         if "video" in _WORK.value:
-            autoencoders = autoencoder_pair(official, mode)
             for n in _SAMPLING_STEPS.value:
                 pairs[f"encode + {n} steps + decode"] = video_pair(official, ours, params, autoencoders, n)
         with torch.autocast(official.device.type, torch.bfloat16, enabled=mode == "compiled"):
@@ -220,6 +226,35 @@ def autoencoder_pair(official: Official, mode: str) -> tuple[Any, VaeSpace]:
     if mode == "compiled":
         theirs.encoder, theirs.decoder = torch.compile(theirs.encoder), torch.compile(theirs.decoder)
     return theirs.to(official.device).eval(), VaeSpace(model, params)
+
+
+def encode_pair(official: Official, autoencoders: Any, size: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Square frames to the distributions of their latents."""
+    theirs, mine = autoencoders
+    frames = np.random.default_rng(0).uniform(-1, 1, (1, _FRAMES.value, size, size, 3)).astype(np.float32)
+    frames_torch, frames = to_torch(official, frames)[0], jax.device_put(frames[0])
+
+    @torch.no_grad()
+    def encode() -> None:
+        theirs.encode(frames_torch)
+        wait(official)
+
+    return encode, lambda: jax.block_until_ready(encode_moments(mine.model, mine.params, frames))
+
+
+def decode_pair(official: Official, autoencoders: Any, size: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """Square latents to frames."""
+    theirs, mine = autoencoders
+    latents = np.random.default_rng(0).standard_normal((1, _FRAMES.value, size, size, 4), np.float32)
+    latents_torch, latents = to_torch(official, latents)[0], jax.device_put(latents)
+    ours = jax.jit(lambda latents: decode_all(mine, latents))
+
+    @torch.no_grad()
+    def decode() -> None:
+        theirs.decode(latents_torch)
+        wait(official)
+
+    return decode, lambda: jax.block_until_ready(ours(latents))
 
 
 def video_pair(

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from helpers.torch_files import save_torch
 
 from vdt_jax.errors import UserError
 from vdt_jax.latents import codec
 from vdt_jax.latents.codec import decode_video, encode_video, sample_posterior
-from vdt_jax.models.autoencoder import SCALING_FACTOR, AutoencoderKL
+from vdt_jax.models.autoencoder import SCALING_FACTOR, AutoencoderKL, Upsample
 from vdt_jax.weights.autoencoder import (
     from_torch,
     load_autoencoder,
@@ -55,6 +56,16 @@ def test_decode(tiny, golden):
     model, params = tiny
     decoded = model.apply({"params": params}, jnp.asarray(golden["z"]), method="decode")
     assert relative_error(decoded, golden["decoded"]) < 1e-5
+
+
+def test_upsampling_is_a_convolution_of_repeated_pixels():
+    for height, width in ((3, 5), (1, 2)):  # one row has edges alone
+        x = jax.random.normal(jax.random.key(0), (2, height, width, 6))
+        params = Upsample(4, jnp.float32).init(jax.random.key(1), x)["params"]
+        params = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(2), leaf.shape), params)
+        repeated = x.repeat(2, axis=1).repeat(2, axis=2)
+        expected = nn.Conv(4, (3, 3)).apply({"params": params}, repeated)
+        assert relative_error(Upsample(4, jnp.float32).apply({"params": params}, x), expected) < 1e-5
 
 
 def test_video_there_and_back_is_scaled_once(tiny, golden):
