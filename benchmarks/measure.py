@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from vdt_jax.inference.outputs import table_text
+from vdt_jax.progress import table_text
 
 
 class Timing(NamedTuple):

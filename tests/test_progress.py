@@ -2,7 +2,7 @@
 
 import logging
 
-from vdt_jax.progress import progress, show_log
+from vdt_jax.progress import progress, show_log, table_text
 
 
 def test_log_lines_are_printed_beside_a_bar(capsys, monkeypatch):
@@ -27,3 +27,7 @@ def test_lines_of_progress_say_how_long_the_rest_takes(monkeypatch, capsys):
         advance(2)
         advance(8)
     assert capsys.readouterr().out == "clips: 20 %, 4.0 s, about 16 s left\nclips: 100 %, 10.0 s, about 0 s left\n"
+
+
+def test_table():
+    assert table_text(["task", "PSNR"], [["predict", "9.1"]]) == "task     PSNR\n-------  ----\npredict   9.1"

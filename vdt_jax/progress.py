@@ -1,10 +1,10 @@
-"""Progress of long work on the terminal, and the package's log lines."""
+"""What the terminal shows: progress of long work, tables, the package's log lines."""
 
 import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from tqdm import tqdm
 
@@ -43,6 +43,16 @@ def steps_progress(what: str, unit: str = "step") -> Iterator[Callable[[int, int
             done = now
 
         yield report
+
+
+def table_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in plain text, the first column left, the others right."""
+    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+    lines = []
+    for row in [columns, ["-" * width for width in widths], *rows]:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  ".join(cells))
+    return "\n".join(lines)
 
 
 def show_log() -> None:

@@ -16,7 +16,7 @@ from vdt_jax.distributed.mesh import make_mesh, replicated
 from vdt_jax.errors import UserError
 from vdt_jax.inference import functional
 from vdt_jax.inference.functional import generate, generate_on_devices, sample_keys, task_masks
-from vdt_jax.inference.outputs import table_text, write_comparison
+from vdt_jax.inference.outputs import write_comparison
 from vdt_jax.models.vdt import VDT
 
 MODEL = VDT(input_size=4, num_frames=4, in_channels=1, patch_size=2, hidden_size=8, depth=1, num_heads=1, num_classes=2)
@@ -217,7 +217,3 @@ def test_comparison_has_given_sample_truth(tmp_path):
     given, sample, shown = (last[-5, i * (width + 4) + 5] for i in range(3))
     assert given[2] > given[1] + 20 and (sample > 250).all() and (shown < 5).all()
     assert np.asarray(Image.open(tmp_path / "x.png")).ndim == 3
-
-
-def test_table():
-    assert table_text(["task", "PSNR"], [["predict", "9.1"]]) == "task     PSNR\n-------  ----\npredict   9.1"

@@ -14,7 +14,8 @@ from vdt_jax.evaluation.options import EvaluateOptions
 from vdt_jax.evaluation.protocol import Protocol, clip_numbers, protocol_text
 from vdt_jax.files import atomic_write
 from vdt_jax.inference import page
-from vdt_jax.inference.outputs import table_text, write_comparison
+from vdt_jax.inference.outputs import write_comparison
+from vdt_jax.progress import table_text
 
 _COLUMNS = ("PSNR", "SSIM", "LPIPS", "FVD", "motion", "motion error")
 _COLUMNS += ("OpenSTL MSE", "OpenSTL MAE", "OpenSTL SSIM", "OpenSTL PSNR")

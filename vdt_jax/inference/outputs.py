@@ -70,16 +70,6 @@ def write_videos(
     return np.concatenate(kept, axis=1)
 
 
-def table_text(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in plain text, the first column left, the others right."""
-    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
-    lines = []
-    for row in [columns, ["-" * width for width in widths], *rows]:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        lines.append("  ".join(cells))
-    return "\n".join(lines)
-
-
 def check_output(output: str | os.PathLike, page: bool = True) -> None:
     """Checks before any work that samples, and their page, can be written.
 
