@@ -34,6 +34,10 @@ PARTS = {
     6: "one training step by group of kernels",
 }
 ATTENTION = ("xla", "cudnn")  # of model.attention; cuDNN's runs on NVIDIA GPUs only
+TRAINING = {  # batch sizes and rematerialisation
+    "VDT-L/2": ((8, "matmuls"), (8, "full"), (16, "full"), (32, "full")),
+    "VDT-S/2": ((8, "matmuls"), (64, "matmuls"), (64, "none"), (64, "full"), (128, "matmuls")),
+}
 _LEAST_SECONDS = 20.0  # no row is started with less time left
 _OUT_OF_TIME = "out of time"
 _ROOT = Path(__file__).parent.parent
@@ -145,7 +149,7 @@ def run_child(job: Job, deadline: float, tiny: bool) -> dict[str, Any]:
 
 def jobs(platform: str, tiny: bool, official: str | None) -> list[Job]:
     """Every row, in the order of its worth within a part."""
-    return [*first_jobs(), *training_jobs(platform, tiny), *sampling_jobs(), *official_jobs(official, tiny)] + [
+    return [*first_jobs(), *training_jobs(platform), *sampling_jobs(), *official_jobs(official, tiny)] + [
         Job(6, f"{name}, by kernels", "profile", {"model": name, "batch_size": 8, "attention": kind})
         for name in ("VDT-L/2", "VDT-S/2")
         for kind in attention_kinds(platform)
@@ -172,18 +176,19 @@ def first_jobs() -> list[Job]:
     ]
 
 
-def training_jobs(platform: str, tiny: bool) -> list[Job]:
-    """Parts 2 and 3: the sizes of the recipes first, then batch sizes, attention and rematerialisation."""
-    batches = {"VDT-L/2": (8, 16, 32), "VDT-S/2": (8, 64, 128)}
-    made = []
-    for part, (name, sizes) in enumerate(batches.items(), 2):
-        for size in (2,) if tiny else sizes:
-            for remat in ("matmuls", "full", "none"):
-                for kind in attention_kinds(platform):
-                    options = {"model": name, "batch_size": size, "remat": remat, "attention": kind}
-                    suffix = f", attention {kind}" if kind else ""
-                    made.append(Job(part, f"{name}, step, batch {size}, remat {remat}{suffix}", "training", options))
-    return made
+def training_jobs(platform: str) -> list[Job]:
+    """Parts 2 and 3: the sizes of the recipes first."""
+    return [
+        Job(
+            part,
+            f"{name}, step, batch {size}, remat {remat}{f', attention {kind}' if kind else ''}",
+            "training",
+            {"model": name, "batch_size": size, "remat": remat, "attention": kind},
+        )
+        for part, (name, sizes) in enumerate(TRAINING.items(), 2)
+        for size, remat in sizes
+        for kind in attention_kinds(platform)
+    ]
 
 
 def sampling_jobs() -> list[Job]:
@@ -222,7 +227,7 @@ def official_jobs(official: str | None, tiny: bool) -> list[Job]:
 def run_job(job: dict[str, Any]) -> dict[str, Any]:
     """The row of a job, in this process."""
     make_row = JOBS[job["kind"]]
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the official code needs its share of the card
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")  # before jax is imported
     import jax
 
     from vdt_jax.files import cache_folder
@@ -319,7 +324,9 @@ def official_row(tiny: bool, official: str, model: str, mode: str, work: str, ba
         flags = [f"--official={official}", f"--model={model}", f"--mode={mode}", f"--work={work}"]
         flags += [f"--batch_size={batch}", f"--repeats={1 if tiny else 5}", f"--output={folder}/report.json"]
         script = str(Path(__file__).parent / "compare_official.py")
-        run = subprocess.run([sys.executable, script, *flags], capture_output=True, text=True)
+        paths = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+        command, environ = [sys.executable, script, *flags], os.environ | {"PYTHONPATH": paths}
+        run = subprocess.run(command, capture_output=True, text=True, env=environ)
         if run.returncode:
             sys.exit(run.stderr.strip().splitlines()[-1])
         (row,) = json.loads(Path(folder, "report.json").read_text())["rows"]

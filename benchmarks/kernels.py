@@ -11,7 +11,8 @@ import jax
 # The first pattern that a kernel's name matches gives its group.
 GROUPS = (
     ("cuDNN attention", r"fmha|flash|cudnn"),
-    ("matrix products", r"gemm|cutlass|xmma|nvjet|cublas|splitkreduce|ynn|\bdot|convolution|conv"),
+    ("collectives", r"nccl|all_gather|all_reduce"),
+    ("matrix products", r"gemm|cutlass|xmma|nvjet|cublas|splitkreduce|ynn|\bdot|convolution"),
     ("softmax", r"softmax|exponential"),
     ("random numbers", r"threefry|rng|shift_right|xor"),
     ("transposes and copies", r"transpose|copy|memcpy|bitcast|concatenate"),
@@ -19,7 +20,6 @@ GROUPS = (
     ("filling with zeros", r"memset|broadcast"),
     ("reductions", r"reduce"),
     ("other fusions", r"fusion|wrapped|loop|input"),
-    ("collectives", r"nccl|all_gather|all_reduce"),
 )
 _NOT_KERNELS = re.compile(r"::|^end: |^\$|^(while|call|conditional)\b")  # of a CPU's trace; the last contain others
 

@@ -56,12 +56,14 @@ def test_a_job_that_fails_gives_its_reason():
 
 
 def test_kernels_by_group():
-    seconds = Counter({"nvjet_tst_128": 3.0, "cudnn_sdpa_fmha": 1.0, "loop_transpose_fusion_7": 2.0, "xyz": 0.5})
+    seconds = Counter(
+        {"nvjet_tst_128": 3.0, "cudnn_sdpa_fmha": 1.0, "loop_transpose_fusion_7": 2.0, "convert_fusion": 0.5}
+    )
     assert dict(kernels.by_group(seconds)) == {
         "matrix products": 3.0,
         "transposes and copies": 2.0,
         "cuDNN attention": 1.0,
-        "the rest": 0.5,
+        "other fusions": 0.5,
     }
 
 
