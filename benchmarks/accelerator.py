@@ -15,9 +15,11 @@ need more (docs/benchmarks.md).
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -102,7 +104,7 @@ def measure_all(arguments: argparse.Namespace, output: Path, deadline: float) ->
     print(", ".join(f"{name} {value}" for name, value in kinds.items()), flush=True)
     if "error" in kinds:
         sys.exit("error: no device can be used: see above")
-    done = {row["what"] for row in map(json.loads, path.read_text().splitlines()) if row["part"]}
+    done = {row["what"] for row in read_rows(path) if row["part"]}
     with path.open("a") as file:
         if not done:
             write_row(file, {"part": 0, "what": "environment", **kinds})
@@ -116,11 +118,20 @@ def measure_all(arguments: argparse.Namespace, output: Path, deadline: float) ->
             job = left.pop(0)
             write_row(file, {"part": job.part, "what": job.what, **row})
             print("  ".join(f"{name} {value}" for name, value in {"": job.what, **row}.items())[:400], flush=True)
-    text = tables([json.loads(line) for line in path.read_text().splitlines()])
+    text = tables(read_rows(path))
     (output / "tables.txt").write_text(text)
     print(text)
     if left:
         print(f"the time is up, {len(left)} rows are left, {left[0].what!r} is next: re-run the command")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file; a line that a kill truncated is removed."""
+    text = path.read_text()
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole)
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 def write_row(file: Any, row: dict[str, Any]) -> None:
@@ -134,17 +145,22 @@ def run_child(job: Job, deadline: float, tiny: bool) -> dict[str, Any]:
     """The row of a job, computed in a process of its own, or its error."""
     command = [sys.executable, __file__, f"--job={json.dumps({**vars(job), 'tiny': tiny})}"]
     start = time.monotonic()
+    # A group of its own, so that what the row started ends with it.
+    run = subprocess.Popen(
+        command, cwd=_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+    )
     try:
-        run = subprocess.run(
-            command, cwd=_ROOT, capture_output=True, text=True, timeout=max(deadline - time.monotonic(), 1)
-        )
+        output, errors = run.communicate(timeout=max(deadline - time.monotonic(), 1))
     except subprocess.TimeoutExpired:
         return {"error": _OUT_OF_TIME}
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)
     if run.returncode:
-        lines = run.stderr.strip().splitlines() or [f"exit code {run.returncode}"]
+        lines = errors.strip().splitlines() or [f"exit code {run.returncode}"]
         wanted = [line for line in lines if "RESOURCE_EXHAUSTED" in line] or lines[-1:]
         return {"error": " ".join(wanted[0].split())[:300]}
-    return json.loads(run.stdout.splitlines()[-1]) | {"row took": f"{time.monotonic() - start:.0f} s"}
+    return json.loads(output.splitlines()[-1]) | {"row took": f"{time.monotonic() - start:.0f} s"}
 
 
 def jobs(platform: str, tiny: bool, official: str | None) -> list[Job]:

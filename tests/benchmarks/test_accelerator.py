@@ -1,7 +1,11 @@
 """What is measured on an accelerator is resumed row by row; what is learned there comes back in small parts."""
 
 import argparse
+import functools
 import json
+import os
+import select
+import subprocess
 import time
 from collections import Counter
 
@@ -42,6 +46,8 @@ def test_rows_are_resumed_and_none_is_measured_twice(measured, tmp_path, capsys)
     measure, ran = measured
     measure(2)
     assert len(ran) == 2 and "3 rows are left, 'goldens, bfloat16' is next" in capsys.readouterr().out
+    with (tmp_path / "rows.jsonl").open("a") as file:
+        file.write('{"part": 1, "wh')  # a kill
     measure(9)
     assert len(ran) == len(set(ran)) == 5
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
@@ -53,6 +59,22 @@ def test_rows_are_resumed_and_none_is_measured_twice(measured, tmp_path, capsys)
 def test_a_job_that_fails_gives_its_reason():
     job = accelerator.Job(1, "goldens", "no such kind", {})
     assert accelerator.run_child(job, time.monotonic() + 60, True) == {"error": "KeyError: 'no such kind'"}
+
+
+def test_what_a_job_started_ends_with_it(tmp_path, monkeypatch):
+    """A script stands for the row; the process that it leaves behind holds a pipe open."""
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    script = tmp_path / "row.py"
+    quiet = f"pass_fds=[{writing}], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL"
+    script.write_text(f"import subprocess\nsubprocess.Popen(['sleep', '100'], {quiet})\nprint('{{}}')\n")
+    monkeypatch.setattr(accelerator, "__file__", str(script))
+    popen = functools.partial(subprocess.Popen, close_fds=False)
+    monkeypatch.setattr(accelerator.subprocess, "Popen", popen)
+    assert "row took" in accelerator.run_child(accelerator.Job(5, "", "", {}), time.monotonic() + 60, True)
+    os.close(writing)
+    assert select.select([reading], [], [], 20)[0] and os.read(reading, 1) == b""  # closed by its end
+    os.close(reading)
 
 
 def test_kernels_by_group():
