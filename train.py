@@ -16,7 +16,8 @@ import numpy as np
 from etils import epath
 
 from vdt_jax import cli
-from vdt_jax.checkpoints import Checkpoints, save_config
+from vdt_jax.checkpoints import save_config
+from vdt_jax.checkpoints.manager import Checkpoints
 from vdt_jax.distributed.processes import Interruption, Watch, check_agreement, start_processes
 from vdt_jax.errors import INTERRUPTED, RunStopped
 from vdt_jax.files import Mirror, held, open_folder

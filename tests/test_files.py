@@ -19,7 +19,7 @@ from helpers.checkpoint_damage import assert_same, logged, save_steps, small_sta
 from helpers.scripts import DIGITS, ROOT, SHRUNK, succeed
 
 from vdt_jax import files
-from vdt_jax.checkpoints import Checkpoints
+from vdt_jax.checkpoints.manager import Checkpoints
 from vdt_jax.errors import UserError
 from vdt_jax.files import LOCK, UNFINISHED, Mirror, atomic, atomic_write, differing, file_sha256, held, open_folder
 

@@ -1,6 +1,8 @@
-"""The layers of the package, read from its imports: they point down only."""
+"""The layers of the package, read from its imports: they point down only; and what the start of a script imports."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,8 @@ RESTRICTED = {
     "torch": set(),
     "tensorflow": set(),
 }
+# Slow to import, and not needed to sample; each is imported where it is used.
+LATE = {"cv2", "grain", "optax", "orbax", "scipy", "tensorboardX", "tensorflow_datasets", "torch"}
 
 
 def package(path: Path) -> str:
@@ -68,3 +72,9 @@ def test_imports_point_down(path):
             assert there == here or layer_of[there] < layer_of[here], f"{here} imports {there}"
         elif top in RESTRICTED:
             assert here in RESTRICTED[top], f"{here} imports {top}"
+
+
+def test_the_start_of_sampling_imports_only_what_it_needs():
+    command = [sys.executable, "-c", "import sys, sample, vdt_jax.inference.requests; print(*sys.modules)"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert {name.partition(".")[0] for name in run.stdout.split()} & LATE == set()

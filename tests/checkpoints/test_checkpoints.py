@@ -12,8 +12,9 @@ import pytest
 from etils import epath
 from helpers.checkpoint_damage import assert_same, damaged_corpus, files_of, logged, save_steps, small_state
 
-from vdt_jax.checkpoints import Checkpoints, load_config, load_model, newest_checkpoint, save_config, save_model
+from vdt_jax.checkpoints import load_config, load_model, newest_checkpoint, save_config, save_model
 from vdt_jax.checkpoints import manager as manager_module
+from vdt_jax.checkpoints.manager import Checkpoints
 from vdt_jax.checkpoints.manifest import MANIFEST, damage, finished_steps, write_manifest
 from vdt_jax.errors import RunStopped, UserError
 from vdt_jax.models.vdt import VDT

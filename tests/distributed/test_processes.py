@@ -18,7 +18,7 @@ from etils import epath
 from helpers import small_run as shared
 from helpers.scripts import DIGITS, SHRUNK
 
-from vdt_jax.checkpoints import Checkpoints
+from vdt_jax.checkpoints.manager import Checkpoints
 from vdt_jax.checkpoints.manifest import MANIFEST, finished_steps
 from vdt_jax.distributed.mesh import make_mesh, state_shardings, with_shardings
 from vdt_jax.distributed.processes import READING, SILENCE, knows_its_place, lost_process, start_processes

@@ -21,7 +21,7 @@ import numpy as np
 from absl import logging as absl_logging
 from etils import epath
 
-from vdt_jax.checkpoints import Checkpoints
+from vdt_jax.checkpoints.manager import Checkpoints
 from vdt_jax.checkpoints.manifest import MANIFEST, damage, finished_steps
 from vdt_jax.training.step import TrainState
 

@@ -22,7 +22,7 @@ start_processes(f"localhost:{port}", 2, number)
 import numpy as np  # noqa: E402
 from helpers import small_run as shared  # noqa: E402
 
-from vdt_jax.checkpoints import Checkpoints  # noqa: E402
+from vdt_jax.checkpoints.manager import Checkpoints  # noqa: E402
 from vdt_jax.data import make_source  # noqa: E402
 from vdt_jax.data.pipeline import batches  # noqa: E402
 from vdt_jax.distributed.mesh import replicated, shard_batch, state_shardings, with_shardings  # noqa: E402

@@ -10,7 +10,7 @@ import pytest
 from helpers.small_run import DIFFUSION, KEY, MUON, assert_equal, compiled, data, first_state, fresh, run, twenty_steps
 from jax.sharding import PartitionSpec
 
-from vdt_jax.checkpoints import Checkpoints
+from vdt_jax.checkpoints.manager import Checkpoints
 from vdt_jax.distributed.mesh import (
     check_batch_size,
     make_mesh,

@@ -3,9 +3,11 @@
 A working directory holds `config.json` and `checkpoints/<step>/`, which has two parts: `ema_params`, which sampling
 reads, and `training`, the rest of the state. `manifest.json` is written last and marks a step as finished. A model on
 its own is a folder with `config.json` and `params/`.
+
+`manager.Checkpoints` are those of a run; it is not imported here, because Orbax takes a quarter of a second to import,
+and reading a model needs none of it.
 """
 
-from vdt_jax.checkpoints.manager import Checkpoints as Checkpoints
 from vdt_jax.checkpoints.models import DEMO as DEMO
 from vdt_jax.checkpoints.models import fresh_paths as fresh_paths
 from vdt_jax.checkpoints.models import load_config as load_config

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 from etils import epath
 
 from vdt_jax.checkpoints.config import check_config, network_of
@@ -64,6 +63,8 @@ def save_model(path: str | os.PathLike, config: Config, params: Any) -> None:
     The tree is converted to jax arrays (aligned NumPy arrays are not copied) and written in parts, because Orbax would
     hold two more copies of a NumPy tree.
     """
+    import orbax.checkpoint as ocp  # slow to import, and reading needs none of it
+
     params = jax.tree.map(jax.device_put, params)
     with ocp.Checkpointer(ocp.StandardCheckpointHandler(save_concurrent_gb=1)) as checkpointer:
         checkpointer.save(open_folder(path) / "params", args=ocp.args.StandardSave(params), force=True)

@@ -89,13 +89,13 @@ def block_mask(key: Key[Array, ""], grid: tuple[int, int]) -> Bool[Array, "h w"]
 
 def _mask(
     key: Key[Array, ""],
-    task: Int[Array, ""],
+    task: Int[Array, ""] | int,
     shape: tuple[int, int, int],
     *,
     num_given: Int[Array, ""] | int,
     stride: Int[Array, ""] | int,
-    start: Int[Array, ""],
-    stop: Int[Array, ""],
+    start: Int[Array, ""] | int,
+    stop: Int[Array, ""] | int,
 ) -> Float[Array, "f h w 1"]:
     """The mask of the task with this index: the definition of the seven tasks.
 
@@ -104,20 +104,21 @@ def _mask(
     num_frames, *grid = shape
     frame_key, each_key, block_key = jax.random.split(key, 3)
     frames = jnp.arange(num_frames)
-    given = jnp.stack(  # in the order of TASKS
-        [
-            frames < num_given,
-            frames >= num_frames - num_given,
-            frames % stride == 0,
-            jnp.zeros(num_frames, bool),
-            frames == jax.random.randint(frame_key, (), 0, num_frames),
-            jax.random.uniform(each_key, (num_frames,)) >= _ARBITRARY_GENERATED,
-            (frames < start) | (frames >= stop),
-        ]
+    given = (  # in the order of TASKS
+        lambda: frames < num_given,
+        lambda: frames >= num_frames - num_given,
+        lambda: frames % stride == 0,
+        lambda: jnp.zeros(num_frames, bool),
+        lambda: frames == jax.random.randint(frame_key, (), 0, num_frames),
+        lambda: jax.random.uniform(each_key, (num_frames,)) >= _ARBITRARY_GENERATED,
+        lambda: (frames < start) | (frames >= stop),
     )
-    generate = ~given[task][:, None, None]
-    block = block_mask(block_key, (grid[0], grid[1])) | (task != SPATIAL_TEMPORAL)
-    return (generate & block[None]).astype(jnp.float32)[..., None]
+    # A task that is known now is compiled alone: compiling all of them takes longer than sampling a short clip.
+    chosen = given[task]() if isinstance(task, int) else jnp.stack([of_task() for of_task in given])[task]
+    generate = jnp.broadcast_to(~chosen[:, None, None], shape)
+    if not isinstance(task, int) or task == SPATIAL_TEMPORAL:
+        generate &= (block_mask(block_key, (grid[0], grid[1])) | (task != SPATIAL_TEMPORAL))[None]
+    return generate.astype(jnp.float32)[..., None]
 
 
 def _block_frames(start_key: Key[Array, ""], end_key: Key[Array, ""], num_frames: int, first_end: int) -> Any:
@@ -210,11 +211,12 @@ def task_mask(
         num_given = num_frames // 2
     elif not 1 <= num_given < num_frames:
         raise UserError(f"num_given must be 1 to {num_frames - 1} for {num_frames} frames, got {num_given}")
-    # split(key, 3), as in _mask, gives the keys fold_in(key, 0), (key, 1) and (key, 2).
-    start_key, end_key = jax.random.split(jax.random.fold_in(key, 3))
-    start, stop = _block_frames(start_key, end_key, num_frames, first_end=1 if mixture == "official" else 0)
-    index = jnp.array(TASKS.index(task))
-    mask = _mask(key, index, shape, num_given=num_given, stride=4, start=start, stop=stop)
+    start, stop = 0, num_frames
+    if task == TASKS[SPATIAL_TEMPORAL]:
+        # split(key, 3), as in _mask, gives the keys fold_in(key, 0), (key, 1) and (key, 2).
+        start_key, end_key = jax.random.split(jax.random.fold_in(key, 3))
+        start, stop = _block_frames(start_key, end_key, num_frames, first_end=1 if mixture == "official" else 0)
+    mask = _mask(key, TASKS.index(task), shape, num_given=num_given, stride=4, start=start, stop=stop)
     return jnp.where(mask.any(), mask, jnp.ones_like(mask))
 
 
