@@ -25,9 +25,9 @@ $(READY): $(CORE)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
 	@touch $(READY)
 
-# The slow tests need what the metrics, the page and the notebook need; the browser itself is the machine's, or its test is skipped.
+# The slow tests need what the metrics, the page, the notebooks and the trackers need; the browser itself is the machine's, or its test is skipped.
 $(READY_ALL): $(READY)
-	$(BIN)/python -m pip install --quiet --editable '.[dev,app,browser,docs,emulator,eval,gcs,notebook]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[dev,app,browser,docs,emulator,eval,gcs,notebook,trackio,wandb]' --constraint constraints.txt
 	@touch $(READY_ALL)
 
 check: $(READY)

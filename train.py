@@ -75,8 +75,7 @@ def train(
     train_batches = run.batches(first_step)
 
     # ------------------------------------------------------------------ loop
-    mirror.fetch("metrics.jsonl")
-    log = RunLog(mirror.folder, first_step, config.total_steps, run.utilisation) if first_process else None
+    log = open_log(run, mirror, first_step)
     with checkpoints, mirror, log or contextlib.nullcontext():
         logger.info(f"{run}, step {first_step} to {last_step}")
         unread: Metrics | None = None  # metrics are read one step late, to avoid blocking on the device
@@ -105,9 +104,21 @@ def train(
                 raise RunStopped(f"interrupted; step {step} is saved: re-run the command to resume", INTERRUPTED)
             if show and not measure:
                 validation(state.ema_params, step, metrics=False, pictures=True)
+            if show and log:
+                log.pictures(step, validation.folder(step))
         if unread is not None:
             run.report_skipped(last_step, unread, checkpoints.newest)
         logger.info(f"saving blocked training for {checkpoints.seconds_blocked:.2f} s")
+
+
+def open_log(run: Run, mirror: Mirror, first_step: int) -> RunLog | None:
+    """The log of the first process; the other processes have none."""
+    for name in RunLog.CONTINUED:
+        mirror.fetch(name)
+    if jax.process_index() > 0:
+        return None
+    config = run.config
+    return RunLog(mirror.folder, first_step, config.total_steps, run.utilisation, config.tracker, run.config_json)
 
 
 if __name__ == "__main__":

@@ -76,3 +76,5 @@ def test_the_site_builds_without_a_warning(tmp_path):
     subprocess.run(command, cwd=ROOT, check=True, timeout=300)
     page = (tmp_path / "api" / "pipeline.html").read_text()
     assert "raise_frame_rate" in page and "the frames that follow" in page
+    keys = (tmp_path / "api" / "training.html").read_text()  # of the classes of options, with choices and limits
+    assert "Distribution of the masks. One of <code>varied</code>, <code>official</code>" in keys

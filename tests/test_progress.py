@@ -1,4 +1,4 @@
-"""What long work says on the terminal."""
+"""Progress and log lines on the terminal."""
 
 import logging
 

@@ -7,11 +7,12 @@ import sys
 
 import numpy as np
 import pytest
-from helpers.event_files import scalars
+from helpers.event_files import pictures, scalars
 from helpers.scripts import DIGITS, ROOT, SHRUNK, fail, line_of, script, scripts, succeed
 from helpers.videos import moving_square
 
 from vdt_jax.data.pipeline import clip_numbers
+from vdt_jax.diffusion.masks import TASKS
 from vdt_jax.video import read_frames, write_video
 
 RECIPES = ["default", "moving_digits", "video_folder_tiny"]  # test_recipes.py has the others
@@ -84,6 +85,10 @@ def test_working_directory_after_a_resumed_run(workdir):
     validated = {name.replace(" ", "_"): value for name, value in lines[2].items() if "/" in name}
     logged = {name: steps for name, steps in scalars(workdir).items() if "/" in name}
     assert len(logged) == 7 + 4 + 2 * 7 and logged == {name: {3: pytest.approx(x)} for name, x in validated.items()}
+    shown = pictures(workdir)
+    assert shown.keys() == {f"samples/{task}_0" for task in TASKS} and all(
+        steps.keys() == {2, 4} for steps in shown.values()
+    )
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
     assert len(list(workdir.glob("events.*"))) == 2
     assert json.loads((workdir / "config.json").read_text())["batch_size"] == 2
@@ -185,6 +190,7 @@ MISTAKES = [
         [DIGITS, "--config.grad_accum=3"],
         "batch_size (the global batch size) must be a multiple of 1 devices x 3 parts (grad_accum), got 16",
     ),
+    ([DIGITS, "--config.tracker=tensorboard"], "tracker must be one of wandb, trackio, got 'tensorboard'"),
     ([DIGITS, "--config.mesh.fsdp=2"], "mesh.fsdp must divide the number of devices, 1, got 2"),
     ([DIGITS, "--config.model.remat=some"], "model.remat must be one of none, full, matmuls, got 'some'"),
     ([DIGITS, "--config.optimizer.frozen=blocs"], "optimizer.frozen=blocs fits no parameter"),

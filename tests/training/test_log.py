@@ -1,13 +1,21 @@
-"""What a run leaves in its working directory, and says on the terminal."""
+"""The log of a run: what it leaves in the working directory, on the terminal, in TensorBoard and in trackers."""
 
+import importlib.util
 import json
+import os
 import resource
+import sqlite3
+import struct
+import subprocess
+import sys
 
+import numpy as np
 import pytest
-from helpers.event_files import scalars
+from helpers.event_files import pictures, scalars
 
 from vdt_jax.errors import UserError
 from vdt_jax.training.log import RunLog
+from vdt_jax.video import write_video
 
 
 def steps(workdir):
@@ -80,3 +88,125 @@ def test_a_full_disk_ends_the_run_in_one_line(tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     reason = "(File too large): free some space, or choose another path"
     assert str(refused.value) == f"{tmp_path}/metrics.jsonl cannot be written {reason}"
+
+
+@pytest.fixture
+def previews(tmp_path):
+    """The previews of a step; their folder."""
+    for task in ("backward", "predict"):
+        write_video(
+            tmp_path / "samples" / f"{task}_0.gif", np.arange(2 * 8 * 24 * 3, dtype=np.uint8).reshape(2, 8, 24, 3)
+        )
+        (tmp_path / "samples" / f"{task}_0.png").touch()
+    return tmp_path / "samples"
+
+
+def test_tensorboard_has_the_previews_as_moving_pictures(tmp_path, previews):
+    with RunLog(tmp_path, 0, 10) as run:
+        run.pictures(5, previews)
+    found = pictures(tmp_path)
+    assert found.keys() == {"samples/backward_0", "samples/predict_0"}
+    picture = found["samples/predict_0"][5]
+    assert picture.encoded_image_string == (previews / "predict_0.gif").read_bytes()
+    assert (picture.width, picture.height) == (24, 8)
+
+
+def test_a_tracker_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="tracker=wandb needs the package wandb: pip install wandb"):
+        RunLog(tmp_path, 0, 10, tracker="wandb")
+
+
+# What train.py does, killed after step 6 and resumed from a checkpoint of step 4.
+KILLED_AND_RESUMED = """
+import sys
+from pathlib import Path
+from vdt_jax.training.log import RunLog
+
+tracker, workdir = sys.argv[1], Path(sys.argv[2])
+for first_step, steps in ((0, (2, 4, 6)), (4, (6, 8))):
+    with RunLog(workdir, first_step, 8, tracker=tracker, config={"model": {"depth": 3}}) as log:
+        for step in steps:
+            log.metrics(step, {"loss": 1 / step, "validation/predict": 0.5})
+            if step in (6, 8):
+                log.pictures(step, workdir / "samples")
+"""
+
+
+def tracked(tracker, workdir, **environment):
+    pytest.importorskip(tracker, reason=f"pip install -e '.[{tracker}]'")
+    command = [sys.executable, "-c", KILLED_AND_RESUMED, tracker, str(workdir)]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "TRACKIO"))}
+    clean |= {"HOME": str(workdir / "home"), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    return subprocess.run(
+        command, env=clean | environment, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL
+    )
+
+
+def wandb_records(path):
+    """The records of a .wandb file: after 7 bytes, blocks of 32 KiB with fragments as LevelDB's log has them."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, record = path.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        if (left := 32768 - place % 32768) < 7:
+            place += left
+            continue
+        size, kind = struct.unpack_from("<HB", data, place + 4)
+        record += data[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # a whole record, or its last fragment
+            yield Record.FromString(record)
+            record = b""
+
+
+@pytest.mark.slow
+def test_weights_and_biases_offline(tmp_path, previews):
+    done = tracked("wandb", tmp_path, WANDB_MODE="offline")
+    assert done.returncode == 0, done.stderr
+    run_id = (tmp_path / "run_id").read_text().strip()
+    folders = sorted(tmp_path.glob("wandb/offline-run-*"))
+    assert len(folders) == 2 and all(folder.name.endswith(run_id) for folder in folders)
+    logged = []
+    for folder in folders:
+        records = list(wandb_records(next(folder.glob("*.wandb"))))
+        (run,) = (record.run for record in records if record.HasField("run"))
+        assert (run.run_id, run.display_name, run.project) == (run_id, run_id, "vdt_jax")
+        assert {item.key: json.loads(item.value_json) for item in run.config.update}["model"] == {"depth": 3}
+        for record in records:
+            if record.HasField("history"):
+                items = {
+                    ".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item
+                }
+                logged.append((items["_step"], items.get("loss"), items.get("samples/predict_0._type")))
+        assert len(list(folder.rglob("*.gif"))) == 2
+    assert logged == [(2, 1 / 2, None), (4, 1 / 4, None), (6, 1 / 6, "video-file"), (8, 1 / 8, "video-file")]
+
+
+@pytest.mark.slow
+def test_weights_and_biases_without_a_login(tmp_path):
+    done = tracked("wandb", tmp_path)
+    assert done.returncode == 1
+    message = "tracker=wandb is not logged in: run `wandb login`, or set WANDB_API_KEY, or WANDB_MODE=offline"
+    assert done.stderr.splitlines()[-1] == f"vdt_jax.errors.UserError: {message}"
+
+
+@pytest.mark.slow
+def test_trackio(tmp_path, previews):
+    done = tracked("trackio", tmp_path, TRACKIO_DIR=str(tmp_path / "trackio"))
+    assert done.returncode == 0, done.stderr
+    run_id = (tmp_path / "run_id").read_text().strip()
+    with sqlite3.connect(tmp_path / "trackio" / "vdt_jax.db") as database:
+        rows = [(step, json.loads(values)) for step, values in database.execute("SELECT step, metrics FROM metrics")]
+        assert {name for (name,) in database.execute("SELECT run_name FROM metrics")} == {run_id}
+    assert [(step, values["loss"]) for step, values in rows if "loss" in values] == [(n, 1 / n) for n in (2, 4, 6, 8)]
+    shown = [(step, values["samples/predict_0"]["_type"]) for step, values in rows if "samples/predict_0" in values]
+    assert shown == [(6, "trackio.video"), (8, "trackio.video")]
+    assert len(list((tmp_path / "trackio").rglob("*.gif"))) == 4
+
+
+@pytest.mark.slow
+def test_trackio_without_a_login(tmp_path):
+    done = tracked("trackio", tmp_path, TRACKIO_SPACE_ID="digits")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("vdt_jax.errors.UserError: tracker=trackio cannot start: ")

@@ -38,8 +38,8 @@ class Source(Protocol):
     Attributes:
       num_classes: labels are 0 to num_classes - 1; 1 for clips without classes, whose label is 0.
       generated: whether clips are computed, and not read from files.
-      crop: how a clip came to its size, for the protocol of an evaluation.
-      identity: optional; what tells its clips from others, wherever they are stored, see `identity_of`.
+      crop: how clips were cropped and resized, for the protocol of an evaluation.
+      identity: optional; a text that identifies its clips, wherever they are stored, see `identity_of`.
     """
 
     num_classes: int
@@ -73,12 +73,12 @@ class Computed:
 
 
 def identity_of(entries: Sequence[Any]) -> str:
-    """What tells some data from other data: the number of entries, e.g. names and sizes of files, and their hash."""
+    """A text that identifies data: the number of its entries, e.g. names and sizes of files, and their hash."""
     return f"{len(entries)} entries, SHA-256 {hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]}"
 
 
 def readable_example(source: Source, candidates: Iterable[tuple[int, np.random.Generator | None]]) -> dict[str, Any]:
-    """The first of some clips that can be read: "video" (F, H, W, C) float32 in [-1, 1] or moments, "labels" () int32.
+    """The first readable one of some clips: "video" (F, H, W, C) float32 in [-1, 1] or moments, "labels" () int32.
 
     Args:
       source: of the clips.

@@ -121,7 +121,7 @@ class MovingMnist(Computed):
 
     def __init__(self, shape: tuple[int, int, int, int], split: str, path: str = "", num_digits: int = 2):
         if shape[3] != 1 or min(shape[1:3]) <= _DIGIT:
-            raise UserError(f"moving MNIST has one channel and more than 32x32 pixels, not {shape[1:]} (H, W, C)")
+            raise UserError(f"moving MNIST needs one channel and more than 32x32 pixels, got {shape[1:]} (H, W, C)")
         _check_num_digits(num_digits)
         if not path or not Path(path).exists():
             raise UserError(f"no digits at '{path}': --config.data.path names an IDX, .npy, .npz or .json file")

@@ -31,12 +31,12 @@ h2 { font-size: 1.25rem; margin: 2rem 0 0; }
 h3 { font-size: 1rem; margin: 0; }
 p { margin: 0 0 .6rem; color: var(--quiet); }
 .cards {
-  display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); grid-auto-flow: dense;
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); grid-auto-flow: dense;
   gap: 1rem; margin-bottom: 1rem;
 }
-.card { background: var(--panel); border-radius: .5rem; padding: .6rem .75rem .75rem; min-width: 0; }
+.card { background: var(--panel); border-radius: .5rem; padding: .6rem .75rem .75rem; min-width: 0; max-width: 44rem; }
 .card p { font-size: .85rem; margin: 0 0 .3rem; }
-@media (min-width: 48rem) { .wide { grid-column: span 2; } }
+@media (min-width: 48rem) { .wide { grid-column: span 2; max-width: none; } }
 .columns { display: flex; font-size: .75rem; color: var(--quiet); }
 .columns span { flex: 1; text-align: center; }
 img { display: block; width: 100%; image-rendering: pixelated; }

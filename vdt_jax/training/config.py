@@ -15,6 +15,7 @@ from vdt_jax.diffusion.masks import MIXTURES
 from vdt_jax.errors import UserError
 from vdt_jax.inference.options import MAX_SEED
 from vdt_jax.options import option, validate
+from vdt_jax.training.log import TRACKERS
 from vdt_jax.training.optimizer import DECAYS, OPTIMIZERS
 
 
@@ -97,6 +98,9 @@ class TrainConfig:
     preview: SamplesOptions = option(
         SamplesOptions(num_steps=50, num_clips=2),
         "Samples in WORKDIR/samples; at a step with validation its samples are shown.",
+    )
+    tracker: str | None = option(
+        None, "Where metrics and previews are shown beside TensorBoard (docs/recipes.md).", choices=TRACKERS
     )
     validation: SamplesOptions = option(SamplesOptions(), "Losses by task and noise level; PSNR and SSIM of samples.")
 

@@ -1,28 +1,64 @@
-"""The metrics of a run: metrics.jsonl, TensorBoard events, and lines or a bar on the terminal."""
+"""The log of a training run: metrics.jsonl, TensorBoard, Weights & Biases or Trackio, and lines on the terminal."""
 
+import importlib
+import importlib.util
 import json
+import os
+import re
+import secrets
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from PIL import Image
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.summary import scalar
 from tqdm import tqdm
 
+from vdt_jax.errors import UserError
 from vdt_jax.files import atomic_write, writing
+
+TRACKERS = ("wandb", "trackio")
+
+
+class Tracker(Protocol):
+    """What shows the metrics and pictures of a run."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs the metrics of a step."""
+        ...
+
+    def pictures(self, step: int, paths: Mapping[str, Path]) -> None:
+        """Logs looping GIFs under their names."""
+        ...
+
+    def close(self, failed: bool) -> None:
+        """Writes what is left. `failed`: the run ends with an exception."""
+        ...
 
 
 class RunLog:
-    """Writes the metrics of a run to metrics.jsonl and TensorBoard, and shows its progress on the terminal.
+    """Writes metrics and previews of a run to metrics.jsonl and its trackers, and shows progress on the terminal.
+
+    Only the first process of a run has one.
 
     Args:
-      first_step: step that the run resumes at; what was logged after it is deleted.
+      workdir: a local folder. TensorBoard's events are written there, too.
+      first_step: step that the run resumes at; metrics.jsonl and TensorBoard lose what was logged after it.
+      total_steps: of the whole run.
       utilisation: the share of the devices' peak at a number of steps a second, None where the peak is not known.
+      tracker: one of TRACKERS, or None for TensorBoard alone.
+      config: settings that the tracker shows.
+
+    Raises:
+      UserError: a file cannot be written, or the tracker cannot start.
     """
+
+    CONTINUED = ("metrics.jsonl", "run_id")  # files that a resumed run needs
 
     def __init__(
         self,
@@ -30,32 +66,33 @@ class RunLog:
         first_step: int,
         total_steps: int,
         utilisation: Callable[[float], float | None] = lambda _: None,
+        tracker: str | None = None,
+        config: Mapping[str, Any] | None = None,
     ):
-        self._path = Path(workdir) / "metrics.jsonl"
+        workdir = Path(workdir)
+        self._path, logged = workdir / "metrics.jsonl", 0
         if self._path.is_file():
-            kept = [line for line in self._path.read_text(errors="replace").splitlines() if _step(line) <= first_step]
-            atomic_write(self._path, "".join(line + "\n" for line in kept))
+            lines = [(line, _step(line)) for line in self._path.read_text(errors="replace").splitlines()]
+            logged = max((step for _, step in lines), default=0)
+            atomic_write(self._path, "".join(f"{line}\n" for line, step in lines if 0 < step <= first_step))
         with writing(self._path):
             self._file = self._path.open("a")
-            self._events = EventsWriter(str(Path(workdir) / "events"))
-            self._add_event(first_step + 1, session_log=SessionLog(status=SessionLog.START))  # later steps are dropped
+            self._trackers: list[Tracker] = [TensorBoard(workdir, first_step)]
+        if tracker is not None:
+            self._trackers.append(HostedTracker(tracker, workdir, config or {}, logged))
         self._bar = tqdm(total=total_steps, initial=first_step, unit="step") if sys.stderr.isatty() else None
         self._total, self._last, self._time, self._utilisation = total_steps, first_step, None, utilisation
 
     def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: Any, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
         with writing(self._path):
-            self._events.close()
+            for tracker in self._trackers:
+                tracker.close(failed=error is not None)
             self._file.close()
-
-    def _add_event(self, step: int, **content: Any) -> None:
-        # SummaryWriter has a thread, which a full disk ends: the next event then waits for ever.
-        self._events.write_event(Event(step=step, wall_time=time.time(), **content))
-        self._events.flush()
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Logs the metrics of a step, with steps a second and `mfu`; the terminal shows those without a slash.
@@ -72,8 +109,8 @@ class RunLog:
         with writing(self._path):
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-            scalars = [scalar(name, value).value[0] for name, value in values.items()]
-            self._add_event(step, summary=Summary(value=scalars))
+            for tracker in self._trackers:
+                tracker.metrics(step, values)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if "/" not in name)
         if self._bar is not None:
             self._bar.set_postfix_str(shown)
@@ -82,10 +119,98 @@ class RunLog:
             print(f"step {step}/{self._total}  {shown}{left}", flush=True)
         self._last, self._time = step, now
 
+    def pictures(self, step: int, folder: Path) -> None:
+        """Logs the GIFs of a folder as `samples/NAME`."""
+        paths = {f"samples/{path.stem}": path for path in sorted(folder.glob("*.gif"))}
+        with writing(self._path):
+            for tracker in self._trackers:
+                tracker.pictures(step, paths)
 
-def _step(line: str) -> float:
-    """The step of a line of metrics; infinity for a truncated line."""
+
+class TensorBoard:
+    """Event files in the working directory, for `tensorboard --logdir`; steps after `first_step` are dropped."""
+
+    def __init__(self, workdir: Path, first_step: int):
+        self._events = EventsWriter(str(workdir / "events"))
+        self._add(first_step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def _add(self, step: int, **content: Any) -> None:
+        # SummaryWriter has a thread, which a full disk ends: the next event then waits for ever.
+        self._events.write_event(Event(step=step, wall_time=time.time(), **content))
+        self._events.flush()
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self._add(step, summary=Summary(value=[scalar(name, value).value[0] for name, value in values.items()]))
+
+    def pictures(self, step: int, paths: Mapping[str, Path]) -> None:
+        for name, path in paths.items():
+            with Image.open(path) as picture:
+                width, height = picture.size
+            image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=path.read_bytes())
+            self._add(step, summary=Summary(value=[Summary.Value(tag=name, image=image)]))
+
+    def close(self, failed: bool) -> None:
+        self._events.close()
+
+
+class HostedTracker:
+    """A run of Weights & Biases or Trackio, whose Python interfaces agree.
+
+    The run's id is kept in WORKDIR/run_id, so that a resumed training continues it. Both can only append: steps that
+    were logged before a training was killed and resumed are not logged again.
+
+    Args:
+      name: one of TRACKERS.
+      logged: the last step that was logged.
+
+    Raises:
+      UserError: the package is not installed, nobody is logged in, or the run cannot be opened.
+    """
+
+    def __init__(self, name: str, workdir: Path, config: Mapping[str, Any], logged: int):
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"tracker={name} needs the package {name}: pip install {name}")
+        id_file = workdir / "run_id"
+        if not id_file.is_file():
+            stem = re.sub(r"[^\w.-]", "_", workdir.absolute().name)[:80]
+            atomic_write(id_file, f"{stem}-{secrets.token_hex(4)}\n")
+        project = os.environ.get(f"{name.upper()}_PROJECT", "vdt_jax")
+        settings = {"project": project, "name": id_file.read_text().strip(), "resume": "allow", "config": dict(config)}
+        self._name, self._logged = name, logged
+        try:
+            self._module: Any = importlib.import_module(name)
+            if name == "wandb":
+                _check_login(self._module)
+                settings |= {"id": settings["name"], "dir": str(workdir)}
+            self._run: Any = self._module.init(**settings)
+        except UserError:
+            raise
+        except Exception as error:  # of the network, the login or the disk, of many kinds
+            raise UserError(f"tracker={name} cannot start: {error}") from None
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        if step > self._logged:
+            self._run.log(dict(values), step=step)
+
+    def pictures(self, step: int, paths: Mapping[str, Path]) -> None:
+        if step > self._logged:
+            self._run.log({name: self._module.Video(str(path)) for name, path in paths.items()}, step=step)
+
+    def close(self, failed: bool) -> None:
+        self._run.finish(**({"exit_code": int(failed)} if self._name == "wandb" else {}))
+
+
+def _check_login(wandb: Any) -> None:
+    """UserError where wandb would ask for an API key."""
+    if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False, verify=False):
+        raise UserError(
+            "tracker=wandb is not logged in: run `wandb login`, or set WANDB_API_KEY, or WANDB_MODE=offline"
+        )
+
+
+def _step(line: str) -> int:
+    """The step of a line of metrics; 0 for a truncated line."""
     try:
         return json.loads(line)["step"]
     except ValueError:
-        return float("inf")
+        return 0

@@ -29,7 +29,8 @@ logger = logging.getLogger(__name__)
 MAX_SKIPPED = 5  # steps in a row; then the run stops
 # A run can be resumed with other values of these keys; another value of any other key makes it another run.
 FREE_KEYS = (
-    *("total_steps", "log_every", "checkpoint_every", "keep_checkpoints", "keep_every", "preview", "validation"),
+    *("total_steps", "log_every", "checkpoint_every", "keep_checkpoints", "keep_every"),
+    *("preview", "validation", "tracker"),
     *("data_threads", "data.max_bad", "data.time_limit", "data.memory_limit"),
     *("mesh", "grad_accum", "model.remat", "model.unroll"),  # how a step is computed, not what
 )

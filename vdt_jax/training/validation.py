@@ -54,6 +54,10 @@ class Validation:
         """Whether the pictures of a step are wanted; those of the last step are."""
         return self._shown.every > 0 and (step % self._shown.every == 0 or step == last_step)
 
+    def folder(self, step: int) -> Path:
+        """Where the pictures of a step are written."""
+        return self._folder / f"step_{step:07d}"
+
     def __call__(self, params: Any, step: int, *, metrics: bool = True, pictures: bool = False) -> dict[str, float]:
         """Samples every task once, for metrics, pictures (a GIF and a PNG a task and clip), or both.
 
@@ -70,7 +74,7 @@ class Validation:
         values: dict[str, Any] = self._measure_losses(params) if metrics else {}
         measured, shown = self._measured.num_clips if metrics else 0, self._shown.num_clips if pictures else 0
         clips = {name: array[: max(measured, shown)] for name, array in self._clips.items()}
-        truth, folder, sampled = clips["video"], self._folder / f"step_{step:07d}", []
+        truth, folder, sampled = clips["video"], self.folder(step), []
         for task, samples, mask in self._sample(params, clips, (self._measured if metrics else self._shown).num_steps):
             sampled.append(task)
             if metrics:
