@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 from helpers.checkpoint_damage import assert_same, damaged_corpus, files_of, logged, save_steps, small_state
@@ -189,6 +190,15 @@ def test_a_model_on_its_own(state, tmp_path):
     model, params = load_model(tmp_path / "m")
     assert load_config(tmp_path / "m")["note"] == "x" and model.frame_size == (4, 4)
     jax.tree.map(np.testing.assert_array_equal, params, state.params)
+    by_orbax = ocp.StandardCheckpointer().restore(tmp_path / "m" / "params", params)
+    jax.tree.map(np.testing.assert_array_equal, by_orbax, params)
+
+
+def test_a_model_folder_does_not_say_where_it_was_written(state, tmp_path):
+    save_model(tmp_path / "m", {"model": SIZES}, state.params)
+    files = files_of(tmp_path / "m")
+    assert len(files) > 5 and not [path for path in files if bytes(tmp_path) in path.read_bytes()]
+    assert "commit_success" not in (tmp_path / "m" / MANIFEST).read_text()
 
 
 def test_what_is_not_a_checkpoint_is_refused(state, tmp_path):
