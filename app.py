@@ -27,6 +27,7 @@ from vdt_jax.inference.studio import MAX_STEPS, PAINTED, Studio
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "A working directory, a converted folder, or `demo`.")
 _VAE = flags.DEFINE_string("vae", None, "Autoencoder of a model of latents, as for sample.py.")
+_TRUST_DATA = flags.DEFINE_bool("trust_data", False, "Import the class of clips that the checkpoint's config names.")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 lets the whole network in.")
 _PORT = flags.DEFINE_integer("port", 7860, "Port to listen on.")
 _MAX_MEGABYTES = flags.DEFINE_integer("max_megabytes", 100, "Largest upload.")
@@ -81,7 +82,7 @@ def main(_) -> None:
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the page needs Gradio: pip install -e '.[app]' -c constraints.txt")
     cli.quiet_start()
-    pipe = Pipeline.load(_CHECKPOINT.value, vae=_VAE.value)
+    pipe = Pipeline.load(_CHECKPOINT.value, vae=_VAE.value, trust_data=_TRUST_DATA.value)
     with tempfile.TemporaryDirectory(prefix="vdt_jax_", ignore_cleanup_errors=True) as folder:
         # Gradio reads both when it is imported; the folder holds uploads and what is downloaded.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}

@@ -1,5 +1,7 @@
 """Errors that the user can correct, and the exit codes of a run that stops before its end."""
 
+import os
+
 USER_ERROR = 2  # exit code: an error in the input
 STOPPED = 3  # exit code: the run cannot continue
 INTERRUPTED = 75  # exit code: stopped by a signal, and saved; re-run to resume (EX_TEMPFAIL of sysexits.h)
@@ -35,6 +37,6 @@ def _one_line(message: str) -> str:
     return line if len(line) <= 2000 else f"{line[:1990]} [...]"
 
 
-def printable(text: str) -> str:
-    """A text with its control characters, but for newlines and tabs, escaped as `repr` does."""
-    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
+def printable(text: str | os.PathLike) -> str:
+    """A text or path; control characters, but for newlines and tabs, and what is not UTF-8 are escaped as by `repr`."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in os.fspath(text))

@@ -11,9 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vdt_jax.errors import UserError
+from vdt_jax.errors import UserError, printable
 from vdt_jax.video import to_float
-from vdt_jax.video.images import printable
 
 MAX_REPLACEMENTS = 1000  # clips that are tried in place of one that cannot be read
 CENTRED = "centre, then bicubic with antialiasing"

@@ -72,6 +72,11 @@ def keys_of(name: str) -> set[str]:
     return inspect.signature(_find(name)[0]).parameters.keys() - _NOT_OPTIONS
 
 
+def is_built_in(name: str) -> bool:
+    """Whether a name is that of a source of this package; of other names the module is imported, which runs it."""
+    return name in _SHORT_NAMES or name.partition(":")[0] in _PREFIXES
+
+
 def _find(name: str) -> tuple[Callable[..., Any], dict[str, str]]:
     """The class of a data source, and the option that follows the prefix in its name."""
     prefix, _, rest = name.partition(":")

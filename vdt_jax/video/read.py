@@ -20,8 +20,8 @@ import numpy as np
 from av.stream import Disposition
 from PIL import Image, UnidentifiedImageError
 
-from vdt_jax.errors import UserError
-from vdt_jax.video.images import folder_numbers, image_numbers, is_image, printable, probe_folder, probe_image
+from vdt_jax.errors import UserError, printable
+from vdt_jax.video.images import folder_numbers, image_numbers, is_image, probe_folder, probe_image
 from vdt_jax.video.info import VideoInfo, as_pts
 
 # fmt: off
