@@ -94,6 +94,15 @@ def test_lists_that_are_none(tmp_path, name, text, message):
         find_videos(tmp_path / name)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_lists_as_spreadsheets_write_them(tmp_path, encoding, separator):
+    text = "path,label,split\nä b.mp4,run,train\n".replace(",", separator)
+    mark = "\ufeff" if encoding in ("utf-16-le", "utf-16-be") else ""
+    (tmp_path / "a.csv").write_bytes((mark + text).encode(encoding))
+    assert find_videos(tmp_path / "a.csv")[1] == [Found("ä b.mp4", "run", "train")]
+
+
 @pytest.mark.parametrize(
     ("header", "row"),
     [
