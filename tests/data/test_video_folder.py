@@ -168,6 +168,12 @@ def test_crops_and_flips_only_where_asked_and_the_same_for_a_position(folder):
     views = {flipped.clip(0, np.random.default_rng(n))["video"].tobytes() for n in range(8)}
     still = flipped.clip(0)["video"]
     assert views == {still.tobytes(), np.ascontiguousarray(still[:, :, ::-1]).tobytes()}
+    as_dit = open_folder(folder / "walk" / "frames", shape=(4, 16, 16, 3), crop="dit")
+    assert "center_crop_arr" in as_dit.crop and "center" not in plain.crop
+    assert (as_dit.clip(0)["video"] != plain.clip(0)["video"]).any()
+    for wrong, message in (({"crop": "x"}, "must be one of exact, dit, got 'x'"), ({"random_crop": 0.5}, "exclude")):
+        with pytest.raises(UserError, match=f"data.crop.*{message}"):
+            open_folder(folder / "walk" / "frames", **{"crop": "dit"} | wrong)
     cropped = open_folder(folder / "walk" / "frames", shape=(4, 16, 16, 3), random_crop=0.5)
     draws = [cropped.clip(2, np.random.default_rng(n))["video"] for n in (1, 1, 2)]
     np.testing.assert_array_equal(draws[0], draws[1])

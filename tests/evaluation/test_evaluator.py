@@ -208,7 +208,7 @@ def test_other_data_than_the_model_was_trained_on(tmp_path):
     [
         ({}, {}, {}),
         ({"stride": 3, "hop": 2, "labels": True}, {}, {"stride": 3, "labels": True}),
-        ({"fps": 10.0, "held_out": 0.5}, {}, {"fps": 10.0}),
+        ({"fps": 10.0, "held_out": 0.5, "crop": "dit"}, {}, {"fps": 10.0, "crop": "dit"}),
         ({"fps": 10.0}, {"stride": 2}, {"stride": 2, "fps": None}),
         ({"stride": 3}, {"fps": 5.0}, {"stride": None, "fps": 5.0}),
     ],

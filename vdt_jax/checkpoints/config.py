@@ -15,7 +15,7 @@ _MAX_TABLE = 1 << 27  # numbers of a position table, which is computed before an
 
 # Keys of a `data` section by type; None stands for the default of the source.
 _DATA: dict[type, tuple[str, ...]] = {
-    str: ("path", "held_out_path", "short", "feature"),
+    str: ("path", "held_out_path", "short", "feature", "crop"),
     int: ("stride", "hop", "num_digits", "memory_limit"),
     float: ("fps", "held_out", "max_bad", "time_limit", "random_crop"),
     bool: ("labels", "random_flip"),

@@ -123,7 +123,7 @@ def _data(options: EvaluateOptions, pipeline: Pipeline) -> dict[str, Any]:
     else:
         section = {"name": "video_folder", "path": str(options.data), "held_out": 0.0}
         trained_on = pipeline.config["data"]
-        section |= {key: trained_on[key] for key in ("stride", "fps", "labels") if trained_on.get(key)}
+        section |= {key: trained_on[key] for key in ("stride", "fps", "labels", "crop") if trained_on.get(key)}
     if options.stride is not None:
         section |= {"stride": options.stride, "fps": None}
     elif options.fps is not None:
