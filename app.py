@@ -7,6 +7,11 @@ The page listens on this machine only, unless --host says otherwise: it has no p
 can use the processor. Uploads and samples are deleted after an hour, and at its end.
 """
 
+if __name__ == "__main__":
+    from vdt_jax.errors import end_at_ctrl_c
+
+    end_at_ctrl_c()  # while the rest is imported
+
 import importlib.util
 import os
 import shutil

@@ -11,6 +11,11 @@ A model of latents needs --vae, and is measured in pixels.
 measures finished videos, whoever made them, against those of the same names in another folder.
 """
 
+if __name__ == "__main__":
+    from vdt_jax.errors import end_at_ctrl_c
+
+    end_at_ctrl_c()  # while the rest is imported
+
 import dataclasses
 from pathlib import Path
 

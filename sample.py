@@ -10,6 +10,11 @@ OUT.gif (given | sample | truth), OUT.png (the same as rows of frames), and inde
 docs/sampling.md has examples of everything.
 """
 
+if __name__ == "__main__":
+    from vdt_jax.errors import end_at_ctrl_c
+
+    end_at_ctrl_c()  # while the rest is imported
+
 import dataclasses
 import shlex
 import sys
