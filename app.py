@@ -34,8 +34,8 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "A working directory, a co
 _VAE = flags.DEFINE_string("vae", None, "Autoencoder of a model of latents, as for sample.py.")
 _TRUST_DATA = flags.DEFINE_bool("trust_data", False, "Import the class of clips that the checkpoint's config names.")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 lets the whole network in.")
-_PORT = flags.DEFINE_integer("port", 7860, "Port to listen on.")
-_MAX_MEGABYTES = flags.DEFINE_integer("max_megabytes", 100, "Largest upload.")
+_PORT = flags.DEFINE_integer("port", 7860, "Port to listen on.", lower_bound=1, upper_bound=65535)
+_MAX_MEGABYTES = flags.DEFINE_integer("max_megabytes", 100, "Largest upload.", lower_bound=1)
 
 _KEPT_SECONDS = 3600
 

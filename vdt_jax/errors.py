@@ -23,6 +23,10 @@ def _end(*_: object) -> None:
     os._exit(CANCELLED)
 
 
+# What a mistake in this code raises, rather than a disk, a network or a file: never taken for one of these.
+MISTAKES = (TypeError, AttributeError, NameError, LookupError, AssertionError)
+
+
 class UserError(ValueError):
     """An error in the input. The message is one line: what is wrong, the value, the allowed values, what to do.
 

@@ -136,8 +136,8 @@ class RunLog:
 
 
 def _step(line: str) -> float:
-    """The step of a line of metrics; infinity for a truncated line."""
+    """The step of a line of metrics; infinity for a truncated or damaged line."""
     try:
-        return json.loads(line)["step"]
-    except ValueError:
+        return float(json.loads(line)["step"])
+    except (ValueError, LookupError, TypeError, RecursionError):
         return float("inf")

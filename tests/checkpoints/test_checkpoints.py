@@ -2,6 +2,7 @@
 
 import functools
 import re
+import shutil
 import threading
 
 import jax
@@ -81,6 +82,16 @@ def test_the_newest_and_every_so_many_are_kept(tmp_path):
     assert names(tmp_path) == ["10", "4", "8", "9"]
 
 
+def test_checkpoints_that_are_removed_while_a_run_saves(tmp_path):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step, removed in ((1, "2"), (2, "checkpoints/2"), (3, "checkpoints"), (4, "")):
+            checkpoints.save_and_wait(small_state(step))
+            if removed and (tmp_path / removed).exists():
+                shutil.rmtree(tmp_path / removed)
+    assert names(tmp_path) == ["4"]
+    assert_same(restored(tmp_path), small_state(4))
+
+
 def test_nothing_to_restore(tmp_path):
     assert restored(tmp_path) is None
 
@@ -148,6 +159,13 @@ def test_a_failed_save_is_told_and_tried_again(run, monkeypatch):
         checkpoints.wait()
         assert [step for step in range(111, 201) if checkpoints.due(step)] == [200]
     assert_same(restored(run), small_state(110))
+
+
+def test_a_mistake_in_the_code_is_no_failed_save(run, monkeypatch):
+    monkeypatch.setattr(manager_module, "write_manifest", lambda: None)  # called with other arguments
+    with logged() as said, pytest.raises(TypeError, match="positional argument"), Checkpoints(run) as checkpoints:
+        checkpoints.save(small_state(3))
+    assert said == [] and names(run) == ["1", "2", "3"]
 
 
 def test_a_failed_save_does_not_cost_the_last_good_checkpoint(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 from vdt_jax.checkpoints.manifest import MANIFEST, all_steps, damage, finished_steps, mark_damaged, write_manifest
 from vdt_jax.distributed.mesh import path_name
 from vdt_jax.distributed.processes import any_process, from_first_process
-from vdt_jax.errors import RunStopped, UserError
+from vdt_jax.errors import MISTAKES, RunStopped, UserError
 from vdt_jax.files import open_folder, writing
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Checkpoints:
                 raise RunStopped(f"{bad} is not finite after step {step}, which is not saved; {last}")
             try:
                 self._orbax.save(self.folder / str(step), args=_args(ocp.args.StandardSave, state), force=True)
-            except Exception as error:
+            except Exception as error:  # of disks and networks, of many kinds
                 self._fail(step, error)
             else:
                 self._saving = self._thread.submit(self._finish, step)
@@ -111,7 +111,9 @@ class Checkpoints:
             restored = self._orbax.restore(self.folder / str(step), args=_args(ocp.args.StandardRestore, like))
         except ValueError as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"{self.folder / str(step)} does not hold the state of this config: {reason}") from None
+            raise UserError(
+                f"{self.folder / str(step)} does not hold the state of this config ({reason}): choose another --workdir"
+            ) from None
         return like.replace(ema_params=restored["ema_params"], **restored["training"])
 
     def newest(self) -> str:
@@ -143,6 +145,9 @@ class Checkpoints:
             self._fail(step, error)
 
     def _fail(self, step: int, error: Exception) -> None:
+        """After a save that failed; raises the error again if it is a mistake in the code."""
+        if isinstance(error, MISTAKES):
+            raise error
         self._failed = True
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         logger.warning(

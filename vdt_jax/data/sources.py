@@ -116,7 +116,7 @@ class CheckedSource:
         if not isinstance(self.num_classes, int) or self.num_classes < 1:
             raise UserError(f"data source {name}: num_classes must be an integer >= 1, got {self.num_classes!r}")
         if len(source) < 1:
-            raise UserError(f"data source {name} has no clips")
+            raise UserError(f"data source {name} has no clips: its len() must be >= 1 in each split")
 
     def __len__(self) -> int:
         return len(self._source)

@@ -87,7 +87,10 @@ class Tfds:
         # Clips of a record: 0 where that differs from record to record, and each has one.
         self._per_record = 0 if length is None else self._window.count(VideoInfo(length, 25.0, 0, 0))
         if length is not None and not self._per_record:
-            raise UserError(f"the videos of {dataset} have {length} frames, too few for {shape[0]} at stride {stride}")
+            raise UserError(
+                f"the videos of {dataset} have {length} frames, too few for {shape[0]} at stride {stride}: choose "
+                "fewer frames, a smaller stride or data.short=pad"
+            )
         self._bad = BadFiles(len(self._records), max_bad, bad_files)
 
     def __len__(self) -> int:
@@ -166,7 +169,7 @@ def _open(dataset: str, split: str) -> tuple[Any, Any, bool]:
         )
     own = "train" if split == "train" else next((name for name in _HELD_OUT_SPLITS if name in splits), None)
     if "train" not in splits:
-        raise UserError(f"{dataset} has no split 'train' but {', '.join(splits)}")
+        raise UserError(f"{dataset} has no split 'train' but {', '.join(splits)}: write it with one")
     whole = own is not None and any(name in splits for name in _HELD_OUT_SPLITS)
     with _refused(dataset, ImportError, NotImplementedError):
         return builder.as_data_source(split=own or "train"), builder.info, whole
