@@ -92,6 +92,16 @@ def test_checkpoints_that_are_removed_while_a_run_saves(tmp_path):
     assert_same(restored(tmp_path), small_state(4))
 
 
+def test_a_file_in_place_of_the_checkpoints(run):
+    with logged() as said, Checkpoints(run) as checkpoints:
+        (run / "checkpoints").rename(run / "aside")
+        (run / "checkpoints").touch()
+        checkpoints._fail(3, NotADirectoryError(20, "Not a directory"))  # Orbax itself takes minutes to fail
+    assert len(said) == 1 and "saving step 3 failed" in said[0] and "checkpoint is none; the save is retried" in said[0]
+    with pytest.raises(UserError, match=r"checkpoints cannot be written \(File exists\)"):
+        Checkpoints(run)
+
+
 def test_nothing_to_restore(tmp_path):
     assert restored(tmp_path) is None
 

@@ -1,5 +1,6 @@
 """The checkpoints of a run: saved asynchronously, the newest kept, restored where they are whole."""
 
+import contextlib
 import logging
 import os
 import time
@@ -156,8 +157,9 @@ class Checkpoints:
         )
         self._orbax = _checkpointer()
         if jax.process_index() == 0:
-            (self.folder / str(step)).rmtree(missing_ok=True)  # room for the next try
-            self._remove_leftovers()
+            with contextlib.suppress(OSError):  # of a folder that cannot be written, or is none
+                (self.folder / str(step)).rmtree(missing_ok=True)  # room for the next try
+                self._remove_leftovers()
 
     def _remove_old(self) -> None:
         finished = finished_steps(self.folder)
@@ -165,7 +167,7 @@ class Checkpoints:
         if self._keep_every:
             kept += [step for step in finished if step % self._keep_every == 0]
         for step in all_steps(self.folder):
-            if step not in kept and step < finished[-1]:
+            if step not in kept and step < max(finished, default=0):
                 # The manifest first: after a kill here the rest is unfinished, not damaged.
                 (self.folder / str(step) / MANIFEST).unlink(missing_ok=True)
                 (self.folder / str(step)).rmtree()
