@@ -54,6 +54,8 @@ torture: $(READY)
 	PYTHONPATH=.:tests $(BIN)/python tests/torture/videos.py 10000 0
 	PYTHONPATH=.:tests $(BIN)/python tests/helpers/checkpoint_damage.py damage 2000
 	PYTHONPATH=.:tests $(BIN)/python tests/helpers/checkpoint_damage.py full 100
+	PYTHONPATH=.:tests $(BIN)/python tests/torture/values.py 300 0
+	PYTHONPATH=.:tests $(BIN)/python tests/torture/working_directories.py
 	PYTHONPATH=.:tests $(BIN)/python tests/torture/kills.py $(N) 0
 
 # Compiles VDT-L/2 for TPU pods on this CPU: minutes a row. ROWS=v5e:4x4/16 for one of them.

@@ -7,6 +7,11 @@ The page listens on this machine only, unless --host says otherwise: it has no p
 can use the processor. Uploads and samples are deleted after an hour, and at its end.
 """
 
+if __name__ == "__main__":
+    from vdt_jax.errors import end_at_ctrl_c
+
+    end_at_ctrl_c()  # while the rest is imported
+
 import importlib.util
 import os
 import shutil
@@ -27,9 +32,10 @@ from vdt_jax.inference.studio import MAX_STEPS, PAINTED, Studio
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "A working directory, a converted folder, or `demo`.")
 _VAE = flags.DEFINE_string("vae", None, "Autoencoder of a model of latents, as for sample.py.")
+_TRUST_DATA = flags.DEFINE_bool("trust_data", False, "Import the class of clips that the checkpoint's config names.")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 lets the whole network in.")
-_PORT = flags.DEFINE_integer("port", 7860, "Port to listen on.")
-_MAX_MEGABYTES = flags.DEFINE_integer("max_megabytes", 100, "Largest upload.")
+_PORT = flags.DEFINE_integer("port", 7860, "Port to listen on.", lower_bound=1, upper_bound=65535)
+_MAX_MEGABYTES = flags.DEFINE_integer("max_megabytes", 100, "Largest upload.", lower_bound=1)
 
 _KEPT_SECONDS = 3600
 
@@ -81,7 +87,7 @@ def main(_) -> None:
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the page needs Gradio: pip install -e '.[app]' -c constraints.txt")
     cli.quiet_start()
-    pipe = Pipeline.load(_CHECKPOINT.value, vae=_VAE.value)
+    pipe = Pipeline.load(_CHECKPOINT.value, vae=_VAE.value, trust_data=_TRUST_DATA.value)
     with tempfile.TemporaryDirectory(prefix="vdt_jax_", ignore_cleanup_errors=True) as folder:
         # Gradio reads both when it is imported; the folder holds uploads and what is downloaded.
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}

@@ -7,6 +7,11 @@ Beside the parameters, the output has conversion.json: each tensor's shape and m
 An autoencoder needs no conversion (sample.py --vae); --to_torch writes one of the old files under the present names.
 """
 
+if __name__ == "__main__":
+    from vdt_jax.errors import end_at_ctrl_c
+
+    end_at_ctrl_c()  # while the rest is imported
+
 from vdt_jax import cli
 from vdt_jax.checkpoints.conversion import ConvertOptions, convert
 

@@ -11,6 +11,11 @@ A model of latents needs --vae, and is measured in pixels.
 measures finished videos, whoever made them, against those of the same names in another folder.
 """
 
+if __name__ == "__main__":
+    from vdt_jax.errors import end_at_ctrl_c
+
+    end_at_ctrl_c()  # while the rest is imported
+
 import dataclasses
 from pathlib import Path
 
@@ -27,6 +32,7 @@ from vdt_jax.progress import steps_progress
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "A working directory, a converted folder, or `demo`.")
 _VAE = flags.DEFINE_string("vae", None, "Autoencoder of a model of latents, as for sample.py.")
+_TRUST_DATA = flags.DEFINE_bool("trust_data", False, "Import the class of clips that the checkpoint's config names.")
 _SAMPLES = flags.DEFINE_string("samples", None, "A folder of finished videos to measure, in place of a model.")
 _TRUTH = flags.DEFINE_string("truth", None, "The folder of videos that they are compared with, by name.")
 cli.define_flags(EvaluateOptions)
@@ -36,7 +42,7 @@ def main(_) -> None:
     options = cli.options_of_flags(EvaluateOptions)
     cli.quiet_start()
     if _SAMPLES.value or _TRUTH.value:
-        for flag in (_CHECKPOINT, _VAE):
+        for flag in (_CHECKPOINT, _VAE, _TRUST_DATA):
             if flag.present:
                 raise UserError(f"{flag.name} is for the samples of a model: leave it out with samples and truth")
         with steps_progress("videos", "video") as progress:
@@ -44,7 +50,7 @@ def main(_) -> None:
         print(report)
         return
     checkpoint, vae = _CHECKPOINT.value, _VAE.value
-    pipe = Pipeline.load(checkpoint, vae=vae)
+    pipe = Pipeline.load(checkpoint, vae=vae, trust_data=_TRUST_DATA.value)
     with steps_progress("clips", "clip") as progress:
         report = evaluate(pipe, checkpoint=checkpoint, vae=vae, progress=progress, **dataclasses.asdict(options))
     print(report)

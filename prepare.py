@@ -9,6 +9,11 @@ on; they do not communicate. Unreadable videos are listed in DIR/bad_files.jsonl
 several hosts.
 """
 
+if __name__ == "__main__":
+    from vdt_jax.errors import end_at_ctrl_c
+
+    end_at_ctrl_c()  # while the rest is imported
+
 from vdt_jax import cli
 from vdt_jax.latents.prepare import PrepareOptions, prepare
 

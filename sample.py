@@ -10,6 +10,11 @@ OUT.gif (given | sample | truth), OUT.png (the same as rows of frames), and inde
 docs/sampling.md has examples of everything.
 """
 
+if __name__ == "__main__":
+    from vdt_jax.errors import end_at_ctrl_c
+
+    end_at_ctrl_c()  # while the rest is imported
+
 import dataclasses
 import shlex
 import sys
@@ -26,6 +31,7 @@ from vdt_jax.progress import steps_progress
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "A working directory, a converted folder, or `demo`.")
 _VAE = flags.DEFINE_string("vae", None, "Autoencoder: a folder, a file, or a repository (stabilityai/sd-vae-ft-ema).")
+_TRUST_DATA = flags.DEFINE_bool("trust_data", False, "Import the class of clips that the checkpoint's config names.")
 _VAE_DTYPE = flags.DEFINE_enum("vae_dtype", "float32", ["float32", "bfloat16"], "What the autoencoder computes in.")
 _INPUT = flags.DEFINE_multi_string(
     "input", None, "A video, picture, folder of frames or videos, list, .npz, .npy or .pt; default: held-out clips."
@@ -41,7 +47,7 @@ def main(_) -> None:
     cli.quiet_start()
     if _CHECKPOINT.value == DEMO:
         print("checkpoint: the bundled demo model (moving digits); --checkpoint names another")
-    pipe = Pipeline.load(_CHECKPOINT.value, vae=_VAE.value, vae_dtype=_VAE_DTYPE.value)
+    pipe = Pipeline.load(_CHECKPOINT.value, vae=_VAE.value, vae_dtype=_VAE_DTYPE.value, trust_data=_TRUST_DATA.value)
     arguments = dataclasses.asdict(options)
     if _DRY_RUN.value:
         print(pipe.cost(_INPUT.value, **arguments))

@@ -7,6 +7,11 @@ checkpoints, metrics.jsonl, TensorBoard events and samples. Exit codes: 2 an err
 continue, 75 it was interrupted (Ctrl-C, SIGTERM) and saved, 130 a second Ctrl-C.
 """
 
+if __name__ == "__main__":
+    from vdt_jax.errors import end_at_ctrl_c
+
+    end_at_ctrl_c()  # while the rest is imported
+
 import contextlib
 import logging
 from typing import Any

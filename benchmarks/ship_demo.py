@@ -51,7 +51,6 @@ def main(_) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), pipe.params)
     save_model(folder, dict(pipe.config) | {"init_from": None, "provenance": provenance}, params)
-    (folder / "params" / "commit_success.txt").unlink(missing_ok=True)  # it holds a path of this machine
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     print(f"{folder}: {size / 1e6:.2f} MB")
 

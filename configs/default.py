@@ -25,6 +25,7 @@ def get_config() -> ConfigDict:
         hop=config_dict.placeholder(int),  # frames of the video from one clip to the next: 4
         short=config_dict.placeholder(str),  # videos shorter than a clip: skip, or pad
         labels=config_dict.placeholder(bool),  # classes from folders, list or dataset; set model.num_classes
+        crop=config_dict.placeholder(str),  # at the centre: exact, or dit, to whole pixels as DiT's code
         random_crop=config_dict.placeholder(float),  # smallest size of a random crop, e.g. 0.8
         random_flip=config_dict.placeholder(bool),
         max_bad=config_dict.placeholder(float),  # share of the videos that may be unreadable: 0.1

@@ -37,7 +37,7 @@ def get_config(variant: str = "") -> ConfigDict:
         config.optimizer.update(name="adamw", b2=0.999, weight_decay=0.0, clip_norm=0.0)
         config.learning_rate.update(peak=1e-4, warmup_steps=0, decay="constant")
         config.update(ema_decay=0.9999, ema_warmup=False)
-        config.data.random_flip = True
+        config.data.update(crop="dit", random_flip=True)
     if variant == "image":
         config.model.update(num_frames=1, temporal=False)
     if variant == "from_image":

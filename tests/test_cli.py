@@ -1,6 +1,10 @@
 """What the scripts share: the compilation cache, flags that are given twice."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
 
 import jax
 import pytest
@@ -35,6 +39,25 @@ def test_the_compilation_cache_is_optional(variables, folder, tmp_path, monkeypa
     else:
         assert chosen["jax_compilation_cache_dir"] == str(tmp_path / folder / "vdt_jax" / "xla")
         assert (tmp_path / folder / "vdt_jax" / "xla").stat().st_mode & 0o777 == 0o700
+
+
+SCRIPTS = ("train.py", "sample.py", "evaluate.py", "prepare.py", "convert_torch_ckpt.py", "app.py")
+
+
+def test_ctrl_c_while_python_imports(tmp_path):
+    """In place of jax a module that hangs, and catches what is raised in it."""
+    (tmp_path / "jax.py").write_text(
+        "import time\nprint('importing', flush=True)\ntry:\n    time.sleep(60)\nexcept BaseException:\n    pass\n"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    lines = [*([str(ROOT / name)] for name in SCRIPTS), ["-m", "vdt_jax"]]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    processes = [subprocess.Popen([sys.executable, *line], env=environment, **pipes) for line in lines]
+    for process in processes:
+        assert process.stdout.readline() == b"importing\n"
+        process.send_signal(signal.SIGINT)
+    ends = [(process.communicate(timeout=60)[1], process.returncode) for process in processes]
+    assert ends == [(b"stopped: interrupted\n", 130)] * len(lines)
 
 
 def test_the_later_value_of_a_key_counts(monkeypatch):

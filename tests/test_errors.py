@@ -1,10 +1,12 @@
 """Messages are one printable line, whatever text of a file is in them."""
 
 import logging
+import os
+from pathlib import Path
 
 import pytest
 
-from vdt_jax.errors import RunStopped, UnsafeFileError, UserError
+from vdt_jax.errors import RunStopped, UnsafeFileError, UserError, printable
 from vdt_jax.progress import show_log
 
 CONTROL = "\x1b]0;title\x07\x1b[31m\r\x00\x9b2J\u202e\u2028"
@@ -20,6 +22,7 @@ def test_control_characters_are_escaped(kind):
 
 def test_other_letters_are_kept():
     assert str(UserError("Grüße/動画 clip.mp4")) == "Grüße/動画 clip.mp4"
+    assert printable(Path(os.fsdecode(b"caf\xe9.mp4"))) == r"caf\udce9.mp4"  # a name that is not UTF-8
 
 
 def test_log_lines_are_printable_too(capsys, monkeypatch):

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -88,6 +89,39 @@ def test_an_error_of_the_program_stays_what_it_is(tmp_path):
     for error in (ValueError("no such axis"), RuntimeError("x"), UserError("No space left on device"), KeyError("x")):
         with pytest.raises(type(error), match=str(error)), files.writing(tmp_path):
             raise error
+
+
+def test_a_file_that_is_read_meanwhile_is_not_the_output(tmp_path):
+    """Their own errors keep the name of an input; those of an output and of what is above it do not."""
+    output = tmp_path / "out" / "a.mp4"
+    for name in (tmp_path / "clip.mp4", tmp_path / "out" / "clip.mp4"):
+        with pytest.raises(FileNotFoundError), files.atomic(output):
+            name.open()
+    for name in (output, tmp_path / "out", f"{output}.partial/d", tmp_path / "out" / f"{UNFINISHED}a.mp4"):
+        with pytest.raises(UserError, match=r"a\.mp4 cannot be written"), files.writing(output):
+            raise OSError(errno.EIO, "Input/output error", str(name))
+
+
+def test_an_owner_that_ends_just_then_does_not_hold_up_the_next(tmp_path, monkeypatch):
+    """It removes the folder after it was made here, or the file after it was opened, or before it is read."""
+    folder, moments = epath.Path(tmp_path / "run"), ["opened", "locked", "read", "looked at"]
+
+    def at(moment, call):
+        def ended(*arguments, **options):
+            if moment in moments:
+                moments.remove(moment)
+                shutil.rmtree(folder)
+                if moment == "read":
+                    raise BlockingIOError
+            return call(*arguments, **options)
+
+        return ended
+
+    monkeypatch.setattr(files.Path, "open", at("opened", files.Path.open))
+    monkeypatch.setattr(files.fcntl, "lockf", at("read", at("locked", files.fcntl.lockf)))
+    monkeypatch.setattr(files.os.path, "samestat", at("looked at", os.path.samestat))
+    with held(folder):
+        assert (folder / LOCK).exists() and not moments
 
 
 HOLDING = """

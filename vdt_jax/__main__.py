@@ -1,5 +1,10 @@
 """`python -m vdt_jax`: prints devices, versions of packages, and what is missing."""
 
+if __name__ == "__main__":
+    from vdt_jax.errors import end_at_ctrl_c
+
+    end_at_ctrl_c()  # while the rest is imported
+
 import importlib.metadata
 import platform
 from pathlib import Path

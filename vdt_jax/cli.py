@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import sys
 import typing
 from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
     def guarded(argv: Sequence[str]) -> None:
         try:
+            if signal.getsignal(signal.SIGINT) not in (signal.SIG_IGN, signal.default_int_handler):
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # after `end_at_ctrl_c`
             show_log()
             if len(argv) > 1:
                 raise UserError(f"{argv[1]!r} is not a flag: write --name=value")

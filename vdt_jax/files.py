@@ -24,23 +24,38 @@ LOCK = "run.lock"
 # What the system refuses whatever the program does: a full disk, a quota, a permission, a path of the wrong kind.
 REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 REFUSALS |= {errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
+_TRIES = 100  # at a lock whose owner ends just then
 _SHOWN = 5  # settings of an error message
 logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
-    """Around writing an output: UserError where it fails, on a full disk or without a permission."""
+    """Around writing an output: UserError where it fails, on a full disk or without a permission.
+
+    What is read meanwhile does not count: an error that names a file elsewhere passes.
+    """
     try:
         yield
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError) as error:  # tensorstore and array_record quote the system's text
+        if isinstance(error, OSError) and _is_elsewhere(error.filename, path):
+            raise
         reason = next((text for text in map(os.strerror, REFUSALS) if text in str(error)), None)
         if reason is None and not isinstance(error, OSError):
             raise
         reason = reason or getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be written ({reason}): free some space, or choose another path") from None
+
+
+def _is_elsewhere(name: Any, path: str | os.PathLike) -> bool:
+    """Whether an error names a file that is neither an output, nor below or above it, nor an unfinished one."""
+    if not isinstance(name, str) or not name or in_bucket(path):
+        return False
+    named, output = Path(name).absolute(), Path(path).absolute()
+    ours = named.name.startswith(UNFINISHED) or output.is_relative_to(named)
+    return not ours and not str(named).startswith(str(output))  # also OUTPUT.partial
 
 
 @contextlib.contextmanager
@@ -107,10 +122,7 @@ def held(folder: epath.Path) -> Iterator[None]:
     path = Path(folder) / LOCK
     with contextlib.ExitStack() as stack:
         with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            # Where an owner that ended removed the file after it was opened here, it is made again.
-            while not _lock(file := stack.enter_context(path.open("a+")), path):
-                pass
+            file = stack.enter_context(_locked(path))
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
             file.flush()
@@ -120,6 +132,25 @@ def held(folder: epath.Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 path.unlink()  # while it is held
                 path.parent.rmdir()
+
+
+def _locked(path: Path) -> TextIO:
+    """The locked file of a path. It and its folder are made again where an owner that ends just then removes them."""
+    for left in reversed(range(_TRIES)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+")
+            try:
+                if _lock(file, path):
+                    return file
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+        except (FileNotFoundError, FileExistsError):
+            if not left:
+                raise
+    raise UserError(f"{path.parent} is in use by processes that start and end: wait, or choose another --workdir")
 
 
 def _lock(file: TextIO, path: Path) -> bool:

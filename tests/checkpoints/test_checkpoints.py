@@ -2,12 +2,14 @@
 
 import functools
 import re
+import shutil
 import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from etils import epath
 from helpers.checkpoint_damage import assert_same, damaged_corpus, files_of, logged, save_steps, small_state
@@ -81,6 +83,26 @@ def test_the_newest_and_every_so_many_are_kept(tmp_path):
     assert names(tmp_path) == ["10", "4", "8", "9"]
 
 
+def test_checkpoints_that_are_removed_while_a_run_saves(tmp_path):
+    with Checkpoints(tmp_path, keep=2) as checkpoints:
+        for step, removed in ((1, "2"), (2, "checkpoints/2"), (3, "checkpoints"), (4, "")):
+            checkpoints.save_and_wait(small_state(step))
+            if removed and (tmp_path / removed).exists():
+                shutil.rmtree(tmp_path / removed)
+    assert names(tmp_path) == ["4"]
+    assert_same(restored(tmp_path), small_state(4))
+
+
+def test_a_file_in_place_of_the_checkpoints(run):
+    with logged() as said, Checkpoints(run) as checkpoints:
+        (run / "checkpoints").rename(run / "aside")
+        (run / "checkpoints").touch()
+        checkpoints._fail(3, NotADirectoryError(20, "Not a directory"))  # Orbax itself takes minutes to fail
+    assert len(said) == 1 and "saving step 3 failed" in said[0] and "checkpoint is none; the save is retried" in said[0]
+    with pytest.raises(UserError, match=r"checkpoints cannot be written \(File exists\)"):
+        Checkpoints(run)
+
+
 def test_nothing_to_restore(tmp_path):
     assert restored(tmp_path) is None
 
@@ -150,6 +172,13 @@ def test_a_failed_save_is_told_and_tried_again(run, monkeypatch):
     assert_same(restored(run), small_state(110))
 
 
+def test_a_mistake_in_the_code_is_no_failed_save(run, monkeypatch):
+    monkeypatch.setattr(manager_module, "write_manifest", lambda: None)  # called with other arguments
+    with logged() as said, pytest.raises(TypeError, match="positional argument"), Checkpoints(run) as checkpoints:
+        checkpoints.save(small_state(3))
+    assert said == [] and names(run) == ["1", "2", "3"]
+
+
 def test_a_failed_save_does_not_cost_the_last_good_checkpoint(tmp_path, monkeypatch):
     with logged() as said, Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save_and_wait(small_state(1))
@@ -190,6 +219,15 @@ def test_a_model_on_its_own(state, tmp_path):
     model, params = load_model(tmp_path / "m")
     assert load_config(tmp_path / "m")["note"] == "x" and model.frame_size == (4, 4)
     jax.tree.map(np.testing.assert_array_equal, params, state.params)
+    by_orbax = ocp.StandardCheckpointer().restore(tmp_path / "m" / "params", params)
+    jax.tree.map(np.testing.assert_array_equal, by_orbax, params)
+
+
+def test_a_model_folder_does_not_say_where_it_was_written(state, tmp_path):
+    save_model(tmp_path / "m", {"model": SIZES}, state.params)
+    files = files_of(tmp_path / "m")
+    assert len(files) > 5 and not [path for path in files if bytes(tmp_path) in path.read_bytes()]
+    assert "commit_success" not in (tmp_path / "m" / MANIFEST).read_text()
 
 
 def test_what_is_not_a_checkpoint_is_refused(state, tmp_path):

@@ -1,5 +1,6 @@
 """Data sources of the user's own: the example of docs/data.md, the checks of their clips, one line for each mistake."""
 
+import dataclasses
 import json
 import re
 import sys
@@ -10,12 +11,16 @@ import numpy as np
 import pytest
 from absl import flags
 from helpers.scripts import DIGITS, SHRUNK, fail, succeed
+from helpers.tiny_evaluation import SIZES, pipeline
 from ml_collections import config_flags
 
 from vdt_jax import cli
+from vdt_jax.checkpoints import save_model
 from vdt_jax.data import UnreadableClip, keys_of, make_source, take
 from vdt_jax.data.pipeline import batches
 from vdt_jax.errors import UserError
+from vdt_jax.evaluation.evaluator import evaluate
+from vdt_jax.inference.pipeline import Pipeline
 
 PAGE = Path(__file__).parents[2] / "docs" / "data.md"
 SHAPE = (4, 16, 16, 1)
@@ -189,6 +194,23 @@ def test_options_in_a_recipe_and_on_the_command_line(own, tmp_path, monkeypatch,
     assert {key: value for key, value in section.items() if value is not None} == data
 
 
+def test_a_class_that_a_checkpoint_names_is_not_imported(own, tmp_path, monkeypatch):
+    """Unless the user trusts it; built-in sources and other videos need no trust."""
+    config = {"model": SIZES, "diffusion": {}, "data": own, "loss": {}}
+    save_model(tmp_path / "m", config, pipeline().params)
+    monkeypatch.delitem(sys.modules, "my_clips", raising=False)
+    pipe = Pipeline.load(tmp_path / "m")
+    refused = "my_clips:NpyClips of this checkpoint is a class outside of vdt_jax.* or set trust_data"
+    for use in (pipe.source, pipe.predict, lambda: evaluate(pipe, output=tmp_path / "out")):
+        with pytest.raises(UserError, match=refused):
+            use()
+    assert "my_clips" not in sys.modules
+    assert pipe.predict(np.zeros((4, 16, 16, 1), np.uint8), steps=1).video.shape == (4, 16, 16, 1)
+    assert len(Pipeline.load(tmp_path / "m", trust_data=True).source()) == 1
+    config["data"] = {"name": "moving_digits"}
+    assert len(dataclasses.replace(pipe, config=config).source()) == 2**20
+
+
 @pytest.fixture
 def run(folder, monkeypatch, tmp_path):
     """A command that trains on the example; any recipe will do."""
@@ -208,6 +230,7 @@ def test_scripts_train_on_a_class_and_evaluate_on_it(run, tmp_path):
     assert "8 clips" in succeed(*run, "--config.data.options={'every': 5}")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["options"] == {"every": 5}
     evaluation = [f"--checkpoint={tmp_path}/run", f"--output={tmp_path}/report", "--tasks=predict", "--metrics=ssim"]
-    succeed("evaluate.py", *evaluation, "--steps=2", "--num_clips=2")
+    assert "set trust_data" in fail("evaluate.py", *evaluation)
+    succeed("evaluate.py", *evaluation, "--steps=2", "--num_clips=2", "--trust_data")
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert report["protocol"]["clips"] == 2 and report["tasks"]["predict"]["copy nearest"]["PSNR"] > 40

@@ -1,6 +1,7 @@
 """Datasets of tensorflow-datasets: written and read back, encoded, damaged, and such that are no videos."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -44,6 +45,25 @@ def test_a_dataset_written_here_is_read_back(dataset):
     code = f"import sys; from vdt_jax.data import make_source; make_source({options}, (4, 8, 12, 3), 'train')"
     ended = subprocess.run([sys.executable, "-c", f"{code}; sys.exit('tensorflow' in sys.modules)"], check=False)
     assert ended.returncode == 0
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name", "type"])
+@pytest.mark.parametrize("in_text", [False, True])
+def test_a_dataset_does_not_name_code_to_import(dataset, tmp_path, monkeypatch, key, in_text):
+    """A stranger's features.json could name a class in any module, which tfds imports."""
+    shutil.copytree(dataset, tmp_path / "a")
+    (file,) = (tmp_path / "a").rglob("features.json")
+    added = {"feature": {key: "stranger.Evil"}}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"more": json.dumps(added) if in_text else [added]}))
+    (tmp_path / "stranger.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"features.json names the class 'stranger.Evil': only features of tfds"):
+        make_source({"name": f"tfds:{tmp_path}/a"}, (4, 8, 12, 3), "train")
+
+
+def test_datasets_of_communities_are_not_fetched():
+    with pytest.raises(UserError, match="no folder kaggle:videos, and datasets of communities are not read"):
+        make_source({"name": "tfds:kaggle:videos"}, (4, 8, 12, 3), "train")
 
 
 def write_records(path, feature, values):

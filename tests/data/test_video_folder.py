@@ -94,6 +94,15 @@ def test_lists_that_are_none(tmp_path, name, text, message):
         find_videos(tmp_path / name)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16-le", "utf-16", "utf-16-be"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_lists_as_spreadsheets_write_them(tmp_path, encoding, separator):
+    text = "path,label,split\nä b.mp4,run,train\n".replace(",", separator)
+    mark = "\ufeff" if encoding in ("utf-16-le", "utf-16-be") else ""
+    (tmp_path / "a.csv").write_bytes((mark + text).encode(encoding))
+    assert find_videos(tmp_path / "a.csv")[1] == [Found("ä b.mp4", "run", "train")]
+
+
 @pytest.mark.parametrize(
     ("header", "row"),
     [
@@ -159,6 +168,12 @@ def test_crops_and_flips_only_where_asked_and_the_same_for_a_position(folder):
     views = {flipped.clip(0, np.random.default_rng(n))["video"].tobytes() for n in range(8)}
     still = flipped.clip(0)["video"]
     assert views == {still.tobytes(), np.ascontiguousarray(still[:, :, ::-1]).tobytes()}
+    as_dit = open_folder(folder / "walk" / "frames", shape=(4, 16, 16, 3), crop="dit")
+    assert "center_crop_arr" in as_dit.crop and "center" not in plain.crop
+    assert (as_dit.clip(0)["video"] != plain.clip(0)["video"]).any()
+    for wrong, message in (({"crop": "x"}, "must be one of exact, dit, got 'x'"), ({"random_crop": 0.5}, "exclude")):
+        with pytest.raises(UserError, match=f"data.crop.*{message}"):
+            open_folder(folder / "walk" / "frames", **{"crop": "dit"} | wrong)
     cropped = open_folder(folder / "walk" / "frames", shape=(4, 16, 16, 3), random_crop=0.5)
     draws = [cropped.clip(2, np.random.default_rng(n))["video"] for n in (1, 1, 2)]
     np.testing.assert_array_equal(draws[0], draws[1])

@@ -208,13 +208,14 @@ def test_other_data_than_the_model_was_trained_on(tmp_path):
     [
         ({}, {}, {}),
         ({"stride": 3, "hop": 2, "labels": True}, {}, {"stride": 3, "labels": True}),
-        ({"fps": 10.0, "held_out": 0.5}, {}, {"fps": 10.0}),
+        ({"fps": 10.0, "held_out": 0.5, "crop": "dit"}, {}, {"fps": 10.0, "crop": "dit"}),
         ({"fps": 10.0}, {"stride": 2}, {"stride": 2, "fps": None}),
         ({"stride": 3}, {"fps": 5.0}, {"stride": None, "fps": 5.0}),
     ],
 )
 def test_a_folder_is_measured_whole_and_as_the_model_was_trained(trained, options, expected):
-    section = _data(EvaluateOptions(output="out", data="videos", **options), {"name": "video_folder", **trained})
+    pipe = dataclasses.replace(pipeline(), config=CONFIG | {"data": {"name": "video_folder", **trained}})
+    section = _data(EvaluateOptions(output="out", data="videos", **options), pipe)
     assert section == {"name": "video_folder", "path": "videos", "held_out": 0.0} | expected
 
 
@@ -224,7 +225,7 @@ def test_of_a_list_the_test_rows_are_measured(tmp_path):
     (tmp_path / "list.csv").write_text("path,split\nvideos/a.mp4,train\nvideos/b.mp4,train\nvideos/c.mp4,test\n")
     counts = {}
     for data in ("videos", "list.csv"):
-        section = _data(EvaluateOptions(output="out", data=tmp_path / data), {"name": "synthetic"})
+        section = _data(EvaluateOptions(output="out", data=tmp_path / data), pipeline())
         counts[data] = len(make_source(section, (4, 16, 16, 3), "held_out"))
     assert counts == {"videos": 4, "list.csv": 2}  # one clip of 4 frames, two of 8
 

@@ -18,6 +18,7 @@ from vdt_jax.data import decoders, make_source, video_folder
 from vdt_jax.data.clips import UnreadableClip
 from vdt_jax.data.discover import find_videos
 from vdt_jax.data.index import index_videos
+from vdt_jax.errors import printable
 
 FRAGILE = (sys.executable, str(Path(__file__).parent / "fragile_worker.py"))
 SHAPE = (16, 16, 16, 3)
@@ -87,14 +88,10 @@ def torture(folder, count, seed):
     listed = {entry["path"]: entry["reason"] for entry in entries}
     root, found = find_videos(folder / "corpus")
     known = {video.name for video, _ in source._videos}
-    rest = [video for video in found if video.name not in known and shown(video.name) not in listed]
+    rest = [video for video in found if video.name not in known and printable(video.name) not in listed]
     infos = zip(rest, index_videos(root, rest, decoders.Decoders()), strict=True)
     short = {video.name: 0 if isinstance(info, str) else info.num_frames for video, info in infos}
     return Outcome(expected, source, listed, served, dict(looks), short)
-
-
-def shown(name):
-    return os.fsencode(name).decode(errors="replace")
 
 
 def violations(outcome):
@@ -102,12 +99,12 @@ def violations(outcome):
     expected, source, listed, served, looks, short = outcome
     for name, want in expected.items():
         inside = [other for other in served if other == name or other.startswith(f"{name}/")]
-        bad = [other for other in listed if other == shown(name) or other.startswith(f"{shown(name)}/")]
+        bad = [other for other in listed if other == printable(name) or other.startswith(f"{printable(name)}/")]
         found = BAD if bad else GOOD if inside else SHORT
         if found != (want if want in (GOOD, BAD) else SHORT):
             yield f"{name} is {found}: {want} was expected"
     for entry, _ in source._videos:
-        if entry.name not in served and shown(entry.name) not in listed:
+        if entry.name not in served and printable(entry.name) not in listed:
             yield f"{entry.name} is neither served nor listed"
     for name, num_frames in short.items():
         if not 0 < num_frames < SHAPE[0]:

@@ -163,6 +163,15 @@ def test_frames_are_chosen_and_shown_as_in_training(pipe, counted, tmp_path, dat
     assert clip.fps == fps and probe(tmp_path / "out.mp4").fps == fps
 
 
+@pytest.mark.parametrize("data", [{}, {"fps": 10}, {"stride": 3}])
+def test_frames_of_an_array_are_those_of_a_clip(pipe, data):
+    """Whatever the model was trained on; a stride is applied where it is asked for."""
+    array = np.broadcast_to(6 * np.arange(40, dtype=np.uint8)[:, None, None, None], (40, H, W, 1))
+    for options, stride in (({}, 1), ({"stride": 2}, 2)):
+        clip = trained_on(pipe, **data).predict(array, start=3, steps=1, **options)
+        assert clip.input[:, 8, 8, 0].tolist() == (6 * (3 + stride * np.arange(F))).tolist()
+
+
 def test_an_extension_goes_on_at_the_rate_of_training(pipe, counted):
     clip = trained_on(pipe, fps=10).extend(counted / "b60.mp4", 4, num_given=3, start=2, steps=2)
     assert clip.fps == 10 and clip.truth_known

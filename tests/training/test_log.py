@@ -42,6 +42,14 @@ def test_a_line_that_a_kill_tore_is_dropped(tmp_path):
     assert steps(tmp_path) == [1, 2, 3]
 
 
+def test_lines_that_no_run_wrote_are_dropped(tmp_path):
+    log(tmp_path, 0, 1, 2)
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.write(b'3\n[]\n{}\nnull\n{"step": "x"}\n{"step": [2]}\n\xff\xfe\n\n' + b"[" * 100_000 + b"\n")
+    log(tmp_path, 2, 3)
+    assert steps(tmp_path) == [1, 2, 3]
+
+
 def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
     log(tmp_path, 0, 1, 5)
     first, second = capsys.readouterr().out.splitlines()

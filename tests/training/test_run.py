@@ -62,6 +62,19 @@ def test_what_makes_it_another_run(workdir, config, message):
         check_same_run(workdir, config)
 
 
+@pytest.mark.parametrize("content", [b"", b'{"seed": 0, "mod', b"\xff{}", b"[1]", b"{}"])
+def test_a_damaged_config_ends_in_one_line(workdir, content):
+    (workdir / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.json(: it describes no model| cannot be read \(.*\): it is damaged)"):
+        check_same_run(workdir, CONFIG)
+
+
+def test_parameters_that_start_fresh_need_others_that_do_not():
+    run = SimpleNamespace(config=TrainConfig(init_fresh="time_embed"), _fresh=["time_embed"])
+    with pytest.raises(UserError, match="init_fresh=time_embed needs init_from, a folder of parameters: name both"):
+        Run.check_init_from(run)
+
+
 def test_a_run_from_before_the_autoencoder_was_recorded(tmp_path):
     check_same_run(begun(tmp_path, CONFIG), CONFIG | {"autoencoder": "abc"})
 

@@ -7,6 +7,7 @@ from PIL import Image
 
 from vdt_jax.errors import UserError
 from vdt_jax.video import (
+    CENTRE_AS_DIT,
     enlarge,
     fit_frame,
     frame_grid,
@@ -59,6 +60,21 @@ def test_gif_png_and_npz(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "a.npz")["video"], frames())
     with pytest.raises(UserError, match=r"\.webp"):
         write_video(tmp_path / "a.webp", frames())
+
+
+@pytest.mark.parametrize(("height", "width"), [(36, 64), (64, 37), (150, 91), (20, 16), (16, 16), (9, 30)])
+def test_the_crop_of_dit_has_whole_pixels(height, width):
+    """center_crop_arr(image, 16), step by step."""
+    frame = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    image = Image.fromarray(frame)
+    while min(image.size) >= 32:
+        image = image.resize((image.size[0] // 2, image.size[1] // 2), Image.Resampling.BOX)
+    scale = 16 / min(image.size)
+    array = np.asarray(image.resize([round(side * scale) for side in image.size], Image.Resampling.BICUBIC))
+    y, x = (array.shape[0] - 16) // 2, (array.shape[1] - 16) // 2
+    np.testing.assert_array_equal(fit_frame(frame, (16, 16), crop=CENTRE_AS_DIT), array[y : y + 16, x : x + 16])
+    assert fit_frame(frame, (16, 8), 1, CENTRE_AS_DIT).shape == (16, 8, 1)
+    assert fit_frame(frame, (8, 24), 3, CENTRE_AS_DIT).shape == (8, 24, 3)
 
 
 def test_fit_frame_crops_the_centre_and_keeps_axes():

@@ -15,7 +15,7 @@ _MAX_TABLE = 1 << 27  # numbers of a position table, which is computed before an
 
 # Keys of a `data` section by type; None stands for the default of the source.
 _DATA: dict[type, tuple[str, ...]] = {
-    str: ("path", "held_out_path", "short", "feature"),
+    str: ("path", "held_out_path", "short", "feature", "crop"),
     int: ("stride", "hop", "num_digits", "memory_limit"),
     float: ("fps", "held_out", "max_bad", "time_limit", "random_crop"),
     bool: ("labels", "random_flip"),
@@ -86,7 +86,8 @@ def network_of(values: Mapping[str, Any]) -> VDT:
     tokens = model.grid[0] * model.grid[1]
     if max(tokens, model.num_frames) * model.hidden_size > _MAX_TABLE:
         raise UserError(
-            f"model has {tokens} tokens in {model.num_frames} frames of width {model.hidden_size}: too many"
+            f"model has {tokens} tokens a frame, {model.num_frames} frames and width {model.hidden_size}: tokens or "
+            f"frames times width must be <= {_MAX_TABLE}; choose smaller frames or a larger patch_size"
         )
     return model
 
@@ -105,7 +106,7 @@ def check_config(config: dict[str, Any]) -> None:
         if not isinstance(config.get(name, {}), dict):
             raise UserError(f"{name} must be a mapping, got {config[name]!r}")
     if "model" not in config:
-        raise UserError("it describes no model")
+        raise UserError("it describes no model: give a working directory of train.py or a converted folder")
     network_of(config["model"])
     diffusion = build(DiffusionOptions, config.get("diffusion", {}), "diffusion.")
     validate(diffusion, "diffusion.")

@@ -1,5 +1,6 @@
 """The checkpoints of a run: saved asynchronously, the newest kept, restored where they are whole."""
 
+import contextlib
 import logging
 import os
 import time
@@ -14,7 +15,7 @@ import orbax.checkpoint as ocp
 from vdt_jax.checkpoints.manifest import MANIFEST, all_steps, damage, finished_steps, mark_damaged, write_manifest
 from vdt_jax.distributed.mesh import path_name
 from vdt_jax.distributed.processes import any_process, from_first_process
-from vdt_jax.errors import RunStopped, UserError
+from vdt_jax.errors import MISTAKES, RunStopped, UserError
 from vdt_jax.files import open_folder, writing
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Checkpoints:
                 raise RunStopped(f"{bad} is not finite after step {step}, which is not saved; {last}")
             try:
                 self._orbax.save(self.folder / str(step), args=_args(ocp.args.StandardSave, state), force=True)
-            except Exception as error:
+            except Exception as error:  # of disks and networks, of many kinds
                 self._fail(step, error)
             else:
                 self._saving = self._thread.submit(self._finish, step)
@@ -111,7 +112,9 @@ class Checkpoints:
             restored = self._orbax.restore(self.folder / str(step), args=_args(ocp.args.StandardRestore, like))
         except ValueError as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"{self.folder / str(step)} does not hold the state of this config: {reason}") from None
+            raise UserError(
+                f"{self.folder / str(step)} does not hold the state of this config ({reason}): choose another --workdir"
+            ) from None
         return like.replace(ema_params=restored["ema_params"], **restored["training"])
 
     def newest(self) -> str:
@@ -143,6 +146,9 @@ class Checkpoints:
             self._fail(step, error)
 
     def _fail(self, step: int, error: Exception) -> None:
+        """After a save that failed; raises the error again if it is a mistake in the code."""
+        if isinstance(error, MISTAKES):
+            raise error
         self._failed = True
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         logger.warning(
@@ -151,8 +157,9 @@ class Checkpoints:
         )
         self._orbax = _checkpointer()
         if jax.process_index() == 0:
-            (self.folder / str(step)).rmtree(missing_ok=True)  # room for the next try
-            self._remove_leftovers()
+            with contextlib.suppress(OSError):  # of a folder that cannot be written, or is none
+                (self.folder / str(step)).rmtree(missing_ok=True)  # room for the next try
+                self._remove_leftovers()
 
     def _remove_old(self) -> None:
         finished = finished_steps(self.folder)
@@ -160,7 +167,7 @@ class Checkpoints:
         if self._keep_every:
             kept += [step for step in finished if step % self._keep_every == 0]
         for step in all_steps(self.folder):
-            if step not in kept and step < finished[-1]:
+            if step not in kept and step < max(finished, default=0):
                 # The manifest first: after a kill here the rest is unfinished, not damaged.
                 (self.folder / str(step) / MANIFEST).unlink(missing_ok=True)
                 (self.folder / str(step)).rmtree()

@@ -87,7 +87,7 @@ def finished_steps(checkpoints: epath.Path) -> list[int]:
 
 def all_steps(checkpoints: epath.Path) -> list[int]:
     """The steps that have a folder, finished or not, in order."""
-    if not checkpoints.exists():
+    if not checkpoints.is_dir():
         return []
     return sorted(int(path.name) for path in checkpoints.iterdir() if path.name.isdigit())
 

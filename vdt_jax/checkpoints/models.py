@@ -21,6 +21,7 @@ from vdt_jax.models.vdt import VDT, param_shapes
 logger = logging.getLogger(__name__)
 Config = dict[str, Any]
 DEMO = "demo"  # names the bundled model
+_COMMITTED = "commit_success.txt"  # of Orbax, which reads a folder without it: it holds the writer's absolute path
 
 
 def _folder(path: str | os.PathLike) -> epath.Path:
@@ -68,6 +69,7 @@ def save_model(path: str | os.PathLike, config: Config, params: Any) -> None:
     params = jax.tree.map(jax.device_put, params)
     with ocp.Checkpointer(ocp.StandardCheckpointHandler(save_concurrent_gb=1)) as checkpointer:
         checkpointer.save(open_folder(path) / "params", args=ocp.args.StandardSave(params), force=True)
+    (open_folder(path) / "params" / _COMMITTED).unlink(missing_ok=True)
     write_manifest(open_folder(path), step=0, host=0, num_hosts=1)
     save_config(path, config)
 

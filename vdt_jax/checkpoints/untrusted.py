@@ -48,10 +48,12 @@ def check_files(folder: epath.Path) -> int:
                 continue
             children = sorted(path.iterdir())
         except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+            raise UserError(f"{path} cannot be read ({error.strerror}): check its permissions and its disk") from None
         count += len(children)
         if depth == 0 or count > _MAX_FILES:
-            raise UserError(f"{path}: more than {_MAX_DEPTH} levels or {_MAX_FILES} files, which no model has")
+            raise UserError(
+                f"{path}: more than {_MAX_DEPTH} levels or {_MAX_FILES} files, which no model has: name its folder"
+            )
         waiting += [(child, depth - 1) for child in children]
     return total
 

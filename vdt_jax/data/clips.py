@@ -11,9 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vdt_jax.errors import UserError
+from vdt_jax.errors import UserError, printable
 from vdt_jax.video import to_float
-from vdt_jax.video.images import printable
 
 MAX_REPLACEMENTS = 1000  # clips that are tried in place of one that cannot be read
 CENTRED = "centre, then bicubic with antialiasing"
@@ -96,7 +95,9 @@ def readable_example(source: Source, candidates: Iterable[tuple[int, np.random.G
         else:
             video = clip["video"]
             return {"video": to_float(video) if video.dtype == np.uint8 else video, "labels": np.int32(clip["label"])}
-    raise UserError(f"{count} clips in a row cannot be read; the last: {reason}")
+    raise UserError(
+        f"{count} clips in a row cannot be read; the last: {reason}: repair the data, or remove what is damaged"
+    )
 
 
 def take(source: Source, numbers: Iterable[int]) -> dict[str, np.ndarray]:
@@ -154,7 +155,7 @@ class BadFiles:
             path, reason = list(self._known.items())[-1]
             raise UserError(
                 f"{len(self._known)} of {self._total} videos cannot be read, more than data.max_bad={self._max_share} "
-                f"of them{listed}; the last: {printable(path)}: {reason}"
+                f"of them{listed}; the last: {printable(path)}: {reason}; repair or remove them, or allow more"
             )
 
     @contextlib.contextmanager

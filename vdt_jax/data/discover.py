@@ -1,5 +1,6 @@
 """Finds the videos of a folder, at any depth, or of a list."""
 
+import codecs
 import csv
 import json
 import os
@@ -13,6 +14,7 @@ from vdt_jax.video import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from vdt_jax.video.images import natural_key
 
 LIST_SUFFIXES = (".csv", ".jsonl")
+_SEPARATORS = ",;\t"
 _SPLITS = {"train": "train", "held_out": "held_out", "val": "held_out", "validation": "held_out", "test": "held_out"}
 
 
@@ -98,10 +100,16 @@ def _is_animated(path: Path) -> bool:
 
 
 def _read_list(path: Path) -> Iterator[Found]:
+    """The entries of a list: UTF-8, or UTF-16 as Windows writes it; a .csv is separated as its first line is."""
+    with path.open("rb") as file:
+        encoding = "utf-16" if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        with path.open(newline="", encoding=encoding, errors="surrogateescape") as file:
             if path.suffix.lower() == ".csv":
-                rows: list[Any] = list(csv.DictReader(file, skipinitialspace=True))
+                columns = file.readline()
+                separator = next((sign for sign in _SEPARATORS if sign in columns), ",")
+                file.seek(0)
+                rows: list[Any] = list(csv.DictReader(file, delimiter=separator, skipinitialspace=True))
             else:
                 rows = [json.loads(line) for line in file if line.strip()]
     except (ValueError, csv.Error) as error:
@@ -122,7 +130,7 @@ def _known_columns(where: str, row: dict[Any, Any]) -> dict[str, Any]:
     entry = {}
     for column, value in row.items():
         if column is None:  # what DictReader calls values without a column
-            raise UserError(f"{where} has more values than the list has columns: quote a value that has a comma")
+            raise UserError(f"{where} has more values than the list has columns: quote a value that holds a separator")
         name = "".join(column.split()).casefold()
         if name in entry:
             raise UserError(f"{where} has two columns named {name}: remove one of them")

@@ -72,6 +72,11 @@ def keys_of(name: str) -> set[str]:
     return inspect.signature(_find(name)[0]).parameters.keys() - _NOT_OPTIONS
 
 
+def is_built_in(name: str) -> bool:
+    """Whether a name is that of a source of this package; of other names the module is imported, which runs it."""
+    return name in _SHORT_NAMES or name.partition(":")[0] in _PREFIXES
+
+
 def _find(name: str) -> tuple[Callable[..., Any], dict[str, str]]:
     """The class of a data source, and the option that follows the prefix in its name."""
     prefix, _, rest = name.partition(":")
@@ -111,7 +116,7 @@ class CheckedSource:
         if not isinstance(self.num_classes, int) or self.num_classes < 1:
             raise UserError(f"data source {name}: num_classes must be an integer >= 1, got {self.num_classes!r}")
         if len(source) < 1:
-            raise UserError(f"data source {name} has no clips")
+            raise UserError(f"data source {name} has no clips: its len() must be >= 1 in each split")
 
     def __len__(self) -> int:
         return len(self._source)

@@ -5,6 +5,7 @@ features, such as ucf101, need TensorFlow as soon as they are constructed: the e
 """
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from vdt_jax.data.windows import Window
 from vdt_jax.errors import UserError
 from vdt_jax.video import VideoInfo, as_rgb, fit_frame
 
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")  # of features.json; type: as older versions wrote it
 _HELD_OUT_SPLITS = ("held_out", "validation", "test")
 
 
@@ -85,7 +87,10 @@ class Tfds:
         # Clips of a record: 0 where that differs from record to record, and each has one.
         self._per_record = 0 if length is None else self._window.count(VideoInfo(length, 25.0, 0, 0))
         if length is not None and not self._per_record:
-            raise UserError(f"the videos of {dataset} have {length} frames, too few for {shape[0]} at stride {stride}")
+            raise UserError(
+                f"the videos of {dataset} have {length} frames, too few for {shape[0]} at stride {stride}: choose "
+                "fewer frames, a smaller stride or data.short=pad"
+            )
         self._bad = BadFiles(len(self._records), max_bad, bad_files)
 
     def __len__(self) -> int:
@@ -145,10 +150,15 @@ def _check_feature(dataset: str, features: Any, name: str) -> None:
 def _open(dataset: str, split: str) -> tuple[Any, Any, bool]:
     """The records of a split, the dataset's info, and whether the split is the dataset's own."""
     import tensorflow_datasets as tfds  # takes a second
+    from google.protobuf.json_format import ParseError
 
     builder: Any
     folder = next((file.parent for file in sorted(Path(dataset).rglob("dataset_info.json"))), None)
-    with _refused(dataset, ImportError, NotImplementedError, ValueError):  # ValueError: an unknown name
+    if folder:
+        _check_classes(folder)
+    elif ":" in dataset:
+        raise UserError(f"no folder {dataset}, and datasets of communities are not read: prepare a folder of it first")
+    with _refused(dataset, ImportError, NotImplementedError, ValueError, ParseError):  # ValueError: an unknown name
         builder = tfds.builder_from_directory(folder) if folder else tfds.builder(dataset, file_format="array_record")
     splits = builder.info.splits
     if not splits:
@@ -159,10 +169,33 @@ def _open(dataset: str, split: str) -> tuple[Any, Any, bool]:
         )
     own = "train" if split == "train" else next((name for name in _HELD_OUT_SPLITS if name in splits), None)
     if "train" not in splits:
-        raise UserError(f"{dataset} has no split 'train' but {', '.join(splits)}")
+        raise UserError(f"{dataset} has no split 'train' but {', '.join(splits)}: write it with one")
     whole = own is not None and any(name in splits for name in _HELD_OUT_SPLITS)
     with _refused(dataset, ImportError, NotImplementedError):
         return builder.as_data_source(split=own or "train"), builder.info, whole
+
+
+def _check_classes(folder: Path) -> None:
+    """Raises UserError where features.json names classes outside of tfds, which tfds would import."""
+    file = folder / "features.json"
+    try:
+        names = set(_class_names(json.loads(file.read_text())))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read ({error}): the dataset is damaged, prepare it again") from None
+    if others := sorted(name for name in names if not name.startswith("tensorflow_datasets.core.features.")):
+        raise UserError(f"{file} names the class {others[0]!r}: only features of tfds are read; write it with those")
+
+
+def _class_names(value: Any) -> Iterator[str]:
+    """The classes that a features.json names, also in the JSON that its texts hold."""
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            nested = json.loads(value)
+            yield from _class_names(nested) if isinstance(nested, dict | list) else ()
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value if isinstance(value, list) else ()):
+        if key in _CLASS_KEYS and isinstance(item, str):
+            yield item
+        yield from _class_names(item)
 
 
 @contextlib.contextmanager

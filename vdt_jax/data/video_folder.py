@@ -10,7 +10,13 @@ from vdt_jax.data.discover import find_videos
 from vdt_jax.data.index import index_videos, sizes
 from vdt_jax.data.windows import ClipTable, Window, class_numbers, log_short, of_split, usable
 from vdt_jax.errors import UserError
-from vdt_jax.video import CENTRE, Crop
+from vdt_jax.video import CENTRE, CENTRE_AS_DIT, Crop
+
+# By name: what a protocol says of a crop, and the crop.
+_CROPS = {
+    "exact": (CENTRED, CENTRE),
+    "dit": ("centre, as DiT's center_crop_arr: halved, then bicubic, then whole pixels", CENTRE_AS_DIT),
+}
 
 
 class VideoFolder:
@@ -24,6 +30,7 @@ class VideoFolder:
       held_out: share of the videos that is held out, at least one.
       stride, fps, hop, short: see `Window`.
       labels: whether videos have classes: the folders directly below `path`, or the list's labels, in natural order.
+      crop: `exact`, the largest window at the centre, to a fraction of a pixel; `dit`, as DiT's code crops.
       random_crop: smallest size of the random crops of training clips, as a share of the largest crop that fits; 0 for
         the centre.
       random_flip: whether half of the training clips are mirrored.
@@ -39,7 +46,6 @@ class VideoFolder:
     """
 
     generated = False
-    crop = CENTRED
 
     def __init__(
         self,
@@ -53,6 +59,7 @@ class VideoFolder:
         hop: int = 4,
         short: str = "skip",
         labels: bool = False,
+        crop: str = "exact",
         random_crop: float = 0.0,
         random_flip: bool = False,
         max_bad: float = 0.1,
@@ -74,6 +81,11 @@ class VideoFolder:
         for name, (value, allowed, limit) in limits.items():
             if not allowed:
                 raise UserError(f"data.{name} must be {limit}, got {value:g}")
+        if crop not in _CROPS:
+            raise UserError(f"data.crop must be one of {', '.join(_CROPS)}, got {crop!r}")
+        if crop != "exact" and random_crop:
+            raise UserError(f"data.crop={crop} and data.random_crop exclude each other: leave out one of them")
+        self.crop, self._centre = _CROPS[crop]
         self._shape, self._random_crop, self._random_flip = shape, random_crop, random_flip
         self._window = Window(shape[0], stride, fps, hop, short)
         self._decoders = Decoders(time_limit, memory_limit)
@@ -113,7 +125,7 @@ class VideoFolder:
         video, info = self._videos[number]
         if number in self._slow:
             raise UnreadableClip(f"another clip of {video.name} took longer than data.time_limit")
-        crop, flip = CENTRE, False
+        crop, flip = self._centre, False
         if rng is not None and self._random_crop:
             crop = Crop(rng.uniform(self._random_crop, 1), rng.random(), rng.random())
         if rng is not None and self._random_flip:

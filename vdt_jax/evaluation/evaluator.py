@@ -73,7 +73,7 @@ def evaluate(
     chosen, preset = apply_preset(given, pipeline.shape)
     metrics = chosen.metrics or default_metrics(chosen.lpips, chosen.metric_weights, pipeline.shape)
     chosen = dataclasses.replace(chosen, metrics=metrics)
-    data = _data(chosen, pipeline.config["data"])
+    data = _data(chosen, pipeline)
     source = pipeline.source(chosen.split or "held_out", data)
     if chosen.told_labels and not 1 < pipeline.model.num_classes == source.num_classes:
         counts = f"{pipeline.model.num_classes} in the model and {source.num_classes} in the data"
@@ -111,18 +111,19 @@ def evaluate(
     return report
 
 
-def _data(options: EvaluateOptions, trained_on: Mapping[str, Any]) -> dict[str, Any]:
+def _data(options: EvaluateOptions, pipeline: Pipeline) -> dict[str, Any]:
     """The `data` section: the model's own, a section from Python, or all of a folder or list of videos.
 
     Frames of these videos are chosen as the model was trained, unless `stride` or `fps` says otherwise.
     """
     if options.data is None:
-        section = dict(trained_on)
+        section = dict(pipeline.data)
     elif isinstance(options.data, Mapping):
         section = dict(options.data)
     else:
         section = {"name": "video_folder", "path": str(options.data), "held_out": 0.0}
-        section |= {key: trained_on[key] for key in ("stride", "fps", "labels") if trained_on.get(key)}
+        trained_on = pipeline.config["data"]
+        section |= {key: trained_on[key] for key in ("stride", "fps", "labels", "crop") if trained_on.get(key)}
     if options.stride is not None:
         section |= {"stride": options.stride, "fps": None}
     elif options.fps is not None:

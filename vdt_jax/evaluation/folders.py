@@ -150,7 +150,7 @@ def _read(path: Path, shape: tuple[int, ...] | None = None, like: Path | None = 
     """All frames of a video (F, H, W, 3) uint8, which must have the shape of another."""
     frames = list(read_frames(path))
     if not frames:
-        raise UserError(f"{path} has no frames")
+        raise UserError(f"{path} has no frames: remove it, or write it again")
     other = next((frame for frame in frames if frame.shape != frames[0].shape), None)
     if other is not None:
         sizes = [f"{height}x{width}" for height, width, _ in (frames[0].shape, other.shape)]

@@ -61,6 +61,6 @@ PRESETS = {
         dict(tasks=("unconditional",), num_clips=2048, fvd_frames="all", split="train", stride=3),
         "Latte's code on Sky Time-Lapse: 2,048 samples against a clip of every third frame from each of 2,048 videos "
         "drawn at random, half of them mirrored. The split is unknown: the training split. Different here: the copy "
-        "of I3D, no video is mirrored, and the crop is not rounded to whole pixels of the file.",
+        "of I3D, no video is mirrored, and frames are resized with antialiasing, after the same crop of 640x360.",
     ),
 }

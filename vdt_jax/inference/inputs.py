@@ -20,9 +20,8 @@ from PIL import Image
 
 from vdt_jax.data.discover import LIST_SUFFIXES, find_videos
 from vdt_jax.data.windows import Window
-from vdt_jax.errors import UserError
+from vdt_jax.errors import UserError, printable
 from vdt_jax.video import VideoInfo, as_rgb, fit_frame, probe, read_frames, read_numbers, to_float, to_uint8
-from vdt_jax.video.images import printable
 from vdt_jax.weights.torch_files import load_torch
 
 _NUMPY_SUFFIXES = (".npz", ".npy")
@@ -53,6 +52,11 @@ class Video:
         if isinstance(self.source, Path):
             return probe(self.source)
         return VideoInfo(len(self.source), 1.0, *self.source.shape[1:3])
+
+    @property
+    def is_array(self) -> bool:
+        """Whether it is an array, whose frames have no rate."""
+        return not isinstance(self.source, Path)
 
     @property
     def rate(self) -> float | None:

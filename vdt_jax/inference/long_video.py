@@ -57,11 +57,11 @@ def raise_frame_rate(
       UserError: a factor or an overlap out of range, or fewer than two frames.
     """
     if not 2 <= factor < num_frames:
-        raise UserError(f"the frame rate cannot be raised {factor} times: 2 to {num_frames - 1} with this model")
+        raise UserError(f"fps_factor must be from 2 to {num_frames - 1} with this model, got {factor}")
     per_window = (num_frames - 1) // factor + 1
     if not 1 <= overlap < per_window:
         raise UserError(
-            f"windows cannot share {overlap} given frames: 1 to {per_window - 1} of the {per_window} in each"
+            f"overlap: windows cannot share {overlap} given frames: 1 to {per_window - 1} of the {per_window} in each"
         )
     number, made = 0, np.zeros(0)
     for windows in _batched(_windows(iter(frames), per_window, overlap), batch_size if overlap == 1 else 1):

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from vdt_jax.checkpoints import DEMO, load_config, load_model
-from vdt_jax.data import Source
+from vdt_jax.data import Source, is_built_in
 from vdt_jax.diffusion.gaussian import GaussianDiffusion, make_diffusion
 from vdt_jax.distributed.mesh import make_mesh, replicated
 from vdt_jax.errors import UserError
@@ -39,16 +39,23 @@ class Pipeline:
       params: its parameters, on the devices to sample on.
       config: of the training run; `diffusion`, `data` and `loss.mask_mixture` are read.
       space: pixels, or the latents of an autoencoder.
+      trust_data: whether the `data` section may name a class of your own, whose module is imported.
     """
 
     model: VDT
     params: Any
     config: Mapping[str, Any]
     space: Space = PixelSpace()
+    trust_data: bool = True
 
     @classmethod
     def load(
-        cls, path: str | os.PathLike = DEMO, *, vae: str | os.PathLike | None = None, vae_dtype: str = "float32"
+        cls,
+        path: str | os.PathLike = DEMO,
+        *,
+        vae: str | os.PathLike | None = None,
+        vae_dtype: str = "float32",
+        trust_data: bool = False,
     ) -> "Pipeline":
         """Loads a checkpoint onto all devices.
 
@@ -56,6 +63,7 @@ class Pipeline:
           path: a working directory of train.py, a converted folder, or `demo`, the bundled model.
           vae: the autoencoder of a model of latents: a folder, a file or a repository of the Hugging Face hub.
           vae_dtype: what the autoencoder computes in, `float32` or `bfloat16`.
+          trust_data: see the class; without it, held-out clips of your own class cannot be sampled.
 
         Raises:
           UserError: no checkpoint there, a model of latents without its autoencoder, or another autoencoder than the
@@ -69,7 +77,7 @@ class Pipeline:
                 f"{path} is a model of latents ({model.in_channels} channels): name its autoencoder (--vae)"
             )
         space.clip_shape(model)
-        return cls(model, jax.device_put(params, replicated(make_mesh())), config, space)
+        return cls(model, jax.device_put(params, replicated(make_mesh())), config, space, trust_data)
 
     def __repr__(self) -> str:
         return f"Pipeline(clips {self.shape} (F, H, W, C), {type(self.space).__name__})"
@@ -96,11 +104,22 @@ class Pipeline:
         """The mixture of masks that the weights were trained with; `official` for a config that names none."""
         return self.config.get("loss", {}).get("mask_mixture", "official")
 
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """The `data` section of the config. UserError: it names a class that must be trusted first."""
+        section = self.config["data"]
+        if not self.trust_data and not is_built_in(section["name"]):
+            raise UserError(
+                f"data source {section['name']} of this checkpoint is a class outside of vdt_jax, and importing it "
+                "runs its code: give videos of your own (input, or data in an evaluation), or set trust_data"
+            )
+        return section
+
     def source(
         self, split: str = "held_out", data: Mapping[str, Any] | None = None, num_frames: int | None = None
     ) -> Source:
         """Clips in pixels of a `data` section, by default of the model's own data; `split` is `train` or `held_out`."""
-        return pixel_source(data or self.config["data"], self.model, self.space, split, num_frames)
+        return pixel_source(data or self.data, self.model, self.space, split, num_frames)
 
     def task_masks(self, task: str, numbers: range, seed: int = 0, num_given: int | None = None) -> jax.Array:
         """The masks (B, F, h, w, 1) of a task for these sample numbers, over what the model denoises.

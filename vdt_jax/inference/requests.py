@@ -121,11 +121,15 @@ class Request:
             raise UserError(f"num_given must be < {num_frames}, the frames of a window, got {num_given}")
         return num_given
 
-    def window(self, num_frames: int) -> Window:
-        """How frames are chosen: by `stride` or `fps` of the options, or else as the model was trained."""
+    def window(self, number: int, num_frames: int) -> Window:
+        """How the frames of a sample are chosen: by `stride` or `fps` of the options, or else as the model was trained.
+
+        The frames of an array are those of a clip already, one after the other, unless the options have a stride.
+        """
         data, stride, fps = self.pipe.config["data"], self.options.stride, self.options.fps
         if stride is None and fps is None:
-            stride, fps = data.get("stride"), data.get("fps")
+            video = self.video(number)
+            stride, fps = None if video and video.is_array else data.get("stride"), data.get("fps")
         return Window(num_frames, stride or 1, 0.0 if stride else fps or 0.0, hop=1)
 
     def video(self, number: int) -> inputs.Video | None:
@@ -135,11 +139,13 @@ class Request:
     def numbers(self, number: int, num_frames: int) -> list[int]:
         """The frames of its video that the clip of a sample has, at most `num_frames`; counted in a held-out clip."""
         video = self.video(number)
-        return video.numbers(self.window(num_frames), self.options.start) if video else list(range(num_frames))
+        if video is None:
+            return list(range(num_frames))
+        return video.numbers(self.window(number, num_frames), self.options.start)
 
     def fps(self, number: int) -> float:
         """The frame rate of a sample: that of its frames, or what `fps` says."""
-        video, window = self.video(number), self.window(1)
+        video, window = self.video(number), self.window(number, 1)
         of_input = video.rate / window.stride if video and video.rate else DEFAULT_FPS
         return self.options.fps or window.fps or of_input
 
@@ -155,7 +161,7 @@ class Request:
 
     def held_out(self, num_frames: int) -> Source:
         """Held-out clips of the model's data, with the stride or rate of the options."""
-        data, stride, fps = dict(self.pipe.config["data"]), self.options.stride, self.options.fps
+        data, stride, fps = dict(self.pipe.data), self.options.stride, self.options.fps
         if stride is not None:
             data |= {"stride": stride, "fps": None}
         elif fps is not None and "fps" in keys_of(data["name"]):
@@ -338,7 +344,7 @@ def _masks(request: Request) -> Callable[[range], np.ndarray]:
         mask = of_task(number, len(chosen)) if by_task else of_options(number, chosen)
         last_given = int(np.flatnonzero((mask < 0.5).any(axis=(1, 2, 3))).max(initial=-1))
         if last_given >= len(chosen):
-            window = request.window(1)
+            window = request.window(number, 1)
             pace = f"{window.fps:g} frames a second" if window.fps else f"stride {window.stride}"
             raise UserError(
                 f"{request.name(number)} from frame {options.start} at {pace} has {len(chosen)} frame(s), and frame "

@@ -57,8 +57,6 @@ class Studio:
             options["num_given"] = _whole("num_given", num_given)
         checked = build(SampleOptions, options)
         input, options["labels"] = self._input(file, checked.seed)
-        if not file and self.pipe.config["data"].get("stride"):
-            options["stride"] = 1  # the frames of a held-out clip are chosen already
         clip: Any = self.pipe.sample(input, progress=progress, **options)
         comparison, sample = self._folder / "sample.gif", self._folder / "sample.mp4"  # Gradio copies them
         clip.save_comparison(comparison)

@@ -137,7 +137,10 @@ class Latents:
         self.autoencoder: str = metadata["autoencoder"]
         self.scaling_factor: float = metadata["scaling_factor"]
         if tuple(metadata["latent_size"]) != shape[1:]:
-            raise UserError(f"{path} holds latents of {metadata['latent_size']} (h, w, c), not {shape[1:]}")
+            raise UserError(
+                f"{path} holds latents of {metadata['latent_size']} (h, w, c), not {shape[1:]}: set model.input_size "
+                "and model.in_channels to these, or prepare another size"
+            )
         missing = [n for n in range(metadata["num_shards"]) if not _shard(self._path, n, ".json").is_file()]
         if missing:
             done = metadata["num_shards"] - len(missing)

@@ -68,7 +68,9 @@ class PrepareOptions:
         if not self.input or not self.output:
             raise UserError("input and output are required: --input=FOLDER --output=DIR")
         if len(self.size) not in (1, 2):
-            raise UserError(f"size must be one number, or height,width; got {','.join(map(str, self.size))}")
+            raise UserError(
+                f"size must be one number, or height,width; got {','.join(map(str, self.size)) or 'nothing'}"
+            )
         if self.fps and self.stride != 1:
             raise UserError(f"fps and stride exclude each other, got fps={self.fps:g} and stride={self.stride}")
         if self.held_out >= 1:

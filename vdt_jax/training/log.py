@@ -209,8 +209,8 @@ def _check_login(wandb: Any) -> None:
 
 
 def _step(line: str) -> int:
-    """The step of a line of metrics; 0 for a truncated line."""
+    """The step of a line of metrics; 0 for a truncated or damaged line."""
     try:
-        return json.loads(line)["step"]
-    except ValueError:
+        return int(json.loads(line)["step"])
+    except (ValueError, LookupError, TypeError, RecursionError):
         return 0

@@ -107,7 +107,7 @@ def trained_params(params: Any, frozen: str = "") -> dict[str, Any]:
     if frozen and len(trained) == len(free):
         raise UserError(f"optimizer.frozen={frozen} fits no parameter: paths look like {next(iter(free))}")
     if not trained:
-        raise UserError(f"optimizer.frozen={frozen} leaves nothing to train")
+        raise UserError(f"optimizer.frozen={frozen} leaves nothing to train: name fewer paths")
     return trained
 
 

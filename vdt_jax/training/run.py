@@ -143,7 +143,9 @@ class Run:
         return self.config.as_json() | {"autoencoder": autoencoder_hash(self.space, self.source), "clips": clips}
 
     def check_init_from(self) -> None:
-        """Raises UserError where the parameters of `init_from` do not fit."""
+        """Raises UserError where the parameters of `init_from` do not fit, or `init_fresh` has none to leave out."""
+        if self.config.init_from is None and self._fresh:
+            raise UserError(f"init_fresh={self.config.init_fresh} needs init_from, a folder of parameters: name both")
         if self.config.init_from is not None:
             start_from(self.config.init_from, self.state_shapes.params, self._fresh)
 

@@ -6,6 +6,7 @@ mp4 is lossy: what was given comes out of a file nearly, not exactly, as it went
 
 from vdt_jax.video.frames import (
     CENTRE,
+    CENTRE_AS_DIT,
     Crop,
     as_rgb,
     enlarge,
@@ -23,6 +24,7 @@ from vdt_jax.video.write import OUTPUT_SUFFIXES, VideoWriter, check_rate, write_
 
 __all__ = [
     "CENTRE",
+    "CENTRE_AS_DIT",
     "IMAGE_SUFFIXES",
     "OUTPUT_SUFFIXES",
     "VIDEO_SUFFIXES",

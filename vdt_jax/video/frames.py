@@ -9,14 +9,15 @@ _HIDDEN = np.array([92, 70, 148], np.uint8)  # what the viewer sees where nothin
 
 
 class Crop(NamedTuple):
-    """Which part of a frame is kept: a window of the wanted shape."""
+    """Which part of a frame is kept: a window of the wanted shape, or the centre as DiT's code crops it."""
 
     size: float = 1.0  # (0, 1] of the largest window that fits
     y: float = 0.5  # from 0, top, to 1, bottom
     x: float = 0.5  # from 0, left, to 1, right
+    as_dit: bool = False  # see `_fit_as_dit`; the numbers above are not used
 
 
-CENTRE = Crop()
+CENTRE, CENTRE_AS_DIT = Crop(), Crop(as_dit=True)
 
 
 def to_float(frames: np.ndarray) -> np.ndarray:
@@ -31,14 +32,31 @@ def to_uint8(video: np.ndarray) -> np.ndarray:
 
 def fit_frame(frame: np.ndarray, size: tuple[int, int], channels: int = 3, crop: Crop = CENTRE) -> np.ndarray:
     """Crop to the shape of `size` (H, W), antialiased resize, grey if channels = 1: (H, W, channels) uint8."""
-    height, width = frame.shape[:2]
-    scale = min(height / size[0], width / size[1]) * crop.size
-    crop_height, crop_width = size[0] * scale, size[1] * scale
-    top, left = (height - crop_height) * crop.y, (width - crop_width) * crop.x
-    box = (left, top, left + crop_width, top + crop_height)
-    # The gap shrinks large frames by whole steps first: a third of the time, and hardly another picture.
-    image = Image.fromarray(frame).resize((size[1], size[0]), Image.Resampling.BICUBIC, box, reducing_gap=3.0)
+    image = Image.fromarray(frame)
+    if crop.as_dit:
+        image = _fit_as_dit(image, *size)
+    else:
+        scale = min(image.height / size[0], image.width / size[1]) * crop.size
+        crop_height, crop_width = size[0] * scale, size[1] * scale
+        top, left = (image.height - crop_height) * crop.y, (image.width - crop_width) * crop.x
+        box = (left, top, left + crop_width, top + crop_height)
+        # The gap shrinks large frames by whole steps first: a third of the time, and hardly another picture.
+        image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box, reducing_gap=3.0)
     return np.asarray(image.convert("L"))[..., None] if channels == 1 else np.asarray(image)
+
+
+def _fit_as_dit(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The crop of ADM and DiT: halved while it can be, resized to whole pixels, then cropped to whole pixels.
+
+    Source: center_crop_arr of github.com/openai/guided-diffusion, image_datasets.py, and of facebookresearch/DiT,
+    train.py; there for squares.
+    """
+    while image.width >= 2 * width and image.height >= 2 * height:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = max(width / image.width, height / image.height)
+    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def as_rgb(frames: np.ndarray) -> np.ndarray:

@@ -26,11 +26,6 @@ def is_image(path: str | os.PathLike) -> bool:
     return head.startswith(_MAGIC) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
 
 
-def printable(path: str | os.PathLike) -> str:
-    """A name as it can be printed, also where it is not UTF-8."""
-    return os.fsencode(path).decode(errors="replace")
-
-
 def natural_key(name: str) -> list[tuple[int, str]]:
     """Sorts frame_2 before frame_10."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]

@@ -20,8 +20,8 @@ import numpy as np
 from av.stream import Disposition
 from PIL import Image, UnidentifiedImageError
 
-from vdt_jax.errors import UserError
-from vdt_jax.video.images import folder_numbers, image_numbers, is_image, printable, probe_folder, probe_image
+from vdt_jax.errors import UserError, printable
+from vdt_jax.video.images import folder_numbers, image_numbers, is_image, probe_folder, probe_image
 from vdt_jax.video.info import VideoInfo, as_pts
 
 # fmt: off
@@ -65,7 +65,7 @@ def probe(path: str | os.PathLike) -> VideoInfo:
         else:
             info = _probe_file(path)
     if not info.num_frames:
-        raise UserError(f"{path} has no frames")
+        raise UserError(f"{path} has no frames: give another video")
     return info
 
 
@@ -213,7 +213,7 @@ def open_video(path: str | os.PathLike) -> Iterator[_Video]:
             others = (video for video in container.streams.video if not video.disposition & Disposition.attached_pic)
             stream = next(others, None)
         if stream is None:
-            raise UserError(f"{printable(path)} has no video stream")
+            raise UserError(f"{printable(path)} has no video stream: give a video")
         decoder = stream.codec_context
         if stream.metadata.get("alpha_mode") == "1" and decoder.name in _WITH_ALPHA:
             decoder = av.CodecContext.create(_WITH_ALPHA[decoder.name], "r")
@@ -273,7 +273,7 @@ def _chosen(
     key = next(wanted)
     for found, video, frame in frames:
         if found > key:
-            raise UserError(f"no frame at {key} in {path}")
+            raise UserError(f"{path} has no frame at {key}: it is damaged, or was changed meanwhile")
         if found == key:
             yield video.pixels(frame)
             key = next(wanted, None)

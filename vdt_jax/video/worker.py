@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Any
@@ -75,6 +76,10 @@ def serve(connection: Connection, cpu_seconds: float, seconds: float) -> None:
         except (UserError, MemoryError) as error:
             code = FAILED if _is_passing(error) else REFUSED
             reply = code + (str(error) or "out of memory").encode(errors="replace")
+        except Exception as error:  # a mistake of ours: it is named, and the next file is tried
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            text = f"a mistake of vdt_jax, please report it: {error!r} in {frame.filename}:{frame.lineno}"
+            reply = FAILED + text.encode(errors="replace")
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
         connection.send_bytes(reply)

@@ -190,4 +190,6 @@ def _fetch(name: str) -> Path:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=["config.json", *FILE_NAMES[:1]]))
     except Exception as error:  # offline, no such repository, not allowed in: it has a class for each
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"no folder {name}, and the hub did not give that repository ({reason})") from None
+        raise UserError(
+            f"no folder {name}, and the hub did not give that repository ({reason}): fetch the folder by hand"
+        ) from None

@@ -123,7 +123,9 @@ def _ignored(path: str | os.PathLike, chosen: str, others: dict[Any, Any]) -> di
     unknown = [name for name, part in others.items() if name not in _REASONS and _has_tensor(part)]
     if unknown:
         parts = [f"{name} (a {type(others[name]).__name__})" for name in unknown]
-        raise UserError(f"{path} has weights in {chosen!r}, and parts that are not known: {some(parts)}")
+        raise UserError(
+            f"{path} has weights in {chosen!r}, and parts that are not known: {some(parts)}; save the weights alone"
+        )
     return {shown(name): _REASONS.get(name, "no tensor") for name in others}
 
 

@@ -78,7 +78,10 @@ def make_lpips(
 
     def over_videos(sample: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
         if min(sample.shape[2:4]) < MIN_PIXELS[network]:
-            raise UserError(f"{network} needs frames of at least {MIN_PIXELS[network]} pixels, got {sample.shape[2:4]}")
+            raise UserError(
+                f"{network} needs frames of at least {MIN_PIXELS[network]} pixels, got {sample.shape[2:4]}: leave "
+                "lpips out of metrics"
+            )
         counted = np.asarray(mask).any((2, 3, 4))
         distances = np.zeros(counted.shape)
         distances[counted] = apply(_rgb(np.asarray(sample)[counted]), _rgb(np.asarray(truth)[counted]))
