@@ -119,7 +119,7 @@ def test_waiting_for_data_ends_in_time(connected, ends):
         (None, "done"),
         (RunStopped("interrupted", INTERRUPTED), "done"),
         (UserError("no such file"), "failed 2 process 1: no such file"),
-        (KeyError("a"), "failed 3 process 1: 'a'"),
+        (OSError("a\n b"), "failed 3 process 1: a b"),
     ],
 )
 def test_how_a_process_ends_is_told_to_the_others(connected, ends, error, said, capsys):
@@ -129,7 +129,7 @@ def test_how_a_process_ends_is_told_to_the_others(connected, ends, error, said, 
             raise error
     assert lines(there) == said
     assert ends == ([] if said == "done" else [(str(error), int(said.split()[1]))])
-    assert ("Traceback" in capsys.readouterr().err) == isinstance(error, KeyError)
+    assert ("Traceback" in capsys.readouterr().err) == isinstance(error, OSError)
 
 
 def test_an_interrupted_process_is_no_failure(connected, ends):

@@ -42,15 +42,11 @@ from vdt_jax.errors import STOPPED  # noqa: E402
 from vdt_jax.training.validation import Validation  # noqa: E402
 
 LIMIT = 60.0
-CONFIG = TINY | {
-    "total_steps": 100000,
-    "validation.every": 3,
-    "validation.num_clips": 1,
-    "validation.num_steps": 20,
-    "preview.every": 4,
-    "preview.num_clips": 1,
-    "preview.num_steps": 20,
+CONFIG = TINY | {"total_steps": 100000, "checkpoint_every": 1000}
+CONFIG |= {
+    f"{part}.{key}": value for part in ("validation", "preview") for key, value in (("num_clips", 1), ("num_steps", 2))
 }
+EVERY = {"saving": "checkpoint_every", "validating": "validation.every", "previewing": "preview.every"}
 # phase: the call after which the process is lost (the owner of a function, its name, the number of the call), and the
 # least and most seconds from there.
 PHASES: dict[str, tuple[Any, str, int, tuple[float, float]]] = {
@@ -61,7 +57,7 @@ PHASES: dict[str, tuple[Any, str, int, tuple[float, float]]] = {
     "training": (Interruption, "requested", 6, (0.0, 0.1)),
     "saving": (Checkpoints, "save", 2, (0.0, 0.2)),
     "validating": (Validation, "__call__", 1, (0.0, 1.0)),
-    "previewing": (Validation, "__call__", 2, (0.0, 1.0)),
+    "previewing": (Validation, "__call__", 1, (0.0, 1.0)),
 }
 
 
@@ -72,11 +68,12 @@ def cases() -> list[tuple[str, int, str]]:
     return 2 * kills + stops + [("training", 0, "SIGSTOP")]
 
 
-def start(number: int, port: int, folder: Path, count: int, doom: tuple | None) -> int:
+def start(phase: str, number: int, port: int, folder: Path, count: int, doom: tuple | None) -> int:
     """Starts train.py as one of several processes, in a child; its process id."""
     command = ["train.py", f"--config={ROOT}/configs/moving_digits.py", f"--workdir={folder}/run"]
     command += [f"--coordinator=localhost:{port}", f"--num_processes={count}", f"--process_id={number}"]
-    command += [f"--config.{key}={value}" for key, value in CONFIG.items()]
+    config = CONFIG | ({EVERY[phase]: 2} if phase in EVERY else {})
+    command += [f"--config.{key}={value}" for key, value in config.items()]
     output = os.open(folder / f"{number}.txt", os.O_WRONLY | os.O_CREAT)
     try:
         return forked.start(train.main if doom is None else functools.partial(doomed, doom), command, output, output)
@@ -106,7 +103,7 @@ def lose(phase: str, lost: int, name: str, rng: random.Random, folder: Path) -> 
     *where, (least, most) = PHASES[phase]
     doom, count = (*where, rng.uniform(least, most), getattr(signal, name)), 3 if phase == "waiting" else 2
     jax.config.update("jax_enable_compilation_cache", phase != "compiling")
-    children = [start(number, port, folder, count, doom if number == lost else None) for number in (0, 1)]
+    children = [start(phase, number, port, folder, count, doom if number == lost else None) for number in (0, 1)]
     survivor = 1 - lost
     try:
         _, status = os.waitpid(children[lost], os.WUNTRACED)

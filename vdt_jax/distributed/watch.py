@@ -59,11 +59,12 @@ class Connections:
         self.thread.start()
 
     def say(self, text: str) -> None:
-        """Sends a line to the process or processes at the other ends."""
+        """Sends a text as one line to the process or processes at the other ends."""
+        line = f"{' '.join(text.split())}\n".encode()
         with self._lock:
             for call in self._calls.values():
                 with suppress(OSError):  # it has ended, or hangs: `_watch` finds out
-                    call.sendall(f"{text}\n".encode())
+                    call.sendall(line)
 
     def leave(self, text: str) -> None:
         """Sends a last line; process 0 then waits until the others have ended, but not for long."""
@@ -157,8 +158,10 @@ class Watch:
             yield
             return
         _others[0].reading_since = _others[0].clock
-        yield
-        _others[0].reading_since, _others[0].reading_limit = None, READING
+        try:
+            yield
+        finally:
+            _others[0].reading_since, _others[0].reading_limit = None, READING
 
 
 def watch_others(me: int, calls: Calls) -> None:
