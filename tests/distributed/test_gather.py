@@ -91,7 +91,7 @@ def test_the_end_of_the_first_is_noticed_while_the_others_wait(address):
 
 def test_who_is_not_one_of_them_is_ignored(address):
     def scan():
-        for said in (b"", b"GET / HTTP/1.1\n", b"7\n", b"\xff\xfe\n"):
+        for said in (b"", b"GET / HTTP/1.1\n", b"7\n", b"[[], 2]\n", b"\xff\xfe\n"):
             with socket.create_connection(address.split(":")) as call:
                 call.sendall(said)
 

@@ -82,7 +82,7 @@ def digits(path):
 
 def open_page(browser, address):
     page = browser.new_page(viewport={"width": 1250, "height": 1400}, accept_downloads=True)
-    page.set_default_timeout(240_000)
+    page.set_default_timeout(600_000)
     page.goto(address)
     page.get_by_role("button", name="Generate").wait_for()
     return page
@@ -100,7 +100,7 @@ def choose(page, task):
 
 def generate(page, path):
     """Presses the button, waits for another sample than the one shown, and gives its frames (16, 32, 32, 1)."""
-    page.locator("#steps input[type=number]").fill("2")
+    page.locator("#steps input[type=number]").fill("3")
     before = page.evaluate(f"({LINK})?.href")
     page.get_by_role("button", name="Generate").click()
     page.wait_for_function(f"before => {LINK} && {LINK}.href !== before", arg=before)

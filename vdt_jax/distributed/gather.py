@@ -80,7 +80,7 @@ def _take_calls(server: socket.socket, address: str, count: int, calls: Calls, s
             call = stack.enter_context(server.accept()[0])
             call.settimeout(5)
             try:
-                number, their_count = json.loads(_line(call))
+                number, their_count = map(int, json.loads(_line(call)))
             except (OSError, ValueError, TypeError):
                 call.close()
                 continue  # not a process of ours
