@@ -35,7 +35,7 @@ def ends(monkeypatch):
         found.append((message.partition(";")[0], code))
         raise SystemExit
 
-    changes = {"_exit": exit, "_BEAT": 0.05, "_TURN": 0.05, "SILENCE": 0.5, "FIRST_READING": 0.5, "_FAREWELL": 0.1}
+    changes = {"_exit": exit, "_BEAT": 0.05, "_TURN": 0.05, "SILENCE": 0.5, "FIRST_READING": 0.1, "_FAREWELL": 0.1}
     for name, value in changes.items():
         monkeypatch.setattr(watch, name, value)
     monkeypatch.setattr(watch, "_end_lock", threading.Lock())

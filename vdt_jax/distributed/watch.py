@@ -29,7 +29,7 @@ READING = 45.0  # seconds that a process may read data for one batch while the o
 FIRST_READING = 600.0  # ... and for its first one
 _BEAT = 3.0
 _TURN = 1.0  # seconds between two looks
-_FAREWELL = 3.0  # seconds that process 0 waits for the others to end: jax aborts them when its service ends
+_FAREWELL = 1.0  # seconds that process 0 waits for the others to end: jax aborts them when its service ends
 _DONE, _FAILED = "done", "failed"
 _handlers: list[Any] = []  # C keeps no reference
 _others: "list[Connections]" = []  # one in a run of several processes
@@ -182,7 +182,7 @@ def end_now(message: str, code: int) -> NoReturn:
 def _ending() -> Iterator[None]:
     """Lets the first thread alone end the process."""
     if not _end_lock.acquire(blocking=False):
-        time.sleep(10 * _FAREWELL)
+        time.sleep(60)
     yield
 
 
