@@ -46,17 +46,14 @@ docs: $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[docs]' --constraint constraints.txt
 	$(BIN)/mkdocs build --strict
 
-# N kills of a training run; as many damaged checkpoints and hostile files as each has always been given.
+# N kills of a training run, and 40 of one of two processes; as many damaged checkpoints and hostile files as each has
+# always been given. Run it again to resume; build/torture.jsonl and build/hosts.jsonl have what was found.
 N ?= 200
 torture: $(READY)
-	PYTHONPATH=.:tests $(BIN)/python tests/torture/weights.py 100000 0
-	PYTHONPATH=.:tests $(BIN)/python tests/torture/folders.py 20000 0
-	PYTHONPATH=.:tests $(BIN)/python tests/torture/videos.py 10000 0
-	PYTHONPATH=.:tests $(BIN)/python tests/helpers/checkpoint_damage.py damage 2000
-	PYTHONPATH=.:tests $(BIN)/python tests/helpers/checkpoint_damage.py full 100
+	PYTHONPATH=.:tests $(BIN)/python tests/torture/parts.py build/torture.jsonl $(N)
+	PYTHONPATH=.:tests $(BIN)/python tests/torture/hosts.py 40 build/hosts.jsonl
 	PYTHONPATH=.:tests $(BIN)/python tests/torture/values.py 300 0
 	PYTHONPATH=.:tests $(BIN)/python tests/torture/working_directories.py
-	PYTHONPATH=.:tests $(BIN)/python tests/torture/kills.py $(N) 0
 
 # Compiles VDT-L/2 for TPU pods on this CPU: minutes a row. ROWS=v5e:4x4/16 for one of them.
 pod-check: $(READY)

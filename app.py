@@ -74,9 +74,12 @@ def page(gr: Any, studio: Studio) -> Any:
                 seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="seed")
                 button = gr.Button("Generate", variant="primary", elem_id="generate")
             with gr.Column():
-                comparison = gr.Image(label="given | sample | truth", elem_id="comparison", buttons=["fullscreen"])
+                gr.Markdown("given | sample | truth")  # a label would cover the picture
+                comparison = gr.Image(show_label=False, elem_id="comparison", buttons=["fullscreen"])
                 video = gr.File(label="The sample", elem_id="sample")
-                painted = gr.ImageEditor(label="Paint over the region to generate", type="numpy", elem_id="painted")
+                gr.Markdown(f"For `{PAINTED}`: paint over the region to generate.")
+                only_paint: Any = {"sources": (), "transforms": (), "layers": False}
+                painted = gr.ImageEditor(type="numpy", show_label=False, elem_id="painted", **only_paint)
         gr.on([file.change, blocks.load], first_frame, [file, seed], painted, api_visibility="private")
         inputs = [file, painted, task, num_given, sampler, steps, seed]
         button.click(run, inputs, [comparison, video], concurrency_limit=1, api_name="generate")
@@ -89,8 +92,9 @@ def main(_) -> None:
     cli.quiet_start()
     pipe = Pipeline.load(_CHECKPOINT.value, vae=_VAE.value, trust_data=_TRUST_DATA.value)
     with tempfile.TemporaryDirectory(prefix="vdt_jax_", ignore_cleanup_errors=True) as folder:
-        # Gradio reads both when it is imported; the folder holds uploads and what is downloaded.
-        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": folder}
+        # Gradio reads both when it is imported. It copies each sample to its folder, which holds the uploads, too: a
+        # sample has an address of its own then, and the next one does not replace it.
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": f"{folder}/gradio"}
         gr: Any = importlib.import_module("gradio")
 
         def end(*_: Any) -> None:

@@ -23,7 +23,8 @@ from etils import epath
 from vdt_jax import cli
 from vdt_jax.checkpoints import save_config
 from vdt_jax.checkpoints.manager import Checkpoints
-from vdt_jax.distributed.processes import Interruption, Watch, check_agreement, start_processes
+from vdt_jax.distributed.processes import Interruption, check_agreement, start_processes
+from vdt_jax.distributed.watch import Watch
 from vdt_jax.errors import INTERRUPTED, RunStopped
 from vdt_jax.files import Mirror, held, open_folder
 from vdt_jax.options import build
@@ -45,12 +46,13 @@ def main(_: Any) -> None:
     start_processes(options.coordinator, options.num_processes, options.process_id)
     if jax.process_index() > 0:
         logging.getLogger("vdt_jax").setLevel(logging.WARNING)
-    path = options.workdir or f"runs/{cli.recipe_name()}"
-    print(f"working directory: {path}", flush=True)
-    workdir = open_folder(path)
-    lock = held(workdir) if jax.process_index() == 0 else contextlib.nullcontext()
-    with Interruption() as interruption, Watch() as watch, lock:
-        train(config, workdir, options.stop_after, interruption, watch)
+    with Watch() as watch:
+        path = options.workdir or f"runs/{cli.recipe_name()}"
+        print(f"working directory: {path}", flush=True)
+        workdir = open_folder(path)
+        lock = held(workdir) if jax.process_index() == 0 else contextlib.nullcontext()
+        with Interruption() as interruption, lock:
+            train(config, workdir, options.stop_after, interruption, watch)
 
 
 def train(

@@ -1,5 +1,6 @@
 """How processes find each other, here threads: who is missing, who disagrees, and who is not one of them."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -8,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from vdt_jax.distributed import gather as module
-from vdt_jax.distributed.gather import gather
-from vdt_jax.errors import UserError
+from vdt_jax.distributed.gather import COORDINATOR, RESUME, gather
+from vdt_jax.errors import RunStopped, UserError
 
 
 @pytest.fixture
@@ -20,27 +21,30 @@ def address():
 
 
 def outcomes(address, *places):
-    """For each (count, number), started together: None, or the message of its UserError."""
+    """For each (count, number), started together: the processes that it is connected to, or its error."""
 
     def start(place):
         try:
-            return gather(address, *place)
-        except UserError as error:
+            calls = gather(address, *place)
+        except (UserError, RunStopped) as error:
             return str(error)
+        for call in calls.values():
+            call.close()
+        return set(calls)
 
     with ThreadPoolExecutor(len(places)) as pool:
         return list(pool.map(start, places))
 
 
 def test_all_go_on_when_all_are_there(address, capsys):
-    assert outcomes(address, (3, 2), (3, 0), (3, 1)) == [None] * 3
+    assert outcomes(address, (3, 2), (3, 0), (3, 1)) == [{0}, {1, 2}, {0}]
     assert f"waiting at {address} for process 1, 2\n" in capsys.readouterr().out
 
 
 def test_the_first_may_come_last(address, capsys):
-    late = threading.Timer(0.5, gather, (address, 2, 0))
+    late = threading.Timer(0.5, outcomes, (address, (2, 0)))
     late.start()
-    gather(address, 2, 1)
+    assert outcomes(address, (2, 1)) == [{0}]
     late.join()
     assert capsys.readouterr().out.startswith(f"waiting for {address}\n")
 
@@ -58,24 +62,44 @@ def test_processes_that_disagree_say_so(address, places, message):
 
 def test_who_does_not_come_is_named(address, monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", 1.0)
-    missing, alone = outcomes(address, (3, 0), (3, 1))
-    assert missing == f"process 2 has not come to {address} within 1 s: start all with the same coordinator"
+    message = f"process 2 has not come to {address} within 1 s: start all with the same coordinator"
+    assert outcomes(address, (3, 0), (3, 1)) == [message] * 2
+    (alone,) = outcomes(address, (3, 1))
     assert alone.startswith(f"coordinator {address} cannot be reached within 1 s (")
     assert alone.endswith("): is process 0 running there, and the port open?")
 
 
+def test_who_ends_while_it_waits_is_named(address):
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(outcomes, address, (4, 0), (4, 2))
+        while True:
+            with contextlib.suppress(ConnectionError), socket.create_connection(address.split(":")) as call:
+                call.sendall(b"[1, 4]\n")
+                assert call.recv(9) == b"wait\n"
+                break
+        assert first.result() == [f"process 1 has ended before 3 came; {RESUME}"] * 2
+
+
+def test_the_end_of_the_first_is_noticed_while_the_others_wait(address):
+    with socket.create_server(("localhost", int(address.split(":")[1]))) as server, ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(outcomes, address, (3, 1))
+        with server.accept()[0] as call:
+            call.sendall(b"wait\n")
+            call.recv(99)
+        assert waiting.result() == [f"{COORDINATOR} has ended; {RESUME}"]
+
+
 def test_who_is_not_one_of_them_is_ignored(address):
     def scan():
-        for said in (b"", b"GET / HTTP/1.1\n", b"7\n", b"\xff\xfe\n"):
+        for said in (b"", b"GET / HTTP/1.1\n", b"7\n", b"[[], 2]\n", b"\xff\xfe\n"):
             with socket.create_connection(address.split(":")) as call:
                 call.sendall(said)
 
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(gather, address, 2, 0)
+        first = pool.submit(outcomes, address, (2, 0))
         time.sleep(0.3)
         scan()
-        gather(address, 2, 1)
-        assert first.result() is None
+        assert outcomes(address, (2, 1)) == [{0}] and first.result() == [{1}]
 
 
 @pytest.mark.parametrize("wrong", ["host", "host:", ":80", "host:0", "host:65536", "host:99999999", "host:http"])

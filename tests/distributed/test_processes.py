@@ -20,8 +20,11 @@ from helpers.scripts import DIGITS, SHRUNK
 
 from vdt_jax.checkpoints.manager import Checkpoints
 from vdt_jax.checkpoints.manifest import MANIFEST, finished_steps
+from vdt_jax.distributed import processes as module
+from vdt_jax.distributed.gather import COORDINATOR, RESUME
 from vdt_jax.distributed.mesh import make_mesh, state_shardings, with_shardings
-from vdt_jax.distributed.processes import READING, SILENCE, knows_its_place, lost_process, start_processes
+from vdt_jax.distributed.processes import knows_its_place, start_processes
+from vdt_jax.distributed.watch import SILENCE
 from vdt_jax.errors import CANCELLED, INTERRUPTED, STOPPED, UserError
 from vdt_jax.files import LOCK
 
@@ -35,7 +38,8 @@ start = functools.partial(subprocess.Popen, env=ENVIRONMENT, stdout=subprocess.P
 
 WATCHED = """
 import sys, time, jax
-from vdt_jax.distributed.processes import Watch, any_process, start_processes
+from vdt_jax.distributed.processes import any_process, start_processes
+from vdt_jax.distributed.watch import Watch
 start_processes(f"localhost:{sys.argv[1]}", 2, int(sys.argv[2]))
 jax.devices()
 with Watch() as watch:
@@ -82,21 +86,47 @@ def free_port() -> int:
         return listening.getsockname()[1]
 
 
-def test_who_hangs_is_named():
-    well = {0: ("9 well", 100.0), 1: ("9 well", 100.0), 2: ("done", 1.0)}
-    assert lost_process(well, 100 + SILENCE - 1, 1) is None
-    silent = well | {0: ("9 well", 100 + SILENCE)}
-    assert "process 1 has not been heard of for 40 s" in lost_process(silent, 101 + SILENCE, 0)
-    assert "process 0, which keeps the others together" in lost_process(well, 101 + SILENCE, 1)
-    assert f"process 1 has waited for its data for more than {READING:.0f}" in lost_process(
-        well | {1: ("9 reading", 100.0)}, 101, 0
-    )
-
-
 def test_who_finds_the_others_without_being_told():
     assert not knows_its_place({"JAX_PLATFORMS": "cpu", "TPU_WORKER_HOSTNAMES": "a,b"})
     assert knows_its_place({"SLURM_STEP_NUM_TASKS": "4"}) and not knows_its_place({"SLURM_STEP_NUM_TASKS": "1"})
     assert knows_its_place({"TPU_WORKER_HOSTNAMES": "a,b"})
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"dev/accel0": ""}, True),  # up to v4
+        ({"dev/vfio/1": "", "sys/kernel/iommu_groups/1/devices/0000:00:05.0/vendor": "0x1ae0\n"}, True),
+        ({"dev/vfio/1": "", "sys/kernel/iommu_groups/1/devices/0000:01:00.0/vendor": "0x10de\n"}, False),  # a GPU
+        (
+            {"dev/vfio/vfio": "", "sys/kernel/iommu_groups/2/devices/0000:00:04.0/vendor": "0x1ae0\n"},
+            False,
+        ),  # a network card
+        ({}, False),
+    ],
+)
+def test_machines_with_tpus_find_the_others(files, found, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert knows_its_place({}, tmp_path) == found
+    assert not knows_its_place({"JAX_PLATFORMS": "cpu"}, tmp_path)
+
+
+@pytest.mark.parametrize(("count", "gathered"), [(2, [("node7:63000", 2, 1)]), (1, [])])
+def test_a_scheduler_names_the_processes(monkeypatch, count, gathered):
+    slurm = {"SLURM_JOB_ID": "1560", "SLURM_STEP_NODELIST": "node[7-8]", "SLURM_NTASKS": str(count)}
+    slurm |= {"SLURM_PROCID": str(count - 1), "SLURM_LOCALID": "0", "SLURM_STEP_NUM_TASKS": "2"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+        monkeypatch.delenv(name, raising=False)
+    calls = []
+    monkeypatch.setattr(module, "gather", lambda *place: calls.append(place))
+    monkeypatch.setattr(module, "watch_others", lambda me, calls: None)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *place: calls.append(place))
+    start_processes(None, None, None)
+    assert calls == 2 * gathered
 
 
 @pytest.mark.parametrize(
@@ -227,27 +257,31 @@ def test_sigterm_to_one_of_two_processes(when, told, tmp_path):
     assert f"step {steps[0]} to {steps[0] + 2}" in printed[0][0]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("lost", "how"), [(0, "has ended"), (1, "has not been heard of for 40 s")])
-def test_a_killed_process_is_named_within_a_minute(lost, how):
-    """Process 0 has jax's coordination service; of process 1 the other learns in a collective."""
+@pytest.fixture
+def watched():
+    """Two processes that wait for each other again and again."""
     port = str(free_port())
     processes = [start([sys.executable, "-c", WATCHED, port, str(number)]) for number in (0, 1)]
-    try:
-        for process in processes:
-            while process.stdout.readline() != "up\n":
-                pass
-        time.sleep(4)
-        processes[lost].kill()
-        began = time.monotonic()
-        _, err = processes[1 - lost].communicate(timeout=120)
-        assert time.monotonic() - began < 60 and processes[1 - lost].returncode == STOPPED
-        line = err.strip().splitlines()[-1]
-        assert line.startswith(f"error: process {lost}") and f"{how}; the run ends here, and the same command" in line
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()
+    for process in processes:
+        while process.stdout.readline() != "up\n":
+            assert process.poll() is None, process.stderr.read()
+    yield processes
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize(
+    ("sent", "how"), [(signal.SIGKILL, "has ended"), (signal.SIGSTOP, f"has not been heard of for {SILENCE:.0f} s")]
+)
+def test_a_lost_process_is_named_within_a_minute(watched, lost, sent, how):
+    watched[lost].send_signal(sent)
+    began = time.monotonic()
+    _, err = watched[1 - lost].communicate(timeout=120)
+    assert time.monotonic() - began < 60 and watched[1 - lost].returncode == STOPPED
+    assert err.strip().splitlines()[-1] == f"error: {COORDINATOR if lost == 0 else 'process 1'} {how}; {RESUME}"
 
 
 @pytest.mark.slow
@@ -260,24 +294,3 @@ def test_an_error_in_one_process_ends_all_with_its_message(tmp_path):
     assert "the processes were started with different values, batch_size=2 (process 1: 4)" in lines[1]
     assert lines[0] == lines[1].replace("error: ", "error: process 1: ")
     assert [path.name for path in (tmp_path / "run").iterdir()] == [LOCK]  # which a process holds no longer
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stopped", [0, 1])
-def test_a_stopped_process_is_named_within_a_minute(stopped):
-    port = str(free_port())
-    processes = [start([sys.executable, "-c", WATCHED, port, str(number)]) for number in (0, 1)]
-    try:
-        for process in processes:
-            while process.stdout.readline() != "up\n":
-                pass
-        time.sleep(4)
-        processes[stopped].send_signal(signal.SIGSTOP)
-        began = time.monotonic()
-        _, err = processes[1 - stopped].communicate(timeout=120)
-        assert time.monotonic() - began < 60
-        assert processes[1 - stopped].returncode == STOPPED and f"error: process {stopped}" in err
-    finally:
-        for process in processes:
-            process.kill()
-            process.communicate()

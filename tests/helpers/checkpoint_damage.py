@@ -1,7 +1,7 @@
 """Checkpoints damaged on purpose, and disks that are full: `make torture`, and a few of each in the tests.
 
-python tests/helpers/checkpoint_damage.py damage 2000
-python tests/helpers/checkpoint_damage.py full 100          # needs the right to mount a small file system
+python tests/helpers/checkpoint_damage.py damage 2000 0     # how many, and the seed
+python tests/helpers/checkpoint_damage.py full 100 0        # needs the right to mount a small file system
 """
 
 import contextlib
@@ -147,7 +147,7 @@ def _save_with_room(disk: Path, pages: int) -> str:
 if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")
     absl_logging.set_verbosity(absl_logging.FATAL)
-    what, count = sys.argv[1], int(sys.argv[2])
-    counted = damaged_corpus(count, 0) if what == "damage" else full_disk(count)
+    what, count, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    counted = damaged_corpus(count, seed) if what == "damage" else full_disk(count)
     shown = ", ".join(f"{name} {number}" for name, number in sorted(counted.items()))
     print(f"{counted.total()} {what}: {shown}; all as it should be")

@@ -15,7 +15,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_default_matmul_precision", "highest")
 port, number, workdir = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 
-from vdt_jax.distributed.processes import Watch, any_process, from_first_process, start_processes  # noqa: E402
+from vdt_jax.distributed.processes import any_process, from_first_process, start_processes  # noqa: E402
 
 start_processes(f"localhost:{port}", 2, number)
 
@@ -26,6 +26,7 @@ from vdt_jax.checkpoints.manager import Checkpoints  # noqa: E402
 from vdt_jax.data import make_source  # noqa: E402
 from vdt_jax.data.pipeline import batches  # noqa: E402
 from vdt_jax.distributed.mesh import replicated, shard_batch, state_shardings, with_shardings  # noqa: E402
+from vdt_jax.distributed.watch import Watch  # noqa: E402
 
 assert jax.process_count() == 2 and len(jax.local_devices()) == 4
 assert any_process(number == 1) and not any_process(False)

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 
 from vdt_jax.data import make_source
+from vdt_jax.diffusion.masks import TASKS
 from vdt_jax.video import as_rgb, read_frames, write_video
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+LINK = "document.querySelector('#sample a[download]')"
 pytestmark = pytest.mark.slow
 
 
@@ -80,7 +82,7 @@ def digits(path):
 
 def open_page(browser, address):
     page = browser.new_page(viewport={"width": 1250, "height": 1400}, accept_downloads=True)
-    page.set_default_timeout(240_000)
+    page.set_default_timeout(600_000)
     page.goto(address)
     page.get_by_role("button", name="Generate").wait_for()
     return page
@@ -91,35 +93,76 @@ def drop_in(page, path):
     page.locator("#file .file-name, #file .file-preview").first.wait_for()
 
 
-def generate(page, path):
-    """Presses the button, waits for the sample, and gives its frames (16, 32, 32, 1)."""
-    page.locator("#steps input[type=number]").fill("3")
-    page.get_by_role("button", name="Generate").click()
-    with page.expect_download() as download:
-        page.locator("#sample a[download]").first.click()
-    download.value.save_as(path)
-    return np.stack(list(read_frames(path)))[:, 2::4, 2::4, :1].astype(int)
-
-
-def test_from_a_video_to_an_mp4(browser, address, tmp_path):
-    clip = digits(tmp_path / "digits.mp4")
-    page = open_page(browser, address)
-    drop_in(page, tmp_path / "digits.mp4")
-    frames = generate(page, tmp_path / "sample.mp4")
-    page.locator("#comparison img").first.wait_for()
-    page.screenshot(path=os.environ.get("APP_SCREENSHOT", tmp_path / "page.png"))
-    page.close()
-    assert frames.shape == clip.shape
-    assert np.abs(frames[:8] - clip[:8]).mean() < 12  # mp4 twice
-    assert np.abs(frames[8:] - clip[8:]).mean() > 12
-
-
-def test_a_painted_mask(browser, address, tmp_path):
-    clip = digits(tmp_path / "digits.mp4")
-    page = open_page(browser, address)
-    drop_in(page, tmp_path / "digits.mp4")
+def choose(page, task):
     page.locator("#task input").click()
-    page.get_by_role("option", name="what I paint").click()
+    page.get_by_role("option", name=task, exact=True).click()
+
+
+def generate(page, path):
+    """Presses the button, waits for another sample than the one shown, and gives its frames (16, 32, 32, 1)."""
+    page.locator("#steps input[type=number]").fill("3")
+    before = page.evaluate(f"({LINK})?.href")
+    page.get_by_role("button", name="Generate").click()
+    page.wait_for_function(f"before => {LINK} && {LINK}.href !== before", arg=before)
+    return downloaded(page, "#sample", path)[:, 2::4, 2::4, :1].astype(int)
+
+
+def downloaded(page, place, path):
+    """The frames of the file behind the link."""
+    with page.expect_download() as download:
+        page.locator(f"{place} a[download]").first.click()
+    download.value.save_as(path)
+    return np.stack(list(read_frames(path)))
+
+
+@pytest.fixture(scope="module")
+def page(browser, address, tmp_path_factory):
+    """A page into which a video was dropped, with all that a URL needs escaped in its name; and the video's frames."""
+    path = tmp_path_factory.mktemp("in") / "50% of #1?.mp4"
+    clip = digits(path)
+    page = open_page(browser, address)
+    drop_in(page, path)
+    yield page, clip
+    page.close()
+
+
+def test_every_task_from_a_video_to_an_mp4(page, tmp_path):
+    page, clip = page
+    for task in TASKS:
+        choose(page, task)
+        frames = generate(page, tmp_path / f"{task}.mp4")
+        assert frames.shape == clip.shape, task
+        error = np.abs(frames - clip).mean(axis=(1, 2, 3))  # mp4 twice
+        if task == "predict":
+            assert error[:8].max() < 12 < error[8:].mean()
+        else:
+            assert error.max() > 6, task
+    page.locator("#comparison img").first.wait_for()
+    for name, width in (("desktop", 1250), ("phone", 390)):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{name}: wider than the screen"
+        page.screenshot(path=Path(os.environ.get("APP_SCREENSHOTS", tmp_path)) / f"{name}.png", full_page=True)
+
+
+def test_the_link_of_a_file_with_an_odd_name(page, tmp_path):
+    page, clip = page
+    assert "50% of #1?" in page.locator("#file").inner_text().replace("\n", "")
+    frames = downloaded(page, "#file", tmp_path / "back.mp4")
+    assert np.abs(frames[:, 1::3, 1::3, :1].astype(int) - clip).mean() < 12
+
+
+def test_a_value_that_is_not_allowed_is_one_line_on_the_page(page):
+    page, _ = page
+    page.locator("#seed input").fill(str(2**63))
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_text(f"seed must be <= {2**63 - 1}, got {2**63}").first.wait_for()
+    page.locator("#seed input").fill("0")
+
+
+def test_a_painted_mask(page, tmp_path):
+    page, clip = page
+    page.set_viewport_size({"width": 1250, "height": 1400})
+    choose(page, "what I paint")
     box = page.locator("#painted canvas").first.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x, y)
@@ -128,14 +171,13 @@ def test_a_painted_mask(browser, address, tmp_path):
         page.mouse.move(x + 4 * step, y + 2 * step)
     page.mouse.up()
     frames = generate(page, tmp_path / "sample.mp4")
-    page.close()
     changed = np.abs(frames - clip).max(axis=(0, 3)) > 60
     assert changed.any()
     rows, columns = np.nonzero(changed)
     assert rows.min() > 8 and rows.max() < 28 and columns.min() > 8 and columns.max() < 31
 
 
-def test_a_mistake_is_one_line_on_the_page(browser, address, tmp_path):
+def test_a_file_that_is_no_video_is_one_line_on_the_page(browser, address, tmp_path):
     (tmp_path / "words.mp4").write_bytes(b"no video" * 100)
     page = open_page(browser, address)
     page.locator("#file input[type=file]").set_input_files(tmp_path / "words.mp4")
@@ -161,14 +203,19 @@ def test_a_client_is_checked_as_the_page_is_and_sigterm_deletes_the_files(tmp_pa
         assert list(api["named_endpoints"]) == ["/generate"] and not api["unnamed_endpoints"]
         editor = {"background": None, "layers": [], "composite": None}
 
-        def generate(seed=0, sampler="unipc"):
+        def generate(seed=0, sampler="unipc", steps=2):
             video = client.handle_file(tmp_path / "digits.mp4")
-            return connection.predict(video, editor, "predict", 8, sampler, 2, seed, api_name="/generate")
+            return connection.predict(video, editor, "predict", 8, sampler, steps, seed, api_name="/generate")
 
         generate()
         assert list((tmp_path / "files").rglob("*.mp4"))
-        with pytest.raises(client.exceptions.AppError, match="seed must be <= 9223372036854775807"):
-            generate(seed=2**63)
-        with pytest.raises(client.exceptions.AppError, match="euler"):
-            generate(sampler="euler")
+        for values, message in (
+            ({"seed": 2**63}, "seed must be <= 9223372036854775807"),
+            ({"seed": None}, "seed must be a whole number, got None"),
+            ({"seed": "1"}, "1"),
+            ({"sampler": "euler"}, "euler"),
+            ({"steps": 2.5}, "steps must be a whole number"),
+        ):
+            with pytest.raises(client.exceptions.AppError, match=message):
+                generate(**values)
     assert not list((tmp_path / "files").iterdir())

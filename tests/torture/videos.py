@@ -25,12 +25,12 @@ if __name__ == "__main__":
     plain = {path: re.sub(r"\d+", "N", re.sub(r"\S*/corpus/\S*", "FILE", listed[path])) for path in listed}
     examples = {reason: path for path, reason in plain.items()}
     seconds = time.monotonic() - start
-    print(f"{count} files in {seconds:.0f} s: {len(served)} served, {len(listed)} listed, {len(outcome.short)} short")
     looks = sorted(outcome.looks.items(), key=lambda item: item[1], reverse=True)[:5]
     slowest = [f"{Path(path).name} {clock:.1f} ({processor:.1f})" for path, (clock, processor) in looks]
     print(f"slowest looks, s on the clock (of a processor), at a limit of {LIMIT:g} s: {', '.join(slowest)}")
     for reason, number in Counter(plain.values()).most_common():
         print(f"{number:6d}  {reason} [{examples[reason]}]")
     wrong = list(violations(outcome))
-    print("\n".join(["", *wrong, f"{len(wrong)} did not end as they should"]))
+    shown = f"served {len(served)}, listed {len(listed)}, short {len(outcome.short)}"
+    print("\n".join([*wrong, f"{count} files in {seconds:.0f} s: {shown}; {len(wrong)} did not end as they should"]))
     sys.exit(bool(wrong))

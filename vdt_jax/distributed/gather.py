@@ -1,93 +1,115 @@
 """How the processes of a run find each other before jax connects them: jax's own wait is silent, and ends in an abort.
 
 Process 0 listens at the coordinator's address until every other process has called and given its place, then lets all
-of them go on; jax's service takes over the address.
+of them continue; jax's service takes over the address. The calls stay open, and `watch` reads them.
 """
 
-import contextlib
 import json
 import os
+import selectors
 import socket
 import time
+from contextlib import ExitStack, suppress
 
-from vdt_jax.errors import UserError
+from vdt_jax.errors import RunStopped, UserError
 
 PATIENCE = 300.0  # seconds that the processes wait for each other
-_GO, _REFUSED = "go", "refused: "
-_LONGEST = 4096  # characters of a message
+RESUME = "the run ends here, and the same command resumes it from its last checkpoint"
+COORDINATOR = "process 0, which runs the coordination service,"
+_WAIT, _GO, _REFUSED, _LOST = "wait", "go", "refused: ", "lost: "
+_LONGEST = 4096  # bytes of a message
+
+Calls = dict[int, socket.socket]  # by the number of the process at the other end
 
 
-def gather(address: str, count: int, number: int) -> None:
+def gather(address: str, count: int, number: int) -> Calls:
     """Returns when all processes have been started.
 
     Args:
       address: host:port of process 0.
-      count: number of processes.
+      count: number of processes, at least 2.
       number: of this one, from 0.
+
+    Returns:
+      The open connections of this process: process 0 has one to each other process, the others have one to process 0.
 
     Raises:
       UserError: the address cannot be used, a process does not come in time, or the processes do not agree.
+      RunStopped: a process has ended while it waited for the others.
     """
     host, _, text = address.rpartition(":")
     port = int(text) if text.isdecimal() and len(text) < 6 else 0
     if not host or not 0 < port < 65536:
         raise UserError(f"coordinator must be host:port with a port from 1 to 65535, as in host:8476, got {address}")
     end = time.monotonic() + PATIENCE
-    if number == 0:
-        _wait_for_calls(address, port, count, end)
-    else:
-        _call(address, host.strip("[]"), port, json.dumps([number, count]), end)
-
-
-def _wait_for_calls(address: str, port: int, count: int, end: float) -> None:
-    missing = set(range(1, count))
-    with contextlib.ExitStack() as stack:
+    if number > 0:
+        return {0: _call(address, host.strip("[]"), port, json.dumps([number, count]), end)}
+    calls: Calls = {}
+    with ExitStack() as stack, _listening(address, port) as server:
+        print(f"waiting at {address} for process {_listed(set(range(1, count)))}", flush=True)
         try:
-            family = socket.AF_INET6 if (both := socket.has_dualstack_ipv6()) else socket.AF_INET
-            server = stack.enter_context(socket.create_server(("", port), family=family, dualstack_ipv6=both))
-        except OSError as error:
-            reason = os.strerror(error.errno or 0)
-            raise UserError(f"coordinator {address} cannot be opened ({reason}): choose another port") from None
-        print(f"waiting at {address} for process {_listed(missing)}", flush=True)
-        calls = []
-        while missing:
-            server.settimeout(max(end - time.monotonic(), 0.001))
-            try:
-                call = stack.enter_context(server.accept()[0])
-                call.settimeout(5)
-                number, their_count = json.loads(_line(call))
-            except TimeoutError:
-                if time.monotonic() < end:
-                    continue  # a caller that says nothing
-                wait = f"not come to {address} within {PATIENCE:.0f} s: start all with the same coordinator"
-                raise UserError(f"process {_listed(missing)} has {wait}") from None
-            except (OSError, ValueError, TypeError):
-                continue  # not a process of ours
-            calls.append(call)
-            problem = None
-            if their_count != count:
-                problem = f"process {number} was started with num_processes={their_count}, process 0 with {count}"
-            elif number not in missing:
-                problem = f"process {number} was started twice"
-            if problem:
-                _answer(calls, _REFUSED + problem)
-                raise UserError(problem)
-            missing.remove(number)
+            _take_calls(server, address, count, calls, stack, end)
+        except (UserError, RunStopped) as error:
+            _answer(calls, f"{_LOST if isinstance(error, RunStopped) else _REFUSED}{error}")
+            raise
         _answer(calls, _GO)
+        stack.pop_all()
+    return calls
 
 
-def _call(address: str, host: str, port: int, place: str, end: float) -> None:
+def _listening(address: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if (both := socket.has_dualstack_ipv6()) else socket.AF_INET
+        return socket.create_server(("", port), family=family, dualstack_ipv6=both)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise UserError(f"coordinator {address} cannot be opened ({reason}): choose another port") from None
+
+
+def _take_calls(server: socket.socket, address: str, count: int, calls: Calls, stack: ExitStack, end: float) -> None:
+    """Fills in `calls`; raises where a caller ends, or does not agree with this process."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(server, selectors.EVENT_READ)
+        while missing := set(range(1, count)) - calls.keys():
+            ready = [key for key, _ in selector.select(max(end - time.monotonic(), 0))]
+            if not ready:
+                wait = f"not come to {address} within {PATIENCE:.0f} s: start all with the same coordinator"
+                raise UserError(f"process {_listed(missing)} has {wait}")
+            if ended := {key.data for key in ready} - {None}:  # a caller says nothing before it is answered
+                raise RunStopped(f"process {_listed(ended)} has ended before {_listed(missing)} came; {RESUME}")
+            call = stack.enter_context(server.accept()[0])
+            call.settimeout(5)
+            try:
+                number, their_count = map(int, json.loads(_line(call)))
+            except (OSError, ValueError, TypeError):
+                call.close()
+                continue  # not a process of ours
+            _answer({number: call}, _WAIT)
+            if problem := _disagreement(number, their_count, count, missing):
+                calls[-1] = call
+                raise UserError(problem)
+            calls[number] = call
+            selector.register(call, selectors.EVENT_READ, number)
+
+
+def _disagreement(number: int, their_count: int, count: int, missing: set[int]) -> str | None:
+    if their_count != count:
+        return f"process {number} was started with num_processes={their_count}, process 0 with {count}"
+    return None if number in missing else f"process {number} was started twice"
+
+
+def _call(address: str, host: str, port: int, place: str, end: float) -> socket.socket:
     waiting = False
     while True:
         try:
-            with socket.create_connection((host, port), timeout=5) as call:
+            with ExitStack() as stack:
+                call = stack.enter_context(socket.create_connection((host, port), timeout=5))
                 call.sendall(f"{place}\n".encode())
-                call.settimeout(max(end - time.monotonic(), 1))
-                answer = _line(call)
-            if answer == _GO:
-                return
-            if answer.startswith(_REFUSED):
-                raise UserError(answer.removeprefix(_REFUSED))
+                if _line(call) == _WAIT:
+                    call.settimeout(max(end - time.monotonic(), 1))
+                    _wait_for_others(call)
+                    stack.pop_all()
+                    return call
             reason = "another program answers there"
         except OSError as error:
             reason = error.strerror or error
@@ -100,15 +122,28 @@ def _call(address: str, host: str, port: int, place: str, end: float) -> None:
         time.sleep(0.5)
 
 
-def _answer(calls: list[socket.socket], text: str) -> None:
-    for call in calls:
-        with contextlib.suppress(OSError):
+def _wait_for_others(call: socket.socket) -> None:
+    answer = ""
+    with suppress(ConnectionError):
+        answer = _line(call)
+    if answer.startswith(_REFUSED):
+        raise UserError(answer.removeprefix(_REFUSED))
+    if answer != _GO:
+        raise RunStopped(answer.removeprefix(_LOST) or f"{COORDINATOR} has ended; {RESUME}")
+
+
+def _answer(calls: Calls, text: str) -> None:
+    for call in calls.values():
+        with suppress(OSError):
             call.sendall(f"{text}\n".encode())
 
 
 def _line(call: socket.socket) -> str:
-    with call.makefile(encoding="utf-8", errors="replace") as file:
-        return file.readline(_LONGEST).strip()
+    """The next line, byte by byte: what follows is read by others."""
+    line = b""
+    while len(line) < _LONGEST and not line.endswith(b"\n") and (byte := call.recv(1)):
+        line += byte
+    return line.decode("utf-8", "replace").strip()
 
 
 def _listed(numbers: set[int]) -> str:

@@ -1,35 +1,27 @@
-"""The processes of a run: start, agreement, interruption, and detection of a process that hangs."""
+"""The processes of a run: start, agreement and interruption."""
 
-import ctypes
 import json
 import os
 import signal
-import socket
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, NoReturn
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from vdt_jax.distributed.gather import gather
-from vdt_jax.errors import CANCELLED, INTERRUPTED, STOPPED, USER_ERROR, RunStopped, UserError
+from vdt_jax.distributed.gather import PATIENCE, gather
+from vdt_jax.distributed.watch import FIRST_READING, end_now, watch_others
+from vdt_jax.errors import CANCELLED, INTERRUPTED, UserError
 from vdt_jax.files import differing
 
 GRACE = 27.0  # seconds from SIGTERM to the end: preempted machines get 30
-SILENCE = 40.0  # seconds after which a process that says nothing is given up
-READING = 45.0  # seconds that a process may read data for one batch while the others wait, ...
-FIRST_READING = 600.0  # ... and for its first one
-_BEAT = 3.0
-_ALIVE = "vdt_jax/alive/"
 _WORTH = "vdt_jax/worth_saving/"
-_RESUME = "the run ends here, and the same command resumes it from its last checkpoint"
-_handlers: list[Any] = []  # C keeps no reference
+_GOOGLE = "0x1ae0"  # the PCI vendor
 _NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # jax's own, which has no public name
 
 
@@ -38,36 +30,58 @@ def start_processes(coordinator: str | None, num_processes: int | None, process_
 
     In SLURM steps of several tasks and on TPU virtual machines jax finds the processes. Elsewhere the three arguments
     are needed, or the environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID. `coordinator`
-    is host:port of process 0, reachable from the others.
+    is host:port of process 0, reachable from the others. From here on this process ends when another one ends or hangs
+    (`watch`).
 
     Raises:
       UserError: only some of the three, or a value that is not allowed.
+      RunStopped: another process ended before all were there.
     """
     address = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
     count = _number(num_processes, "JAX_NUM_PROCESSES")
     number = _number(process_id, "JAX_PROCESS_ID")
-    if address is not None and count is not None and number is not None:
-        if not 0 <= number < count:
-            raise UserError(f"process_id must be 0 to {count - 1} with num_processes={count}, got {number}")
-        gather(address, count, number)
-        jax.distributed.initialize(address, count, number)
-        return
     given = {"coordinator": address, "num_processes": count, "process_id": number}
     missing = [name for name, value in given.items() if value is None]
-    if len(missing) < len(given):
+    if 0 < len(missing) < len(given):
         raise UserError(f"a run of several processes also needs {' and '.join(missing)}: name all three, or none")
-    if knows_its_place(os.environ):
-        jax.distributed.initialize()
+    if missing and knows_its_place(os.environ):
+        address, count, number = _place_from_jax()
+    if address is None or count is None or number is None:
+        return
+    if not 0 <= number < count:
+        raise UserError(f"process_id must be 0 to {count - 1} with num_processes={count}, got {number}")
+    if count > 1:
+        watch_others(number, gather(address, count, number))
+        jax.distributed.initialize(address, count, number)
 
 
-def knows_its_place(environment: Mapping[str, str]) -> bool:
+def _place_from_jax() -> tuple[str | None, int | None, int | None]:
+    """The coordinator, the number of processes and the number of this one, as jax.distributed.initialize() finds them.
+
+    It has no public function for it. The detection waits until the name of the coordinator's host can be resolved.
+    """
+    from jax._src.clusters import ClusterEnv
+
+    found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(PATIENCE))
+    return found[:3]
+
+
+def knows_its_place(environment: Mapping[str, str], root: Path = Path("/")) -> bool:
     """Whether jax finds the other processes by itself: a SLURM step of several tasks, or a TPU virtual machine."""
     if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
         return True
     if environment.get("JAX_PLATFORMS", "tpu") != "tpu":
         return False
-    chips = ("/dev/accel0", "/dev/vfio/0")  # up to v4, and from v5e on
-    return "," in environment.get("TPU_WORKER_HOSTNAMES", "") or any(map(os.path.exists, chips))
+    return "," in environment.get("TPU_WORKER_HOSTNAMES", "") or _has_tpu(root)
+
+
+def _has_tpu(root: Path) -> bool:
+    """Whether the machine has a TPU: /dev/accel0 up to v4, later a VFIO group with a device of Google's."""
+    if (root / "dev" / "accel0").exists():
+        return True
+    groups = (root / "sys" / "kernel" / "iommu_groups" / path.name for path in (root / "dev" / "vfio").glob("[0-9]*"))
+    vendors = (path for group in groups for path in group.glob("devices/*/vendor"))
+    return any(path.read_text().strip() == _GOOGLE for path in vendors)
 
 
 def _number(value: int | None, variable: str) -> int | None:
@@ -205,118 +219,7 @@ class Interruption:
             if self._over.wait(GRACE):
                 return
             reason = f"and not saved within {GRACE:.0f} s"
-        if jax.process_index() == 0:
-            time.sleep(0.3)  # the last to go: it keeps the others together
         end_now(f"interrupted {reason}: re-run the command to resume", INTERRUPTED)
-
-
-class Watch:
-    """Ends this process, and says why, where another hangs or ends; a context manager. Does nothing in a run of one.
-
-    Collectives wait for ever for a process that was stopped, or that waits for its data; jax aborts after minutes where
-    one was killed. Every process tells the others, through jax's coordination service and from a thread of its own,
-    that it lives, for how long it has been reading data, and the error that it ends with. One that falls silent for
-    SILENCE seconds, or reads for READING, is named, and the run ends.
-    """
-
-    def __init__(self):
-        self._over = threading.Event()
-        self._reading_since: float | None = None
-        self._limit = FIRST_READING
-        self._heard: dict[int, tuple[str, float]] = {}
-
-    def __enter__(self) -> "Watch":
-        if jax.process_count() > 1:
-            now = time.monotonic()
-            self._heard = {number: ("", now) for number in range(jax.process_count())}
-            _before_abort(self._name_lost_coordinator)
-            for work in (self._talk, self._look):
-                threading.Thread(target=work, daemon=True).start()
-        return self
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if not self._heard:
-            return
-        code = USER_ERROR if isinstance(error, UserError) else STOPPED
-        if code == STOPPED and isinstance(error, (jax.errors.JaxRuntimeError, ValueError)):
-            time.sleep(SILENCE + 2 * _BEAT)  # a collective fails so where a process is lost: `_look` says which
-        self._over.set()
-        if error is None or isinstance(error, RunStopped):  # all processes end
-            self._say("done")
-            return
-        self._say(f"failed {code} {error or type(error).__name__}")
-        if code == STOPPED:
-            traceback.print_exception(error)
-        if jax.process_index() == 0:
-            time.sleep(2 * _BEAT)  # it keeps the others together
-        end_now(str(error) or type(error).__name__, code)  # at a normal end jax waits for the others
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Around the reading of a batch."""
-        self._reading_since = time.monotonic()
-        yield
-        self._reading_since, self._limit = None, READING
-
-    def _say(self, text: str) -> None:
-        with suppress(jax.errors.JaxRuntimeError):  # the service has ended
-            _store().key_value_set(f"{_ALIVE}{jax.process_index()}", text, allow_overwrite=True)
-
-    def _talk(self) -> None:
-        """Says that this process lives, and hears from the others. It may hang: then the first process does."""
-        count = 0
-        while not self._over.is_set():
-            count += 1
-            since, limit = self._reading_since, self._limit
-            late = since is not None and time.monotonic() - since > limit
-            self._say(f"{count} {'reading' if late else 'well'}")
-            with suppress(jax.errors.JaxRuntimeError):
-                for key, value in _store().key_value_dir_get(_ALIVE):
-                    number = int(key.rpartition("/")[2])
-                    if self._heard[number][0] != value:
-                        self._heard[number] = (value, time.monotonic())
-            self._over.wait(_BEAT)
-
-    def _look(self) -> None:
-        while not self._over.wait(1):
-            for number, (said, _) in self._heard.items():
-                if said.startswith("failed ") and number != jax.process_index():
-                    code, message = said.split(maxsplit=2)[1:]
-                    end_now(f"process {number}: {message}", int(code))
-            if lost := lost_process(self._heard, time.monotonic(), jax.process_index()):
-                if jax.process_index() == 0:
-                    time.sleep(2 * _BEAT)
-                end_now(f"{lost}; {_RESUME}", STOPPED)
-
-    def _name_lost_coordinator(self) -> None:
-        """Before an abort: jax aborts at once where process 0 has ended."""
-        from jax._src import distributed
-
-        host, _, port = str(distributed.global_state.coordinator_address).rpartition(":")
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-        except OSError:
-            end_now(f"process 0, which keeps the others together, has ended; {_RESUME}", STOPPED)
-
-
-def _before_abort(call: Callable[[], None]) -> None:
-    """Calls a function before the process aborts. Python's own handlers of SIGABRT never run: abort does not return."""
-
-    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: call())
-    _handlers.append(handler)
-    ctypes.CDLL(None).signal(signal.SIGABRT, handler)
-
-
-def lost_process(heard: Mapping[int, tuple[str, float]], now: float, me: int) -> str | None:
-    """Which process hangs, and how, from what each said last and when; None if none does."""
-    if now - heard[me][1] > SILENCE:  # not even one's own words come back
-        return f"process 0, which keeps the others together, has not answered for {SILENCE:.0f} s"
-    for number, (said, when) in heard.items():
-        if said.endswith("reading"):
-            return f"process {number} has waited for its data for more than {READING:.0f} s"
-        if said != "done" and now - when > SILENCE:
-            return f"process {number} has not been heard of for {SILENCE:.0f} s"
-    return None
 
 
 def check_agreement(name: str, settings: Mapping[str, Any], ignore: Collection[str] = ()) -> None:
@@ -336,10 +239,3 @@ def _store() -> Any:
     from jax._src import distributed
 
     return distributed.global_state.client
-
-
-def end_now(message: str, code: int) -> NoReturn:
-    """Ends the process from any thread, even if the main thread is in a call that does not return."""
-    kind = "stopped:" if code in (INTERRUPTED, CANCELLED) else "error:"
-    print(kind, " ".join(message.split()), file=sys.stderr, flush=True)
-    os._exit(code)

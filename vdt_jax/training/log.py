@@ -212,5 +212,5 @@ def _step(line: str) -> int:
     """The step of a line of metrics; 0 for a truncated or damaged line."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, LookupError, TypeError, RecursionError):
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         return 0
