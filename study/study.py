@@ -42,6 +42,7 @@ from arms import (
     pool,
     train_arm,
 )
+from drift import NUM_CLIPS, NUM_NEW, measure_drift
 from intervals import MAX_SEEDS, answered, arms_table, differences_table, draw, draw_samples, with_means
 
 from vdt_jax import cli
@@ -101,6 +102,7 @@ def make_settings() -> dict[str, Any]:
         "noise_shift": NOISE_SHIFT,
         "sampling_steps": SAMPLING_STEPS,
         "resamplings": RESAMPLINGS,
+        "drift": {"num_new": 10, "num_clips": 2} if _SMOKE.value else {"num_new": NUM_NEW, "num_clips": NUM_CLIPS},
     }
 
 
@@ -111,6 +113,7 @@ def run_arm(path: Path, name: str, seed: int, settings: dict[str, Any], clean: n
     params = jax.block_until_ready(train_arm(ARMS[name], sizes, settings["steps"], clips, seed))
     trained = time.monotonic()
     values, videos = measure(ARMS[name], sizes, params, clean)
+    drift = measure_drift(ARMS[name], sizes, params[0], **settings["drift"]) if _DATA.value == "digits" else {}
     np.savez_compressed(path.with_suffix(".npz"), **{k: v[:_SHOWN] for k, v in videos.items()})
     seconds = {"training": round(trained - started), "measuring": round(time.monotonic() - trained)}
     environment = {
@@ -119,7 +122,7 @@ def run_arm(path: Path, name: str, seed: int, settings: dict[str, Any], clean: n
         "python": platform.python_version(),
         "jax": jax.__version__,
     }
-    run = {"settings": settings, "values": values, "seconds": seconds, "environment": environment}
+    run = {"settings": settings, "values": values, "drift": drift, "seconds": seconds, "environment": environment}
     atomic_write(path, json.dumps(run, indent=2) + "\n")
 
 
