@@ -85,7 +85,7 @@ def guide(
     return within_interval
 
 
-def check_guidance_interval(interval: Sequence[float], *scales: Any) -> None:
+def check_guidance_interval(interval: Any, *scales: Any) -> None:
     """Raises UserError for an interval that is not 0 <= low < high, or one without a scale that is not None."""
     if len(interval) != 2 or not 0 <= interval[0] < interval[1]:
         got = ",".join(f"{level:g}" for level in interval)
