@@ -53,7 +53,7 @@ def test_config_json_has_the_keys_of_the_recipe():
         ({"loss__times": "normal"}, "loss.times must be one of uniform, logit_normal, got 'normal'"),
         ({"loss__given_noise": 1.5}, "loss.given_noise must be <= 1, got 1.5"),
         (
-            {"diffusion__noise_schedule": "rectified_flow"},
+            {"diffusion__noise_schedule": "rectified_flow", "diffusion__prediction": "eps"},
             "prediction must be v or x_start with rectified_flow or zero_terminal_snr, got 'eps', which does not "
             "determine x_start in pure noise",
         ),
