@@ -32,6 +32,15 @@ DATASETS = {
     "mnist": ({"name": "moving_mnist", "num_digits": 2}, dict(input_size=(64, 64), patch_size=16)),
 }
 DIFFUSION = dict(noise_schedule="cosine", prediction="x_start", loss_on="v", min_snr_gamma=5.0, clip_denoised=True)
+FLOW = {"noise_schedule": "rectified_flow"}
+# Of each arm: what differs from DIFFUSION.
+PROCESSES = {
+    "cosine": {},
+    "linear": {"noise_schedule": "linear"},
+    "linear, zero SNR": {"noise_schedule": "linear", "zero_terminal_snr": True},
+    "flow": FLOW | {"prediction": "v", "min_snr_gamma": None},
+    "flow, x_start": FLOW,
+}
 BATCH_SIZE, POOL, PEAK, EMA_DECAY, NOISE_SHIFT = 8, 4096, 2e-3, 0.995, 2.0
 SAMPLING_STEPS, RESAMPLINGS = 16, 4
 FEW_GIVEN, FEW_COUNTED = 5, 10  # frames given, and frames after them that count, as MCVD predicts moving MNIST
@@ -51,6 +60,9 @@ class Arm:
       loss: see GaussianDiffusion.training_losses.
       frames_first: share of the compute spent on single frames, whose model initialises that of clips.
       repaint: whether given positions are used in sampling only.
+      process: one of PROCESSES.
+      times, given_noise: see `draw_examples`.
+      extended: levels of `given_noise` with which long videos are sampled, if any (drift.py).
     """
 
     masks: MaskFn
@@ -58,6 +70,15 @@ class Arm:
     loss: str = "normalised"
     frames_first: float = 0.0
     repaint: bool = False
+    process: str = "cosine"
+    times: str = "uniform"
+    given_noise: float = 0.0
+    extended: tuple[float, ...] = ()
+
+    @property
+    def diffusion(self) -> dict[str, Any]:
+        """The `diffusion` section of a config."""
+        return DIFFUSION | PROCESSES[self.process]
 
 
 def our_mixture(key: jax.Array, index: jax.Array, batch_size: int, shape: tuple[int, int, int]) -> jax.Array:
@@ -77,11 +98,16 @@ def nothing_given(key: jax.Array, index: jax.Array, batch_size: int, shape: tupl
 
 
 ARMS = {
-    "ours": Arm(our_mixture),
+    "ours": Arm(our_mixture, extended=(0.0,)),
     "seven models": Arm(one_task, models=TASKS),
     "official": Arm(official_mixture, loss="parity"),
     "RePaint": Arm(nothing_given, repaint=True),
     "frames first": Arm(our_mixture, frames_first=0.5),
+    "rectified flow": Arm(our_mixture, process="flow", times="logit_normal"),
+    "straight path": Arm(our_mixture, process="flow, x_start"),
+    "linear": Arm(our_mixture, process="linear"),
+    "zero SNR": Arm(our_mixture, process="linear, zero SNR"),
+    "given noise": Arm(our_mixture, given_noise=0.3, extended=(0.0, 0.1)),
 }
 # The second is subtracted from the first. One arm answers for its side of several questions.
 QUESTIONS = {
@@ -89,6 +115,10 @@ QUESTIONS = {
     "mixture": ("ours", "official"),
     "masks": ("ours", "RePaint"),
     "pretraining": ("frames first", "ours"),
+    "objective": ("rectified flow", "ours"),
+    "path": ("straight path", "ours"),
+    "end": ("zero SNR", "linear"),
+    "augmentation": ("given noise", "ours"),
 }
 
 
@@ -102,12 +132,11 @@ def pool(dataset: str, digits: str | None, shape: tuple[int, int, int, int], num
     return jnp.asarray(np.stack([source.clip(i)["video"] for i in range(num_clips)]))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def train(
-    model: VDT, masks: MaskFn, loss: str, steps: int, clips: jax.Array, params: Any, index: jax.Array, key: jax.Array
-) -> Any:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def train(model: VDT, arm: Arm, steps: int, clips: jax.Array, params: Any, index: jax.Array, key: jax.Array) -> Any:
     """EMA parameters after `steps` steps on clips (N, F, H, W, C) uint8, or on their single frames; one program."""
-    diffusion = make_diffusion(**DIFFUSION, learn_sigma=False)
+    diffusion = make_diffusion(**arm.diffusion, learn_sigma=False)
+    draws = {"noise_shift": NOISE_SHIFT, "times": arm.times, "given_noise": arm.given_noise}
     learning_rate = make_learning_rate(PEAK, max(steps // 20, 1), steps, "cosine")
     optimizer = make_optimizer(learning_rate, b2=0.99)
     if model.num_frames == 1:  # as many single frames as a batch of clips has
@@ -120,9 +149,9 @@ def train(
         clip_key, example_key, mask_key = jax.random.split(jax.random.fold_in(key, number), 3)
         x = clips[jax.random.randint(clip_key, (batch_size,), 0, len(clips))].astype(jnp.float32) / 127.5 - 1
         batch = {"video": x, "labels": jnp.zeros(batch_size, jnp.int32)}
-        examples = draw_examples(model, diffusion, batch, example_key, noise_shift=NOISE_SHIFT)
-        examples["mask"] = masks(mask_key, index, batch_size, model.video_shape[:3])
-        gradient = jax.grad(lambda params: loss_fn(model, diffusion, params, examples, loss)[0])(params)
+        examples = draw_examples(model, diffusion, batch, example_key, **draws)
+        examples["mask"] = arm.masks(mask_key, index, batch_size, model.video_shape[:3])
+        gradient = jax.grad(lambda params: loss_fn(model, diffusion, params, examples, arm.loss)[0])(params)
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         params = optax.apply_updates(params, updates)
         decay = jnp.minimum(EMA_DECAY, (1 + number) / (10 + number))
@@ -162,9 +191,10 @@ def train_arm(arm: Arm, sizes: dict[str, Any], steps: int, clips: jax.Array, see
         start, index = init(model, init_key), jnp.array(TASKS.index(task) if task else 0)
         if on_frames:
             still = still_model(sizes)
-            learned = train(still, nothing_given, arm.loss, on_frames, clips, init(still, init_key), index, first_key)
+            on_stills = dataclasses.replace(arm, masks=nothing_given)
+            learned = train(still, on_stills, on_frames, clips, init(still, init_key), index, first_key)
             start = start_on_clips(start, learned)
-        params.append(train(model, arm.masks, arm.loss, on_clips, clips, start, index, key))
+        params.append(train(model, arm, on_clips, clips, start, index, key))
     return params
 
 
@@ -201,7 +231,7 @@ def measure(
 
     Returns:
       "TASK PSNR" and "TASK SSIM" on the positions that count, "TASK motion" as a share of the truth's, "unconditional
-      loss"; and the samples of each task in uint8.
+      loss" where the process is that of most arms; and the samples of each task in uint8.
     """
     model, values, videos = VDT(**sizes), {}, {}
     keys = sample_keys(0, range(len(clean)))
@@ -212,17 +242,18 @@ def measure(
 
     for task in MEASURED:
         mask, counted = masks_of(task, model, len(clean))
-        pipe = pipeline(model, params_for("predict" if task == FEW else task))
+        pipe = pipeline(arm, model, params_for("predict" if task == FEW else task))
         samples, _ = pipe.complete(clean, mask, keys, diffusion=pipe.diffusion(SAMPLING_STEPS), **options)
         values |= score(task, samples, clean, counted)
         videos[task] = to_uint8(samples)
-    values["unconditional loss"] = float(unconditional_loss(model, params_for("unconditional"), clean, keys))
+    if arm.diffusion == DIFFUSION:
+        values["unconditional loss"] = float(unconditional_loss(model, params_for("unconditional"), clean, keys))
     return values, videos
 
 
-def pipeline(model: VDT, params: Any) -> Pipeline:
+def pipeline(arm: Arm, model: VDT, params: Any) -> Pipeline:
     """A model of an arm, ready to sample."""
-    return Pipeline(model, params, {"diffusion": DIFFUSION})
+    return Pipeline(model, params, {"diffusion": arm.diffusion})
 
 
 def score(task: str, samples: np.ndarray, clean: np.ndarray, counted: np.ndarray) -> dict[str, float]:

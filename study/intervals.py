@@ -19,6 +19,10 @@ MAX_SEEDS = len(_T) + 1
 _ALL = "all tasks"
 ROWS = (*MEASURED, _ALL)
 
+Drifts = Mapping[str, Mapping[int, Mapping[str, Mapping[str, Sequence[float]]]]]  # arm -> seed -> level -> measure
+_REFERENCE = ("ours", "0")  # of the drift
+_SPAN = 40  # frames
+
 
 def with_means(values: Mapping[str, float]) -> dict[str, float]:
     """The values of a run, with the mean of each measure over those of the seven tasks that have it."""
@@ -77,6 +81,51 @@ def differences_table(runs: Runs, question: str) -> str:
         rows.append([task.replace("_", " "), *(_cell(*pair, bold=True) if pair else "-" for pair in pairs)])
     seeds = len(_common_seeds(runs, QUESTIONS[question]))
     return markdown([f"{' less '.join(QUESTIONS[question])}, {seeds} seeds", *measures], rows)
+
+
+def drift_table(drifts: Drifts, measure: str) -> str:
+    """A row for each arm and level of noise when sampling, a column for each span of new frames.
+
+    Below are the differences from our own arm without noise, paired by seed; bold if the interval excludes 0.
+    """
+    rows, differences = [], []
+    reference = {seed: _spans(levels[_REFERENCE[1]][measure]) for seed, levels in drifts[_REFERENCE[0]].items()}
+    for name, level in _extended(drifts):
+        spans = {seed: _spans(levels[level][measure]) for seed, levels in drifts[name].items()}
+        cells = [_cell(*interval(column)) for column in zip(*spans.values(), strict=True)]
+        rows.append([f"{name}, noise {level}, {len(spans)} seeds", *cells])
+        if (name, level) != _REFERENCE and len(shared := sorted(spans.keys() & reference.keys())) > 1:
+            pairs = zip(*(np.subtract(spans[seed], reference[seed]) for seed in shared), strict=True)
+            cells = [_cell(*interval(column), bold=True) for column in pairs]
+            differences.append([f"{name}, noise {level}, less ours", *cells])
+    total = len(next(iter(drifts[_REFERENCE[0]].values()))[_REFERENCE[1]][measure])
+    header = [f"{first + 1}-{min(first + _SPAN, total)}" for first in range(0, total, _SPAN)]
+    return markdown([f"{measure} of new frames", *header], rows + differences)
+
+
+def _extended(drifts: Drifts) -> list[tuple[str, str]]:
+    """The arms and levels with long videos of two seeds or more."""
+    return [(name, level) for name, seeds in drifts.items() if len(seeds) > 1 for level in next(iter(seeds.values()))]
+
+
+def _spans(curve: Sequence[float]) -> list[float]:
+    return [float(np.mean(curve[first : first + _SPAN])) for first in range(0, len(curve), _SPAN)]
+
+
+def draw_drift(drifts: Drifts, path: Path) -> None:
+    """Plots identity and PSNR against the number of the new frame, means over the seeds and eight frames."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for panel, measure in zip(axes, ("identity", "PSNR"), strict=True):
+        for name, level in _extended(drifts):
+            mean = np.mean([levels[level][measure] for levels in drifts[name].values()], axis=0)
+            panel.plot(np.convolve(mean, np.ones(8) / 8, "valid"), label=f"{name}, noise {level}")
+        panel.set_xlabel("new frame")
+        panel.set_title(measure, fontsize=9)
+        panel.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.savefig(path, dpi=100)
 
 
 def _cell(mean: float | None, half: float | None = None, bold: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""What the masks do: four questions, arms of equal compute, several seeds, intervals. docs/study.md has the results.
+"""What the choices of a recipe do: arms of equal compute, several seeds, intervals. docs/study.md has the results.
 
     python study/study.py --output=runs/study
     python study/study.py --output=runs/study --arms=ours --seeds=0       # one training, in a process of its own
@@ -7,8 +7,12 @@ tasks        one model for all tasks, against one model for each task with a sev
 mixture      our mask mixture and normalised loss, against the official mixture and loss
 masks        a model trained with masks, against one trained without that is given its frames by RePaint
 pretraining  half of the compute on single frames first, against all of it on clips
+objective    rectified flow (v, logit-normal times), against the cosine schedule and x_start
+path         the straight path of rectified flow alone, against the cosine schedule
+end          the linear schedule rescaled to zero terminal SNR, against the linear schedule
+augmentation noise on given frames in training, against none; also over videos extended by 200 frames
 
-Five arms answer them, since our own is one side of each. The results of an arm and seed are kept in a file: re-run the
+Our own arm is one side of most. The results of an arm and seed are kept in a file: re-run the
 command to resume. Tables and plots (these need matplotlib, extra `bench`) are made when both arms of a question are
 there. --smoke runs all of it with very few steps.
 """
@@ -42,7 +46,18 @@ from arms import (
     pool,
     train_arm,
 )
-from intervals import MAX_SEEDS, answered, arms_table, differences_table, draw, draw_samples, with_means
+from drift import MEASURES, NUM_CLIPS, NUM_NEW, measure_drift
+from intervals import (
+    MAX_SEEDS,
+    answered,
+    arms_table,
+    differences_table,
+    draw,
+    draw_drift,
+    draw_samples,
+    drift_table,
+    with_means,
+)
 
 from vdt_jax import cli
 from vdt_jax.diffusion.masks import TASKS
@@ -101,6 +116,7 @@ def make_settings() -> dict[str, Any]:
         "noise_shift": NOISE_SHIFT,
         "sampling_steps": SAMPLING_STEPS,
         "resamplings": RESAMPLINGS,
+        "drift": {"num_new": 10, "num_clips": 2} if _SMOKE.value else {"num_new": NUM_NEW, "num_clips": NUM_CLIPS},
     }
 
 
@@ -111,6 +127,7 @@ def run_arm(path: Path, name: str, seed: int, settings: dict[str, Any], clean: n
     params = jax.block_until_ready(train_arm(ARMS[name], sizes, settings["steps"], clips, seed))
     trained = time.monotonic()
     values, videos = measure(ARMS[name], sizes, params, clean)
+    drift = measure_drift(ARMS[name], sizes, params[0], **settings["drift"]) if _DATA.value == "digits" else {}
     np.savez_compressed(path.with_suffix(".npz"), **{k: v[:_SHOWN] for k, v in videos.items()})
     seconds = {"training": round(trained - started), "measuring": round(time.monotonic() - trained)}
     environment = {
@@ -119,7 +136,7 @@ def run_arm(path: Path, name: str, seed: int, settings: dict[str, Any], clean: n
         "python": platform.python_version(),
         "jax": jax.__version__,
     }
-    run = {"settings": settings, "values": values, "seconds": seconds, "environment": environment}
+    run = {"settings": settings, "values": values, "drift": drift, "seconds": seconds, "environment": environment}
     atomic_write(path, json.dumps(run, indent=2) + "\n")
 
 
@@ -140,16 +157,17 @@ def write_results(folder: Path, settings: dict[str, Any], clean: np.ndarray) -> 
     check_settings(folder, settings)  # another process may have written meanwhile
     files = {arm: {seed: run_file(folder, arm, seed) for seed in range(MAX_SEEDS)} for arm in ARMS}
     files = {arm: {seed: file for seed, file in found.items() if file.is_file()} for arm, found in files.items()}
-    runs = {
-        arm: {seed: with_means(json.loads(file.read_text())["values"]) for seed, file in found.items()}
-        for arm, found in files.items()
-    }
+    read = {arm: {seed: json.loads(file.read_text()) for seed, file in found.items()} for arm, found in files.items()}
+    runs = {arm: {seed: with_means(run["values"]) for seed, run in found.items()} for arm, found in read.items()}
+    drifts = {arm: {seed: run["drift"] for seed, run in found.items() if run["drift"]} for arm, found in read.items()}
     if not (questions := answered(runs)):
         print(f"no table yet: no question has both of its arms in {folder}, with two seeds or more")
         return
     baselines = {name: with_means(values) for name, values in measure_baselines(settings["model"], clean).items()}
     parts = [arms_table(runs, baselines, name) for name in ("PSNR", "SSIM", "motion")]
     parts += [differences_table(runs, question) for question in questions]
+    long = len(drifts["ours"]) > 1
+    parts += [drift_table(drifts, measure) for measure in MEASURES] if long else []
     text = "\n\n".join(parts) + "\n"
     atomic_write(folder / "tables.md", text)
     print(text)
@@ -159,6 +177,8 @@ def write_results(folder: Path, settings: dict[str, Any], clean: np.ndarray) -> 
         draw_samples(rows, folder / f"{task.replace(' ', '_')}.png")
     try:
         draw(runs, folder / "differences.png")
+        if long:
+            draw_drift(drifts, folder / "drift.png")
     except ModuleNotFoundError:
         print("no plot: it needs matplotlib, pip install -e '.[bench]' -c constraints.txt")
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from vdt_jax.diffusion.gaussian import discretized_gaussian_log_likelihood, make_diffusion, normal_kl
+from vdt_jax.diffusion.schedules import at
 from vdt_jax.errors import UserError
 
 SHAPE = (2, 3, 4, 4, 2)
@@ -69,10 +70,19 @@ def test_network_sees_given_positions_clean_and_original_timesteps():
     np.testing.assert_array_equal(seen["x_t"][:, 0], x_start[:, 0])
     assert np.abs(seen["x_t"][1, 1:] - noise[1, 1:]).max() < 0.05  # all but pure noise at the last step
 
+    diffusion.training_losses(denoise_fn, x_start, mask, jnp.array([0, 9]), noise, given_noise=jnp.array([0.0, 0.5]))
+    np.testing.assert_allclose(
+        seen["x_t"][:, 0], x_start[:, 0] + noise[:, 0] * jnp.array([0, 0.5])[:, None, None, None]
+    )
+    np.testing.assert_array_equal(seen["x_t"][:, 1:], diffusion.q_sample(x_start, jnp.array([0, 9]), noise)[:, 1:])
 
-@pytest.mark.parametrize("prediction", ["eps", "v", "x_start"])
-def test_each_prediction_leads_back_to_x_start(prediction):
-    diffusion = make_diffusion(prediction=prediction, learn_sigma=False)
+
+@pytest.mark.parametrize(
+    ("schedule", "prediction"),
+    [("linear", "eps"), ("linear", "v"), ("linear", "x_start"), ("rectified_flow", "v"), ("rectified_flow", "x_start")],
+)
+def test_each_prediction_leads_back_to_x_start(schedule, prediction):
+    diffusion = make_diffusion(schedule, prediction=prediction, learn_sigma=False)
     x_start, noise = draw()
     steps = jnp.array([5, 600])
     x_t = diffusion.q_sample(x_start, steps, noise)
@@ -82,18 +92,32 @@ def test_each_prediction_leads_back_to_x_start(prediction):
     assert np.abs(clipped).max() <= 1
 
 
-@pytest.mark.parametrize(("prediction", "loss_on"), [("x_start", "v"), ("eps", "v"), ("v", "x_start"), ("v", "eps")])
-def test_loss_on_another_quantity_is_its_squared_error(prediction, loss_on):
-    diffusion = make_diffusion(prediction=prediction, loss_on=loss_on, learn_sigma=False)
+def test_v_of_rectified_flow_is_the_velocity_of_its_straight_path():
+    diffusion = make_diffusion("rectified_flow", prediction="v", learn_sigma=False)
+    x_start, noise = draw()
+    np.testing.assert_allclose(diffusion._target(x_start, jnp.array([40, 999]), noise), noise - x_start, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "prediction", "loss_on"),
+    [
+        *[("linear", *pair) for pair in [("x_start", "v"), ("eps", "v"), ("v", "x_start"), ("v", "eps")]],
+        *[("rectified_flow", *pair) for pair in [("x_start", "v"), ("v", "x_start"), ("v", "eps")]],
+    ],
+)
+def test_loss_on_another_quantity_is_its_squared_error(schedule, prediction, loss_on):
+    diffusion = make_diffusion(schedule, prediction=prediction, loss_on=loss_on, learn_sigma=False)
     x_start, noise = draw()
     steps = jnp.array([40, 600])
     x_t = diffusion.q_sample(x_start, steps, noise)
     guess = diffusion._target(x_start, steps, noise) + 0.1
     guessed_xstart = diffusion.predict_xstart(guess, x_t, steps)
-    alpha_bar = jnp.asarray(diffusion.schedule.alphas_cumprod, jnp.float32)[steps][:, None, None, None, None]
-    guessed_noise = (x_t - jnp.sqrt(alpha_bar) * guessed_xstart) / jnp.sqrt(1 - alpha_bar)
-    guessed_v = jnp.sqrt(alpha_bar) * guessed_noise - jnp.sqrt(1 - alpha_bar) * guessed_xstart
-    true_v = jnp.sqrt(alpha_bar) * noise - jnp.sqrt(1 - alpha_bar) * x_start
+    alpha, sigma = (at(table, steps) for table in (diffusion.schedule.alpha, diffusion.schedule.sigma))
+    guessed_noise = (x_t - alpha * guessed_xstart) / sigma
+    weights = (1, 1) if schedule == "rectified_flow" else (alpha, sigma)
+    guessed_v, true_v = (
+        weights[0] * eps - weights[1] * x for eps, x in ((guessed_noise, guessed_xstart), (noise, x_start))
+    )
     error = {"v": guessed_v - true_v, "x_start": guessed_xstart - x_start, "eps": guessed_noise - noise}[loss_on]
     ours = diffusion.training_losses(lambda x_t, t: guess, x_start, jnp.ones((2, 3, 4, 4, 1)), steps, noise)["loss"]
     np.testing.assert_allclose(ours, (error**2).mean((1, 2, 3, 4)), rtol=1e-3)
@@ -147,5 +171,8 @@ def test_kl_of_a_normal_with_itself_is_zero_and_known_otherwise():
 def test_unknown_names_are_refused():
     with pytest.raises(UserError, match="'epsilon'"):
         make_diffusion(prediction="epsilon")
+    for process in ({"noise_schedule": "rectified_flow"}, {"zero_terminal_snr": True}):
+        with pytest.raises(UserError, match=r"prediction must be v or x_start with .* got 'eps'"):
+            make_diffusion(**process)
     with pytest.raises(UserError, match="'mse'"):
         losses(jnp.ones((2, 3, 4, 4, 1)), loss="mse")

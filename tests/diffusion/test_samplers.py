@@ -1,8 +1,11 @@
 """Samplers: distribution, order of convergence, given positions, guidance.
 
 The data are Gaussian, N(0.3, 0.2^2) at each position, so that the optimal network and the exact solution of the
-probability-flow ODE have closed forms: (x_t - alpha mean) / sqrt(alpha^2 std^2 + sigma^2) is constant along it.
+probability-flow ODE have closed forms: (x_t - alpha mean) / sqrt(alpha^2 std^2 + sigma^2) is constant along it,
+whether alpha^2 + sigma^2 = 1 or alpha + sigma = 1.
 """
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +15,12 @@ from jaxtyping import TypeCheckError
 
 from vdt_jax.diffusion import samplers
 from vdt_jax.diffusion.gaussian import GaussianDiffusion, make_diffusion
-from vdt_jax.diffusion.guidance import guide
+from vdt_jax.diffusion.guidance import check_guidance_interval, guide
 from vdt_jax.diffusion.masks import apply_mask
 from vdt_jax.diffusion.samplers import SAMPLERS, Problem, ddim, ddpm, dpm_solver_pp, repaint, sample_noise, unipc
 from vdt_jax.diffusion.samplers.multistep import polynomial_weights
-from vdt_jax.diffusion.schedules import NoiseSchedule
+from vdt_jax.diffusion.schedules import NoiseSchedule, at
+from vdt_jax.errors import UserError
 
 SHAPE = (4, 2, 2, 3, 1)
 MEAN, STD = 0.3, 0.2
@@ -30,33 +34,38 @@ def run(sampler, *problem, **options):
 
 def exact_denoiser(diffusion, mean=MEAN, std=STD):
     """What the best network says about data that are N(mean, std^2) at each position, as the diffusion reads it."""
-    alpha_bar = jnp.asarray(diffusion.schedule.alphas_cumprod, jnp.float32)
-    beta_bar = jnp.asarray(1 - diffusion.schedule.alphas_cumprod, jnp.float32)
+    schedule = diffusion.schedule
 
     def denoise_fn(x_t, timesteps):
-        step = jnp.searchsorted(jnp.asarray(diffusion.schedule.timestep_map), timesteps)
-        a, b = (table[step][:, None, None, None, None] for table in (alpha_bar, beta_bar))
-        gain = jnp.sqrt(a) * std**2 / (a * std**2 + b)
-        x_start = mean + gain * (x_t - jnp.sqrt(a) * mean)
-        eps = (x_t - jnp.sqrt(a) * x_start) / jnp.sqrt(b)
-        return {"eps": eps, "x_start": x_start, "v": jnp.sqrt(a) * eps - jnp.sqrt(b) * x_start}[diffusion.prediction]
+        step = jnp.searchsorted(jnp.asarray(schedule.timestep_map), timesteps)
+        a, b = at(schedule.alpha, step), at(schedule.sigma, step)
+        x_start = mean + a * std**2 / (a**2 * std**2 + b**2) * (x_t - a * mean)
+        eps = (x_t - a * x_start) / b
+        v = at(schedule.v_noise, step) * eps - at(schedule.v_start, step) * x_start
+        return {"eps": eps, "x_start": x_start, "v": v}[diffusion.prediction]
 
     return denoise_fn
 
 
-def even_in_lambda(num_steps, prediction="x_start", ends=(-3.0, 3.0)):
+def even_in_lambda(num_steps, straight=False, ends=(-3.0, 3.0)):
     """A process whose levels are evenly spaced in lambda between two fixed ends."""
-    alpha_bar = 1 / (1 + np.exp(-2 * np.linspace(ends[1], ends[0], num_steps)))
-    betas = 1 - alpha_bar / np.append(1.0, alpha_bar[:-1])
-    return GaussianDiffusion(NoiseSchedule(betas, np.arange(num_steps)), prediction, learn_sigma=False)
+    alpha, sigma = (1 / (1 + np.exp(sign * np.linspace(ends[1], ends[0], num_steps))) for sign in (-1, 1))
+    norm = 1 if straight else np.sqrt(alpha**2 + sigma**2)
+    schedule = NoiseSchedule(alpha / norm, sigma / norm, np.arange(num_steps), straight)
+    return GaussianDiffusion(schedule, "v" if straight else "x_start", learn_sigma=False)
 
 
-def exact_end(diffusion, start):
+def exact_path(diffusion, x, first, last, mean=MEAN):
+    """The exact solution of the ODE at the step `last`, from x at the step `first`."""
+    a, b = diffusion.schedule.alpha[[first, last]], diffusion.schedule.sigma[[first, last]]
+    deviation = np.sqrt(a**2 * STD**2 + b**2)
+    return a[1] * mean + (np.float64(x) - a[0] * mean) * deviation[1] / deviation[0]
+
+
+def exact_end(diffusion, start, mean=MEAN, first=-1):
     """Where a solver without error ends: the estimate of x_0 at the end of the exact path to the cleanest level."""
-    a = diffusion.schedule.alphas_cumprod[[-1, 0]]
-    deviation = np.sqrt(a * STD**2 + 1 - a)
-    x = np.sqrt(a[1]) * MEAN + (np.float64(start) - np.sqrt(a[0]) * MEAN) * deviation[1] / deviation[0]
-    return MEAN + np.sqrt(a[1]) * STD**2 / deviation[1] ** 2 * (x - np.sqrt(a[1]) * MEAN)
+    x, a, b = exact_path(diffusion, start, first, 0, mean), diffusion.schedule.alpha[0], diffusion.schedule.sigma[0]
+    return mean + a * STD**2 / (a**2 * STD**2 + b**2) * (x - a * mean)
 
 
 def solve(sampler, diffusion, start, **options):
@@ -66,28 +75,44 @@ def solve(sampler, diffusion, start, **options):
 
 # ddim is of first order, 2M of second; the corrector adds one to the order of UniPC's predictor (theorem 3.1 there).
 @pytest.mark.parametrize(
-    ("sampler", "options", "order"),
-    [(ddim, {}, 1), (dpm_solver_pp, {}, 2), (unipc, {"order": 1}, 2), (unipc, {}, 3), (unipc, {"order": 3}, 3)],
+    ("sampler", "options", "order", "straight"),
+    [
+        (ddim, {}, 1, False),
+        (dpm_solver_pp, {}, 2, False),
+        (unipc, {"order": 1}, 2, False),
+        (unipc, {}, 3, False),
+        (unipc, {"order": 3}, 3, False),
+        (ddim, {}, 1, True),
+        (unipc, {}, 3, True),
+    ],
 )
-def test_order_of_convergence_to_the_exact_solution(sampler, options, order):
+def test_order_of_convergence_to_the_exact_solution(sampler, options, order, straight):
     start = jax.random.normal(jax.random.key(3), SHAPE)
     errors = []
     for num_steps in (20, 80):
-        diffusion = even_in_lambda(num_steps)
+        diffusion = even_in_lambda(num_steps, straight)
         errors.append(np.abs(solve(sampler, diffusion, start, **options) - exact_end(diffusion, start)).max())
     print(f"{sampler.__name__} {options}: {errors}")
     assert np.log(errors[0] / errors[1]) / np.log(4) > order - 0.25
+
+
+def test_ddim_of_rectified_flow_is_eulers_method():
+    diffusion = make_diffusion("rectified_flow", timestep_respacing="trailing8", prediction="v", learn_sigma=False)
+    start, denoise_fn = jax.random.normal(jax.random.key(3), SHAPE), jax.jit(exact_denoiser(diffusion))
+    x, times = start, np.linspace(1, 0, 9)
+    for time, next_time in itertools.pairwise(times):
+        x += (next_time - time) * denoise_fn(x, jnp.full(len(x), round(1000 * time) - 1))
+    np.testing.assert_allclose(solve(ddim, diffusion, start), x, atol=1e-5)
 
 
 def two_peaks(diffusion, std=0.02):
     """The best network for data that are N(-1, std^2) or N(1, std^2), equally often."""
 
     def denoise_fn(x_t, timesteps):
-        a = jnp.asarray(diffusion.schedule.alphas_cumprod, jnp.float32)
-        a = a[jnp.searchsorted(jnp.asarray(diffusion.schedule.timestep_map), timesteps)][:, None, None, None, None]
-        variance = a * std**2 + 1 - a
-        mean = jnp.tanh(jnp.sqrt(a) * x_t / variance)
-        return mean + jnp.sqrt(a) * std**2 / variance * (x_t - jnp.sqrt(a) * mean)
+        a = at(diffusion.schedule.alpha, jnp.searchsorted(jnp.asarray(diffusion.schedule.timestep_map), timesteps))
+        variance = a**2 * std**2 + 1 - a**2
+        mean = jnp.tanh(a * x_t / variance)
+        return mean + a * std**2 / variance * (x_t - a * mean)
 
     return denoise_fn
 
@@ -130,9 +155,21 @@ def test_weights_integrate_polynomials(h):
         assert weights @ nodes**degree == pytest.approx(integral, rel=1e-9)
 
 
-@pytest.mark.parametrize("sampler", [ddpm, ddim, dpm_solver_pp, unipc])
-def test_samplers_sample_the_distribution_that_their_network_knows(sampler):
-    diffusion = make_diffusion(timestep_respacing="" if sampler is ddpm else "logsnr200", learn_sigma=False)
+FLOW = {"noise_schedule": "rectified_flow", "prediction": "v"}
+ZERO_SNR = {"zero_terminal_snr": True, "prediction": "v"}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "process"),
+    [
+        *[(sampler, process) for process in ({}, FLOW) for sampler in (ddpm, ddim, dpm_solver_pp, unipc)],
+        (ddim, ZERO_SNR),
+        (unipc, ZERO_SNR),
+    ],
+)
+def test_samplers_sample_the_distribution_that_their_network_knows(sampler, process):
+    steps = "" if sampler is ddpm else "logsnr200"
+    diffusion = make_diffusion(timestep_respacing=steps, learn_sigma=False, **process)
     shape = (2000, 1, 2, 2, 1)
     keys = jax.random.split(jax.random.key(0), shape[0])
     samples = run(sampler, diffusion, exact_denoiser(diffusion), keys, jnp.zeros(shape), jnp.ones(shape))
@@ -233,11 +270,10 @@ def test_repaint_comes_nearer_to_what_is_given_with_every_time_that_steps_are_ta
     """Two frames with correlation 0.95, the first given as 1: the second has mean 0.95."""
     covariance = jnp.array([[1.0, 0.95], [0.95, 1.0]])
     diffusion = make_diffusion(timestep_respacing="30", learn_sigma=False, prediction="x_start")
-    alpha_bar = jnp.asarray(diffusion.schedule.alphas_cumprod, jnp.float32)
 
     def denoise_fn(x_t, timesteps):  # E[x_0 | x_t] of the two frames together, everything equally noisy
-        a = alpha_bar[jnp.searchsorted(jnp.asarray(diffusion.schedule.timestep_map), timesteps[0])]
-        gain = jnp.sqrt(a) * covariance @ jnp.linalg.inv(a * covariance + (1 - a) * jnp.eye(2))
+        a = at(diffusion.schedule.alpha, jnp.searchsorted(jnp.asarray(diffusion.schedule.timestep_map), timesteps[0]))
+        gain = a * covariance @ jnp.linalg.inv(a**2 * covariance + (1 - a**2) * jnp.eye(2))
         return jnp.einsum("fg,bghwc->bfhwc", gain, x_t)
 
     shape = (2000, 2, 1, 1, 1)
@@ -271,6 +307,63 @@ def test_guidance_on_labels_shifts_the_mean_by_the_formula():
     shifted = (0.1 + 3 * (means[labels] - 0.1))[:, None, None, None, None]
     alone = run(unipc, diffusion, exact_denoiser(diffusion, shifted), KEYS, clean, mask)
     np.testing.assert_allclose(out, alone, atol=1e-4)
+
+
+def test_guidance_in_an_interval_of_noise_levels_follows_the_exact_path():
+    """The path of N(0.1, s^2) but between the noise-to-signal ratios 0.5 and 2, where it is that of N(0.9, s^2)."""
+    diffusion = even_in_lambda(400)
+    by_label = [exact_denoiser(diffusion, mean) for mean in (0.1, -0.3)]
+
+    def network(x_t, timesteps, labels):  # the label 1 means none
+        given, none = (denoise_fn(x_t, timesteps) for denoise_fn in by_label)
+        return jnp.where(labels[:, None, None, None, None] == 0, given, none)
+
+    start, clean, mask = jax.random.normal(jax.random.key(3), SHAPE), jnp.zeros(SHAPE), jnp.ones(SHAPE)
+    labels, scales = jnp.zeros(4, int), {"guidance": 3.0, "guidance_interval": (0.5, 2.0)}
+    guided = guide(network, diffusion, labels, clean, mask, clean, null_label=1, **scales)
+    out = run(ddim, diffusion, guided, KEYS, clean, mask, start)
+    noise = diffusion.schedule.sigma / diffusion.schedule.alpha
+    begin, end = np.flatnonzero((noise > 0.5) & (noise <= 2.0))[[-1, 0]]
+    x = exact_path(diffusion, start, -1, begin, 0.1)
+    x = exact_path(diffusion, x, begin, end - 1, 0.9)
+    np.testing.assert_allclose(out, exact_end(diffusion, x, 0.1, end - 1), atol=0.01)
+    everywhere = guide(network, diffusion, labels, clean, mask, clean, null_label=1, guidance=3.0)
+    assert np.abs(run(ddim, diffusion, everywhere, KEYS, clean, mask, start) - out).min() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("interval", "scales", "message"),
+    [
+        ((3.0, 0.3), (2.0,), "guidance_interval must be LOW,HIGH with 0 <= LOW < HIGH, such as 0.3,3, got 3,0.3"),
+        ((0.3,), (2.0,), "got 0.3$"),
+        ((-1.0, 1.0), (2.0,), "got -1,1"),
+        ((0.0, float("nan")), (2.0,), "got 0,nan"),
+        ((), (2.0,), "got nothing"),
+        ((0.3, 3.0), (None, None), "none is given: add guidance or mask_guidance"),
+    ],
+)
+def test_impossible_guidance_intervals_are_refused(interval, scales, message):
+    with pytest.raises(UserError, match=message):
+        check_guidance_interval(interval, *scales)
+
+
+def test_noise_on_given_positions_is_in_the_input_of_every_branch():
+    diffusion = make_diffusion(timestep_respacing="10", learn_sigma=False)
+    clean, noise, x_t = (jax.random.normal(jax.random.key(seed), SHAPE) for seed in range(3))
+    mask = jnp.ones(SHAPE).at[:, 0].set(0)
+    inputs = []
+
+    def network(x_t, timesteps, labels):
+        inputs.append(x_t.reshape(4, -1, *SHAPE[1:]))
+        return x_t
+
+    scales = {"guidance": 3.0, "mask_guidance": 1.5, "given_noise": 0.5}
+    denoise_fn = guide(network, diffusion, jnp.zeros(4, int), clean, mask, noise, null_label=9, **scales)
+    denoise_fn(apply_mask(mask, x_t, clean), jnp.full(4, 999))
+    noisy = apply_mask(mask, x_t, clean + 0.5 * noise)
+    nothing_given = apply_mask(mask, x_t, diffusion.q_sample(clean, jnp.full(4, 9), noise))
+    for branch, expected in enumerate((noisy, noisy, nothing_given)):
+        np.testing.assert_allclose(inputs[0][:, branch], expected, atol=1e-6)
 
 
 def test_mask_guidance_pushes_away_from_what_is_said_with_nothing_given():

@@ -52,6 +52,7 @@ PROTOCOL = dict(
     num_given=1,
     told_labels=[],
     guidance=None,
+    guidance_interval=None,
     positions="generated",
     psnr_of="clip",
     ssim_border=0,

@@ -87,6 +87,10 @@ def test_names_and_numbers_that_do_not_exist(params):
     fail("resamples must be >= 1, got 0", sampler="repaint", resamples=0)
     refused = "lower_order_final=True is for sampler dpm_solver_pp or unipc, not ddpm: leave it out"
     fail(refused, lower_order_final=True)
+    fail("given_noise must be <= 1, got 2", given_noise=2)
+    fail("given_noise=0.1 is for sampler ddpm or .* not repaint: leave it out", sampler="repaint", given_noise=0.1)
+    fail("0 <= LOW < HIGH, such as 0.3,3, got 3,0.3", mask_guidance=2.0, guidance_interval=(3.0, 0.3))
+    fail("guidance_interval limits a guidance, and none is given", guidance_interval=(0.3, 3.0))
 
 
 @pytest.mark.parametrize(
@@ -145,6 +149,7 @@ def test_jit_eager_and_chunks_give_the_same_bits(params, sampler):
     arguments = (MODEL, params, DIFFUSION, clean(2), np.asarray(mask), keys)
     options = {"sampler": sampler, "labels": labels, "guidance": 2.0, "mask_guidance": 1.5}
     options |= {"ddim": {"eta": 0.5}, "repaint": {"resamples": 2}}.get(sampler, {})
+    options |= {"unipc": {"guidance_interval": (0.1, 10.0), "given_noise": 0.1}}.get(sampler, {})
     done = []
     in_chunks = generate_on_devices(*arguments, **options, on_steps=done.append)
     assert done == [1, 1, 1]

@@ -3,6 +3,7 @@
 import json
 
 import arms
+import drift
 import intervals
 import jax
 import jax.numpy as jnp
@@ -81,6 +82,31 @@ def test_baselines_stand_still():
     assert not any(name.startswith("unconditional") for name in rows["copy nearest"])
 
 
+def test_curves_of_long_videos_show_identity_and_motion():
+    clips = drift.take(drift.make_source(arms.DATASETS["digits"][0], (5, 24, 24, 1), "held_out"), range(2))
+    before, truth = clips["video"][:, 0], clips["video"][:, 1:]
+    same, black = (drift._curves(made, truth, before, clips["labels"]) for made in (truth * 0.98, truth * 0 - 1))
+    assert (
+        same["identity"] == [1] * 4
+        and same["empty"] == [0] * 4
+        and np.mean(same["motion"]) == pytest.approx(1, rel=0.05)
+    )
+    assert black["identity"] == [0] * 4 and black["empty"] == [1] * 4 and black["motion"][1:] == [0] * 3
+    expected = 10 * np.log10(4 / ((truth[:, 0] + 1) ** 2).mean((1, 2, 3))).mean()
+    assert black["PSNR"][0] == pytest.approx(expected, rel=1e-3)
+
+
+def test_drift_is_compared_with_our_own_arm_seed_by_seed():
+    def runs(levels, *values):
+        return {seed: {level: {"PSNR": [v] * 40 + [v + 1] * 10} for level in levels} for seed, v in enumerate(values)}
+
+    drifts = {"ours": runs(["0"], 1.0, 2.0), "given noise": runs(["0", "0.1"], 1.5, 2.5), "official": {}}
+    table = intervals.drift_table(drifts, "PSNR")
+    assert "| PSNR of new frames | 1-40 | 41-50 |" in table and "| ours, noise 0, 2 seeds | 1.500 " in table
+    assert "| given noise, noise 0.1, less ours | **0.500 ± 0.000** | **0.500 ± 0.000** |" in table
+    assert table.count("less ours") == 2
+
+
 @pytest.mark.slow
 def test_clips_after_frames_start_with_what_was_learned():
     model = VDT(**SIZES)
@@ -104,7 +130,7 @@ def test_repaint_keeps_what_is_given():
     mask = np.ones((2, *model.video_shape[:3], 1), np.float32)
     mask[:, :4] = 0
     keys = jax.random.split(jax.random.key(1), 2)
-    pipe = arms.pipeline(model, params)
+    pipe = arms.pipeline(arms.ARMS["RePaint"], model, params)
     options = {"sampler": "repaint", "resamples": arms.RESAMPLINGS}
     x, _ = pipe.complete(clean, mask, keys, diffusion=pipe.diffusion(3), **options)
     np.testing.assert_array_equal(x[:, :4], clean[:, :4])

@@ -50,6 +50,18 @@ def test_config_json_has_the_keys_of_the_recipe():
         ({"ema_decay": 2.0}, "ema_decay must be <= 1, got 2.0"),
         ({"loss__label_dropout": 7}, "loss.label_dropout must be <= 1, got 7.0"),
         ({"loss__noise_shift": -1}, "loss.noise_shift must be > 0, got -1.0"),
+        ({"loss__times": "normal"}, "loss.times must be one of uniform, logit_normal, got 'normal'"),
+        ({"loss__given_noise": 1.5}, "loss.given_noise must be <= 1, got 1.5"),
+        (
+            {"diffusion__noise_schedule": "rectified_flow", "diffusion__prediction": "eps"},
+            "prediction must be v or x_start with rectified_flow or zero_terminal_snr, got 'eps', which does not "
+            "determine x_start in pure noise",
+        ),
+        (
+            {"diffusion__zero_terminal_snr": True, "diffusion__noise_schedule": "cosine"}
+            | {"diffusion__num_diffusion_timesteps": 1},
+            "diffusion.num_diffusion_timesteps must be > 1 where the last is pure noise, got 1",
+        ),
         ({"diffusion__min_snr_gamma": 0}, "diffusion.min_snr_gamma must be > 0, got 0.0"),
         ({"diffusion__num_diffusion_timesteps": 0}, "diffusion.num_diffusion_timesteps must be >= 1, got 0"),
         ({"diffusion__num_diffusion_timesteps": 9.5}, "diffusion.num_diffusion_timesteps must be an integer, got 9.5"),

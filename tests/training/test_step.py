@@ -323,3 +323,13 @@ def test_a_batch_that_devices_cannot_share_is_refused():
         check_batch_size(8, make_mesh(), grad_accum=2)
     with pytest.raises(UserError, match=r"mesh\.fsdp must divide the number of devices, 8, got 3"):
         make_mesh(fsdp=3)
+
+
+def test_noise_on_given_frames_leaves_the_other_draws_as_they_are():
+    model = VDT(input_size=4, num_frames=4, in_channels=1, patch_size=2, hidden_size=8, depth=1, num_heads=1)
+    batch = {"video": jnp.zeros((64, *model.video_shape)), "labels": jnp.zeros(64, jnp.int32)}
+    plain = draw_examples(model, DIFFUSION, batch, KEY)
+    noisy = draw_examples(model, DIFFUSION, batch, KEY, given_noise=0.3)
+    levels = noisy.pop("given_noise")
+    assert levels.shape == (64,) and 0 <= levels.min() < 0.05 and 0.25 < levels.max() <= 0.3
+    jax.tree.map(np.testing.assert_array_equal, noisy, plain)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from vdt_jax.diffusion.gaussian import PREDICTIONS
+from vdt_jax.diffusion.gaussian import PREDICTIONS, make_diffusion
 from vdt_jax.diffusion.masks import MIXTURES
 from vdt_jax.diffusion.schedules import NOISE_SCHEDULES
 from vdt_jax.errors import UserError
@@ -55,7 +55,7 @@ class ModelOptions:
 class DiffusionOptions:
     """Of `vdt_jax.diffusion.gaussian.make_diffusion`."""
 
-    noise_schedule: str = option("linear", "Noise schedule.", choices=tuple(NOISE_SCHEDULES))
+    noise_schedule: str = option("linear", "Noise schedule.", choices=NOISE_SCHEDULES)
     num_diffusion_timesteps: int = option(1000, "Timesteps.", minimum=1, maximum=100_000)
     prediction: str = option("eps", "What the network predicts.", choices=PREDICTIONS)
     loss_on: str | None = option(
@@ -63,6 +63,7 @@ class DiffusionOptions:
     )
     min_snr_gamma: float | None = option(None, "Limit of the loss weight of a noise level, e.g. 5.", above=0)
     clip_denoised: bool = option(False, "Clip predictions of x_start to [-1, 1]: for pixels.")
+    zero_terminal_snr: bool = option(False, "Rescale the schedule to end in pure noise; for v and x_start.")
 
 
 def network_of(values: Mapping[str, Any]) -> VDT:
@@ -97,6 +98,10 @@ def check_diffusion(options: DiffusionOptions) -> DiffusionOptions:
     limit = options.num_diffusion_timesteps
     if options.noise_schedule == "linear" and limit <= 20:  # its last beta, 20 / limit, must be below 1
         raise UserError(f"diffusion.num_diffusion_timesteps must be > 20 with the linear schedule, got {limit}")
+    if options.noise_schedule == "rectified_flow" or options.zero_terminal_snr:
+        if limit == 1:
+            raise UserError("diffusion.num_diffusion_timesteps must be > 1 where the last is pure noise, got 1")
+        make_diffusion(**vars(options))
     return options
 
 

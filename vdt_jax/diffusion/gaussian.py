@@ -1,8 +1,9 @@
 """Gaussian diffusion: the forward process, how a network's output is read, and the losses.
 
-With alpha-bar_t = alphas_cumprod[t], Ho et al. 2020 (arXiv 2006.11239):
+With alpha and sigma of a `NoiseSchedule`, Ho et al. 2020 (arXiv 2006.11239), where alpha^2 is alpha-bar and sigma^2 is
+1 - alpha-bar:
 
-    x_t = sqrt(alpha-bar_t) x_0 + sqrt(1 - alpha-bar_t) eps                                             (1)  eq. 4
+    x_t = alpha_t x_0 + sigma_t eps                                                                     (1)  eq. 4
     q(x_{t-1} | x_t, x_0) = N(coef1_t x_0 + coef2_t x_t, beta-tilde_t)                                  (2)  eq. 6, 7
     L_t = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)),  L_0 = -log p(x_0 | x_1)                       (3)  eq. 5
 
@@ -53,14 +54,15 @@ class GaussianDiffusion:
 
     Attributes:
       schedule: tables indexed by step; `timestep_map` maps steps to original timesteps.
-      prediction: what the network's first C channels estimate: `eps`, `v` (Salimans and Ho 2022, arXiv 2202.00512,
-        v = sqrt(alpha-bar) eps - sqrt(1 - alpha-bar) x_0) or `x_start`.
+      prediction: what the network's first C channels estimate: `eps`, `x_start`, or `v`, the derivative of x_t along
+        the path: alpha eps - sigma x_0 where alpha^2 + sigma^2 = 1 (Salimans and Ho 2022, arXiv 2202.00512), and
+        eps - x_0 in rectified flow (Liu et al. 2022, arXiv 2209.03003, eq. 1, which has the opposite sign).
       learn_sigma: whether the output has C more channels, the variance fraction of (4); else the variance is
         beta-tilde.
       loss_on: the quantity whose squared error is the first loss term; None is `prediction` itself. A network that
         predicts x_start with its loss on v needs no capacity for noise (Li and He 2025, arXiv 2511.13720).
       min_snr_gamma: upper limit of the weight on x_start that `loss_on` implies: SNR for eps (Hang et al. 2023, arXiv
-        2303.09556), SNR + 1 for v, 1 for x_start.
+        2303.09556), 1 / sigma^2 for v (SNR + 1 where alpha^2 + sigma^2 = 1), 1 for x_start.
       clip_denoised: whether samplers clip their estimates of x_0 to [-1, 1]: right for pixels, not for latents.
     """
 
@@ -75,11 +77,15 @@ class GaussianDiffusion:
         for name, value in (("prediction", self.prediction), ("loss_on", self.loss_on or self.prediction)):
             if value not in PREDICTIONS:
                 raise UserError(f"{name} must be one of {', '.join(PREDICTIONS)}, got '{value}'")
+        if self.prediction == "eps" and self.schedule.alpha[-1] == 0:
+            raise UserError(
+                "prediction must be v or x_start with rectified_flow or zero_terminal_snr, got 'eps', which does not "
+                "determine x_start in pure noise"
+            )
 
     def q_sample(self, x_start: Video, steps: StepIndices, noise: Video) -> Video:
         """x_t of (1)."""
-        signal, sigma = self.schedule.sqrt_alphas_cumprod, self.schedule.sqrt_one_minus_alphas_cumprod
-        return at(signal, steps) * x_start + at(sigma, steps) * noise
+        return at(self.schedule.alpha, steps) * x_start + at(self.schedule.sigma, steps) * noise
 
     def posterior_mean(self, x_start: Video, x_t: Video, steps: StepIndices) -> Video:
         """The mean of (2)."""
@@ -88,13 +94,12 @@ class GaussianDiffusion:
 
     def predict_xstart(self, prediction: Video, x_t: Video, steps: StepIndices) -> Video:
         """x_0 from the network's estimate of eps, v or x_0."""
+        schedule = self.schedule
         if self.prediction == "x_start":
             return prediction
         if self.prediction == "v":
-            signal, weight = self.schedule.sqrt_alphas_cumprod, self.schedule.sqrt_one_minus_alphas_cumprod
-        else:
-            signal, weight = self.schedule.sqrt_recip_alphas_cumprod, self.schedule.sqrt_recipm1_alphas_cumprod
-        return at(signal, steps) * x_t - at(weight, steps) * prediction
+            return at(schedule.v_noise, steps) * x_t - at(schedule.sigma, steps) * prediction
+        return at(1 / schedule.alpha, steps) * x_t - at(schedule.sigma / schedule.alpha, steps) * prediction
 
     def p_mean_variance(
         self, model_output: ModelOutput, x_t: Video, steps: StepIndices, clip: bool = False
@@ -116,15 +121,14 @@ class GaussianDiffusion:
         if self.prediction == "x_start":
             return x_start
         if self.prediction == "v":
-            signal, sigma = self.schedule.sqrt_alphas_cumprod, self.schedule.sqrt_one_minus_alphas_cumprod
-            return at(signal, steps) * noise - at(sigma, steps) * x_start
+            return at(self.schedule.v_noise, steps) * noise - at(self.schedule.v_start, steps) * x_start
         return noise
 
     @functools.cached_property
     def _loss_weight(self) -> Table:
         """Factor of the squared error of `prediction` that makes it that of `loss_on`, with the limit of min-SNR."""
-        snr = self.schedule.snr
-        weight_on_xstart = {"x_start": np.ones_like(snr), "eps": snr, "v": snr + 1}
+        alpha, sigma = self.schedule.alpha, self.schedule.sigma
+        weight_on_xstart = {"x_start": np.ones_like(alpha), "eps": (alpha / sigma) ** 2, "v": 1 / sigma**2}
         weight = weight_on_xstart[self.loss_on or self.prediction]
         if self.min_snr_gamma is not None:
             weight = np.minimum(weight, self.min_snr_gamma)
@@ -138,18 +142,21 @@ class GaussianDiffusion:
         steps: StepIndices,
         noise: Video,
         loss: str = "normalised",
+        given_noise: Float[Array, " b"] | None = None,
     ) -> dict[str, Float[Array, " b"]]:
         """The losses of (5) for one step of each example.
 
         Args:
           denoise_fn: (x_t, timesteps) -> model_output.
           x_start: clean video or latents (B, F, h, w, C).
-          mask: (B, F, h, w, 1), 1 = generate (noised, in the loss), 0 = given (clean in the network's input).
+          mask: (B, F, h, w, 1), 1 = generate (noised, in the loss), 0 = given (clean in the network's input but for
+            `given_noise`).
           steps: (B,) indices into the schedule.
           noise: (B, F, h, w, C), standard normal.
           loss: `normalised` averages both terms over the generated positions only, so that all tasks have the same
             weight; `parity` is the official loss: the squared error at generated positions, averaged over *all*
             positions, and the variational bound unmasked.
+          given_noise: (B,) standard deviations of noise on given positions in the network's input; None is none.
 
         Returns:
           `loss`, `mse` and, if the variance is learned, `vb` in bits: (B,) each.
@@ -163,7 +170,8 @@ class GaussianDiffusion:
         share = mask / jnp.maximum(mask.mean(everywhere, keepdims=True), 1 / mask[0].size)
         x_t = self.q_sample(x_start, steps, noise)
         timesteps = jnp.asarray(self.schedule.timestep_map)[steps]
-        model_output = denoise_fn(apply_mask(mask, x_t, x_start), timesteps)
+        given = x_start if given_noise is None else x_start + given_noise[:, None, None, None, None] * noise
+        model_output = denoise_fn(apply_mask(mask, x_t, given), timesteps)
 
         prediction = model_output[..., : x_start.shape[-1]]
         square = at(self._loss_weight, steps) * (self._target(x_start, steps, noise) - prediction) ** 2
@@ -197,13 +205,14 @@ def make_diffusion(
     loss_on: str | None = None,
     min_snr_gamma: float | None = None,
     clip_denoised: bool = False,
+    zero_terminal_snr: bool = False,
 ) -> GaussianDiffusion:
     """A GaussianDiffusion from plain values: the `diffusion` section of a config.
 
     Equal values return the same object, so that jit finds the programs it compiled for it. See `GaussianDiffusion` and
     `make_schedule` for the arguments.
     """
-    schedule = make_schedule(noise_schedule, num_diffusion_timesteps, timestep_respacing)
+    schedule = make_schedule(noise_schedule, num_diffusion_timesteps, timestep_respacing, zero_terminal_snr)
     return GaussianDiffusion(schedule, prediction, learn_sigma, loss_on, min_snr_gamma, clip_denoised)
 
 

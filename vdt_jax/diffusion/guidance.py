@@ -1,6 +1,7 @@
-"""Classifier-free guidance on labels and on given frames."""
+"""Classifier-free guidance on labels and on given frames, and noise on given frames."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from vdt_jax.diffusion.gaussian import DenoiseFn, GaussianDiffusion
 from vdt_jax.diffusion.masks import Mask, Video, apply_mask
+from vdt_jax.diffusion.schedules import at
+from vdt_jax.errors import UserError
 
 
 def guide(
@@ -21,6 +24,8 @@ def guide(
     null_label: int,
     guidance: jax.Array | float | int | None = None,
     mask_guidance: jax.Array | float | int | None = None,
+    guidance_interval: Sequence[Any] | jax.Array | None = None,
+    given_noise: jax.Array | float | int | None = None,
 ) -> DenoiseFn:
     """Classifier-free guidance (Ho and Salimans 2022, eq. 6, arXiv 2207.12598), on labels, on given frames, or both.
 
@@ -34,17 +39,27 @@ def guide(
       network: (x_t, timesteps, labels) -> model_output, for any batch size.
       diffusion: the respaced process; timesteps must be in its timestep_map.
       mask: (B, F, h, w, 1), 1 = generate, 0 = given.
-      noise: standard normal, for given positions in the branch with nothing given.
+      noise: standard normal, for given positions in the branch with nothing given, and for given_noise.
       null_label: the label that means "no label".
       guidance, mask_guidance: scales; None omits the branch.
+      guidance_interval: (low, high) of the noise-to-signal ratio sigma / alpha. Where it is not in (low, high] the
+        scales are 1, and the other branches are not computed (Kynkäänniemi et al. 2024, arXiv 2404.07724). None guides
+        everywhere. All timesteps of a call must be equal.
+      given_noise: standard deviation of noise on given positions in the network's input, the same at every step.
     """
     timestep_map = jnp.asarray(diffusion.schedule.timestep_map)
     scales = [scale for scale in (guidance, mask_guidance) if scale is not None]
 
-    def denoise_fn(x_t: Video, timesteps: Int[Array, " b"]) -> Float[Array, "b f h w out"]:
-        branches = [(x_t, labels)]
+    def seen(x_t: Video) -> Video:
+        return x_t if given_noise is None else apply_mask(mask, x_t, clean + given_noise * noise)
+
+    def plain(x_t: Video, timesteps: Int[Array, " b"]) -> Float[Array, "b f h w out"]:
+        return network(seen(x_t), timesteps, labels)
+
+    def guided(x_t: Video, timesteps: Int[Array, " b"]) -> Float[Array, "b f h w out"]:
+        branches = [(seen(x_t), labels)]
         if guidance is not None:
-            branches.append((x_t, jnp.full_like(labels, null_label)))
+            branches.append((seen(x_t), jnp.full_like(labels, null_label)))
         if mask_guidance is not None:
             steps = jnp.searchsorted(timestep_map, timesteps)
             branches.append((apply_mask(mask, x_t, diffusion.q_sample(clean, steps, noise)), labels))
@@ -58,4 +73,24 @@ def guide(
             output += (scale - 1) * (full[..., :channels] - outputs[:, branch, ..., :channels])
         return jnp.concatenate([output, full[..., channels:]], axis=-1)
 
-    return denoise_fn
+    if guidance_interval is None:
+        return guided
+    low, high = guidance_interval
+
+    def within_interval(x_t: Video, timesteps: Int[Array, " b"]) -> Float[Array, "b f h w out"]:
+        log_noise = -at(diffusion.schedule.half_log_snr, jnp.searchsorted(timestep_map, timesteps[0]))
+        inside = (jnp.log(low) < log_noise) & (log_noise <= jnp.log(high))
+        return jax.lax.cond(inside, guided, plain, x_t, timesteps)
+
+    return within_interval
+
+
+def check_guidance_interval(interval: Any, *scales: Any) -> None:
+    """Raises UserError for an interval that is not 0 <= low < high, or one without a scale that is not None."""
+    if len(interval) != 2 or not 0 <= interval[0] < interval[1]:
+        got = ",".join(f"{level:g}" for level in interval)
+        raise UserError(
+            f"guidance_interval must be LOW,HIGH with 0 <= LOW < HIGH, such as 0.3,3, got {got or 'nothing'}"
+        )
+    if all(scale is None for scale in scales):
+        raise UserError("guidance_interval limits a guidance, and none is given: add guidance or mask_guidance")

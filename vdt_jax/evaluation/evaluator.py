@@ -190,6 +190,7 @@ class Evaluation:
         options: dict[str, Any] = {"diffusion": self._diffusion, "sampler": p["sampler"]}
         if task in p["told_labels"]:
             options |= {"labels": batch["labels"], "guidance": p["guidance"]}
+            options["guidance_interval"] = p["guidance_interval"]
         samples, mask = self._pipeline.complete(batch["video"], self._mask(numbers, task), keys, **options)
         return samples, batch["video"], mask
 

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from vdt_jax.data import SPLITS
+from vdt_jax.diffusion.guidance import check_guidance_interval
 from vdt_jax.diffusion.masks import TASKS
 from vdt_jax.diffusion.samplers import SAMPLERS
 from vdt_jax.errors import UserError
@@ -36,6 +37,7 @@ class EvaluateOptions:
     num_given: int | None = option(None, "Frames given to predict and backward; default: half of the clip.", minimum=1)
     told_labels: tuple[str, ...] = option((), "Tasks in which the model is given the clips' classes.", choices=TASKS)
     guidance: float | None = option(None, "Scale of classifier-free guidance in the tasks of told_labels.")
+    guidance_interval: tuple[float, ...] | None = option(None, "LOW,HIGH: noise levels sigma / alpha that are guided.")
     data: Any = option(None, "A folder or list of videos; default: the data that the model was trained on.")
     stride: int | None = option(None, "Frames of the file from one to the next; default: as trained.", minimum=1)
     fps: float | None = option(None, "Frame rate at which frames are taken; default: as trained.", minimum=0.01)
@@ -69,6 +71,8 @@ class EvaluateOptions:
             raise UserError(
                 f"guidance={self.guidance} needs classes: name the tasks in which the model is given them (told_labels)"
             )
+        if self.guidance_interval is not None:
+            check_guidance_interval(self.guidance_interval, self.guidance)
 
 
 def apply_preset(options: EvaluateOptions, shape: tuple[int, int, int, int]) -> tuple[EvaluateOptions, str | None]:

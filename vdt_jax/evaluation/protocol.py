@@ -24,7 +24,8 @@ from vdt_jax.video import to_uint8
 logger = logging.getLogger(__name__)
 
 Protocol = dict[str, Any]  # plain values, as in JSON; `make_protocol` explains the entries
-_OPTIONS = ("tasks", "num_given", "told_labels", "guidance", "positions", "psnr_of", "ssim_border", "fvd_frames")
+_OPTIONS = ("tasks", "num_given", "told_labels", "guidance", "guidance_interval")
+_OPTIONS += ("positions", "psnr_of", "ssim_border", "fvd_frames")
 
 
 def protocol_text(protocol: Protocol) -> str:

@@ -19,7 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from vdt_jax.diffusion.gaussian import GaussianDiffusion
-from vdt_jax.diffusion.guidance import guide
+from vdt_jax.diffusion.guidance import check_guidance_interval, guide
 from vdt_jax.diffusion.masks import task_mask
 from vdt_jax.diffusion.samplers import SAMPLERS, Problem, Steps, sample_noise, samples_of
 from vdt_jax.errors import UserError
@@ -27,11 +27,13 @@ from vdt_jax.models.vdt import VDT
 
 AnyArray = Array | np.ndarray
 Scale = jax.Array | float | int | None
+Interval = tuple[float, ...] | list[float] | AnyArray | None
 
 _OPTIONS = {  # of which samplers, smallest and largest value
     "eta": (("ddim",), 0, 1),
     "resamples": (("repaint",), 1, np.inf),
     "lower_order_final": (("dpm_solver_pp", "unipc"), 0, 1),
+    "given_noise": (("ddpm", "ddim", "dpm_solver_pp", "unipc"), 0, 1),
 }
 _NUM_CHUNKS = 20  # of a loop that reports progress
 
@@ -66,6 +68,7 @@ def generate(
     *,
     sampler: str = "ddpm",
     labels: Int[AnyArray, " b"] | None = None,
+    guidance_interval: Interval = None,
     **options: Scale,
 ) -> Float[Array, "b f h w c"]:
     """Samples the positions that the mask selects: a pure function, for use within `jax.jit`, `jax.vmap`, `jax.grad`.
@@ -79,9 +82,10 @@ def generate(
       keys: (B,) one random key for each sample.
       sampler: one of SAMPLERS.
       labels: (B,) classes in 0..num_classes; the last, the default, means "no label". Ignored by a model of one class.
-      options: `guidance` and `mask_guidance`, scales of `guide`; `eta` of `ddim`, 0 to 1; `lower_order_final` of
-        `dpm_solver_pp` and `unipc`; `resamples` of `repaint`, at least 1, which has no reverse-mode gradient. None is
-        the same as leaving an option out.
+      guidance_interval: (low, high), the noise levels at which the scales of guidance apply; see `guide`.
+      options: `guidance` and `mask_guidance`, scales of `guide`; `given_noise` there, 0 to 1, not with `repaint`; `eta`
+        of `ddim`, 0 to 1; `lower_order_final` of `dpm_solver_pp` and `unipc`; `resamples` of `repaint`, at least 1,
+        which has no reverse-mode gradient. None is the same as leaving an option out.
 
     Returns:
       The samples (B, F, h, w, C), equal to `clean` where mask = 0.
@@ -90,7 +94,8 @@ def generate(
       UserError: arrays of another shape or type, an unknown sampler, an option of another sampler or out of range, or
         unknown labels. Values that are traced are not checked.
     """
-    return _generate(_request(model, params, diffusion, clean, mask, keys, sampler, labels, **options))
+    arguments = (model, params, diffusion, clean, mask, keys, sampler, labels, guidance_interval)
+    return _generate(_request(*arguments, **options))
 
 
 def generate_on_devices(
@@ -147,8 +152,7 @@ class _Request:
     mask: Any  # (B, F, h, w, 1)
     keys: Any  # (B,)
     labels: Any  # (B,)
-    guidance: Any
-    mask_guidance: Any
+    guiding: dict[str, Any]  # of `guide`
     sampler_options: dict[str, Any]
 
     def steps(self) -> Steps:
@@ -160,9 +164,8 @@ class _Request:
             return self.model.apply({"params": params}, x_t, timesteps, labels)
 
         noise = sample_noise(jax.vmap(lambda key: jax.random.fold_in(key, 3))(self.keys), clean.shape[1:])
-        scales = {"guidance": self.guidance, "mask_guidance": self.mask_guidance}
         null_label = self.model.null_label
-        denoise_fn = guide(network, self.diffusion, labels, clean, mask, noise, null_label=null_label, **scales)
+        denoise_fn = guide(network, self.diffusion, labels, clean, mask, noise, null_label=null_label, **self.guiding)
         problem = Problem(self.diffusion, denoise_fn, self.keys, clean, mask)
         return SAMPLERS[self.sampler](problem, **self.sampler_options)
 
@@ -176,6 +179,7 @@ def _request(
     keys: jax.Array,
     sampler: str = "ddpm",
     labels: Int[AnyArray, " b"] | None = None,
+    guidance_interval: Interval = None,
     **options: Scale,
 ) -> _Request:
     """Checks the arguments of `generate` and fills in its defaults."""
@@ -188,6 +192,8 @@ def _request(
     guidance, mask_guidance = options.pop("guidance", None), options.pop("mask_guidance", None)
     options = {name: value for name, value in options.items() if value is not None}
     _check_sampler(sampler, options)
+    if guidance_interval is not None and all(map(_known, guidance_interval)):
+        check_guidance_interval(guidance_interval, guidance, mask_guidance)
     if guidance is not None and model.num_classes == 1:
         raise UserError("guidance needs a model with classes, and this one has no classes: use mask_guidance")
     if guidance is not None and labels is None:
@@ -198,7 +204,9 @@ def _request(
         labels = np.full(len(keys), model.null_label, np.int32)
     elif _known(labels):
         check_labels(labels, model)
-    return _Request(model, diffusion, sampler, params, clean, mask, keys, labels, guidance, mask_guidance, options)
+    guiding = {"guidance": guidance, "mask_guidance": mask_guidance, "guidance_interval": guidance_interval}
+    guiding["given_noise"] = options.pop("given_noise", None)
+    return _Request(model, diffusion, sampler, params, clean, mask, keys, labels, guiding, options)
 
 
 def check_labels(labels: Any, model: VDT) -> None:

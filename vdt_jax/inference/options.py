@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from vdt_jax.diffusion.guidance import check_guidance_interval
 from vdt_jax.diffusion.masks import TASKS
 from vdt_jax.diffusion.samplers import SAMPLERS
 from vdt_jax.errors import UserError
@@ -47,6 +48,10 @@ class SampleOptions:
     labels: tuple[int, ...] | None = option(None, "Classes, in turn; default: those of held-out clips.", minimum=0)
     guidance: float | None = option(None, "Scale of classifier-free guidance on labels; 1 is none.")
     mask_guidance: float | None = option(None, "Scale of guidance on the given frames; 1 is none.")
+    guidance_interval: tuple[float, ...] | None = option(None, "LOW,HIGH: noise levels sigma / alpha that are guided.")
+    given_noise: float | None = option(
+        None, "Noise on given frames in the model's input, for long videos.", minimum=0, maximum=1
+    )
     encode_full: bool = option(False, "Encode hidden pixels too, as the official code does.")
     paste: bool = option(True, "Paste given pixels from the input after decoding.")
 
@@ -61,6 +66,8 @@ class SampleOptions:
             raise UserError(f"extend needs task predict or backward, got '{self.task}'")
         if self.fps_factor is not None and self.stride is not None:
             raise UserError(f"fps_factor keeps every frame of the input: leave out stride, got {self.stride}")
+        if self.guidance_interval is not None:
+            check_guidance_interval(self.guidance_interval, self.guidance, self.mask_guidance)
         for name, items in (("labels", "class"), ("given_frames", "frame")):
             if getattr(self, name) == ():
                 raise UserError(f"{name} must name at least one {items}, got none")
@@ -73,5 +80,5 @@ class SampleOptions:
     @property
     def sampler_options(self) -> dict[str, Any]:
         """The options of `generate`."""
-        names = ("sampler", "eta", "resamples", "guidance", "mask_guidance")
+        names = ("sampler", "eta", "resamples", "guidance", "mask_guidance", "guidance_interval", "given_noise")
         return {name: getattr(self, name) for name in names} | {"lower_order_final": self.lower_order_final or None}

@@ -12,6 +12,7 @@ from typing import Any
 from vdt_jax.checkpoints.config import DiffusionOptions, ModelOptions, check_diffusion, network_of
 from vdt_jax.diffusion.gaussian import LOSSES
 from vdt_jax.diffusion.masks import MIXTURES
+from vdt_jax.diffusion.schedules import TIMES
 from vdt_jax.errors import UserError
 from vdt_jax.inference.options import MAX_SEED
 from vdt_jax.options import option, validate
@@ -27,6 +28,8 @@ class LossOptions:
     mask_mixture: str = option("varied", "Distribution of the masks.", choices=MIXTURES)
     label_dropout: float = option(0.1, "Share of samples without their label, for guidance.", minimum=0, maximum=1)
     noise_shift: float = option(1.0, "More than 1 trains at more noise.", above=0, maximum=1000)
+    times: str = option("uniform", "Distribution of the timesteps; logit_normal is SD3's.", choices=TIMES)
+    given_noise: float = option(0.0, "Largest noise on given positions, for long videos.", minimum=0, maximum=1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,6 +52,8 @@ def draw_examples(
     mask_mixture: str = "varied",
     label_dropout: float = 0.1,
     noise_shift: float = 1.0,
+    times: str = "uniform",
+    given_noise: float = 0.0,
 ) -> Batch:
     """Adds to a batch what a step draws at random for each sample: mask, noise level, noise, label dropout.
 
@@ -59,23 +61,28 @@ def draw_examples(
       batch: `video` (B, F, H, W, C) in [-1, 1], and `labels` (B,) int32, which a model of one class ignores.
       mask_mixture: `varied` or `official`, see masks.
       label_dropout: share of samples whose label is replaced by "no label", for guidance.
-      noise_shift: more than 1 trains at more noise, see NoiseSchedule.shifted_steps.
+      noise_shift, times: of the noise levels, see NoiseSchedule.draw_steps.
+      given_noise: largest standard deviation of the noise on given positions, which is drawn uniformly for each sample.
 
     Returns:
-      `x_start`, `mask`, `steps`, `noise` as in GaussianDiffusion.training_losses, and `labels`; axis 0 is the batch.
+      `x_start`, `mask`, `steps`, `noise` and, if not 0, `given_noise` as in GaussianDiffusion.training_losses, and
+      `labels`; axis 0 is the batch.
     """
     step_key, noise_key, mask_key, label_key = jax.random.split(key, 4)
     x_start = batch["video"]
     batch_size = len(x_start)
-    steps = jnp.asarray(diffusion.schedule.shifted_steps(noise_shift))
     labels = batch["labels"] if model.num_classes > 1 else jnp.zeros(batch_size, jnp.int32)
-    return {
+    examples = {
         "x_start": x_start,
         "mask": draw_masks(mask_key, batch_size, model.video_shape[:3], mask_mixture),
-        "steps": steps[jax.random.randint(step_key, (batch_size,), 0, len(steps))],
+        "steps": diffusion.schedule.draw_steps(step_key, batch_size, times, noise_shift),
         "noise": jax.random.normal(noise_key, x_start.shape),
         "labels": jnp.where(jax.random.bernoulli(label_key, label_dropout, (batch_size,)), model.null_label, labels),
     }
+    if given_noise:
+        given_key = jax.random.fold_in(key, 4)  # split(key, 4) gives the keys fold_in(key, 0) to (key, 3)
+        examples["given_noise"] = jax.random.uniform(given_key, (batch_size,), maxval=given_noise)
+    return examples
 
 
 def loss_fn(

@@ -1,7 +1,7 @@
 """The exact solution of the probability-flow ODE, and its weights, for dpm_solver_pp and unipc.
 
-With alpha = sqrt(alpha-bar), sigma = sqrt(1 - alpha-bar) and lambda = log(alpha / sigma), half the log of the
-signal-to-noise ratio, the ODE has the exact solution (Lu et al. 2022, arXiv 2211.01095, proposition 4.1)
+With lambda = log(alpha / sigma), half the log of the signal-to-noise ratio, the ODE has the exact solution (Lu et al.
+2022, arXiv 2211.01095, proposition 4.1)
 
     x_t = (sigma_t / sigma_s) x_s + alpha_t int_{lambda_s}^{lambda_t} exp(lambda - lambda_t) x_0(lambda) dlambda  (1)
 
@@ -29,9 +29,7 @@ from vdt_jax.diffusion.schedules import NoiseSchedule, Table
 
 def levels(schedule: NoiseSchedule) -> tuple[Table, Table, Table]:
     """alpha, sigma and lambda, (T,) each, the noisiest first."""
-    tables = schedule.sqrt_alphas_cumprod, schedule.sqrt_one_minus_alphas_cumprod, schedule.half_log_snr
-    alphas, sigmas, lambdas = (table[::-1] for table in tables)
-    return alphas, sigmas, lambdas
+    return schedule.alpha[::-1], schedule.sigma[::-1], schedule.half_log_snr[::-1]
 
 
 def either(

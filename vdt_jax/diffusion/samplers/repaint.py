@@ -17,7 +17,7 @@ def repaint(problem: Problem, *, resamples: jax.Array | int = 1) -> Steps:
 
         for t = T-1, ..., 0, `resamples` times each:
           x_{t-1} = the ddpm step of x_t;  at given positions q(x_{t-1} | clean)
-          except after the last time:  x_t = sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) z
+          except after the last time:  x_t = (alpha_t / alpha_{t-1}) x_{t-1} + sqrt(beta_t) z
 
     A network that was trained with masks does better with any other sampler.
 
@@ -26,11 +26,11 @@ def repaint(problem: Problem, *, resamples: jax.Array | int = 1) -> Steps:
     """
     schedule, num_steps, shape = problem.diffusion.schedule, problem.num_steps, problem.clean.shape[1:]
     fixed_noise = problem.start_noise()  # independent of all later draws
-    signal = np.append(1.0, schedule.sqrt_alphas_cumprod)  # at t + 1: entry 0 is x_{-1}, which is clean
-    sigma = np.append(0.0, schedule.sqrt_one_minus_alphas_cumprod)
+    alpha = np.append(1.0, schedule.alpha)  # at t + 1: entry 0 is x_{-1}, which is clean
+    sigma = np.append(0.0, schedule.sigma)
 
     def with_given(x, t):
-        return apply_mask(problem.mask, x, at(signal, t + 1) * problem.clean + at(sigma, t + 1) * fixed_noise)
+        return apply_mask(problem.mask, x, at(alpha, t + 1) * problem.clean + at(sigma, t + 1) * fixed_noise)
 
     def step(i, x_t):
         t = num_steps - 1 - i
@@ -38,7 +38,7 @@ def repaint(problem: Problem, *, resamples: jax.Array | int = 1) -> Steps:
 
         def resample(u, x_t):
             draws = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, u)))(problem.step_keys(t))
-            again = jnp.sqrt(1 - beta) * x_t + jnp.sqrt(beta) * sample_noise(draws[:, 1], shape)
+            again = at(schedule.ratio, t) * x_t + jnp.sqrt(beta) * sample_noise(draws[:, 1], shape)
             x_t = jnp.where(u > 0, with_given(again, t), x_t)
             out = problem.denoise(x_t, t)
             z = jnp.where(t > 0, sample_noise(draws[:, 0], shape), 0.0)
