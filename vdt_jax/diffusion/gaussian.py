@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vdt_jax.diffusion.blend import linear_blend
 from vdt_jax.diffusion.masks import Mask, Video, apply_mask
 from vdt_jax.diffusion.schedules import NoiseSchedule, Table, at, make_schedule
 from vdt_jax.errors import UserError
@@ -62,6 +63,8 @@ class GaussianDiffusion:
       min_snr_gamma: upper limit of the weight on x_start that `loss_on` implies: SNR for eps (Hang et al. 2023, arXiv
         2303.09556), SNR + 1 for v, 1 for x_start.
       clip_denoised: whether samplers clip their estimates of x_0 to [-1, 1]: right for pixels, not for latents.
+      residual: whether the network estimates x_0 minus the linear blend of the given frames (`linear_blend`) rather
+        than x_0; only with the prediction `x_start`.
     """
 
     schedule: NoiseSchedule
@@ -70,11 +73,14 @@ class GaussianDiffusion:
     loss_on: str | None = None
     min_snr_gamma: float | None = None
     clip_denoised: bool = False
+    residual: bool = False
 
     def __post_init__(self):
         for name, value in (("prediction", self.prediction), ("loss_on", self.loss_on or self.prediction)):
             if value not in PREDICTIONS:
                 raise UserError(f"{name} must be one of {', '.join(PREDICTIONS)}, got '{value}'")
+        if self.residual and self.prediction != "x_start":
+            raise UserError(f"residual=True needs prediction=x_start, got prediction={self.prediction}")
 
     def q_sample(self, x_start: Video, steps: StepIndices, noise: Video) -> Video:
         """x_t of (1)."""
@@ -166,6 +172,8 @@ class GaussianDiffusion:
         model_output = denoise_fn(apply_mask(mask, x_t, x_start), timesteps)
 
         prediction = model_output[..., : x_start.shape[-1]]
+        if self.residual:
+            prediction += linear_blend(x_start, mask)
         square = at(self._loss_weight, steps) * (self._target(x_start, steps, noise) - prediction) ** 2
         mse = (square * (mask if loss == "parity" else share)).mean(everywhere)
         if not self.learn_sigma:
@@ -197,6 +205,7 @@ def make_diffusion(
     loss_on: str | None = None,
     min_snr_gamma: float | None = None,
     clip_denoised: bool = False,
+    residual: bool = False,
 ) -> GaussianDiffusion:
     """A GaussianDiffusion from plain values: the `diffusion` section of a config.
 
@@ -204,7 +213,7 @@ def make_diffusion(
     `make_schedule` for the arguments.
     """
     schedule = make_schedule(noise_schedule, num_diffusion_timesteps, timestep_respacing)
-    return GaussianDiffusion(schedule, prediction, learn_sigma, loss_on, min_snr_gamma, clip_denoised)
+    return GaussianDiffusion(schedule, prediction, learn_sigma, loss_on, min_snr_gamma, clip_denoised, residual)
 
 
 def normal_kl(mean1: Values, log_variance1: Values, mean2: Values, log_variance2: Values) -> Values:

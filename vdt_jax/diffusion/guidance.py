@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from vdt_jax.diffusion.blend import linear_blend
 from vdt_jax.diffusion.gaussian import DenoiseFn, GaussianDiffusion
 from vdt_jax.diffusion.masks import Mask, Video, apply_mask
 
@@ -56,6 +57,8 @@ def guide(
         output = full[..., :channels]
         for branch, scale in enumerate(scales, 1):
             output += (scale - 1) * (full[..., :channels] - outputs[:, branch, ..., :channels])
+        if diffusion.residual:  # every branch has the blend of its given frames, which is 0 where nothing is given
+            output += linear_blend(clean, mask) * (1 if mask_guidance is None else mask_guidance)
         return jnp.concatenate([output, full[..., channels:]], axis=-1)
 
     return denoise_fn
