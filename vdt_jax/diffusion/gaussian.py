@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from vdt_jax.diffusion.blend import linear_blend
 from vdt_jax.diffusion.masks import Mask, Video, apply_mask
 from vdt_jax.diffusion.schedules import NoiseSchedule, Table, at, make_schedule
 from vdt_jax.errors import UserError
@@ -64,6 +65,8 @@ class GaussianDiffusion:
       min_snr_gamma: upper limit of the weight on x_start that `loss_on` implies: SNR for eps (Hang et al. 2023, arXiv
         2303.09556), 1 / sigma^2 for v (SNR + 1 where alpha^2 + sigma^2 = 1), 1 for x_start.
       clip_denoised: whether samplers clip their estimates of x_0 to [-1, 1]: right for pixels, not for latents.
+      residual: whether the network estimates x_0 minus the linear blend of the given frames (`linear_blend`) rather
+        than x_0; only with the prediction `x_start`.
     """
 
     schedule: NoiseSchedule
@@ -72,6 +75,7 @@ class GaussianDiffusion:
     loss_on: str | None = None
     min_snr_gamma: float | None = None
     clip_denoised: bool = False
+    residual: bool = False
 
     def __post_init__(self):
         for name, value in (("prediction", self.prediction), ("loss_on", self.loss_on or self.prediction)):
@@ -82,6 +86,8 @@ class GaussianDiffusion:
                 "prediction must be v or x_start with rectified_flow or zero_terminal_snr, got 'eps', which does not "
                 "determine x_start in pure noise"
             )
+        if self.residual and self.prediction != "x_start":
+            raise UserError(f"residual=True needs prediction=x_start, got prediction={self.prediction}")
 
     def q_sample(self, x_start: Video, steps: StepIndices, noise: Video) -> Video:
         """x_t of (1)."""
@@ -100,6 +106,14 @@ class GaussianDiffusion:
         if self.prediction == "v":
             return at(schedule.v_noise, steps) * x_t - at(schedule.sigma, steps) * prediction
         return at(1 / schedule.alpha, steps) * x_t - at(schedule.sigma / schedule.alpha, steps) * prediction
+
+    def add_blend(
+        self, model_output: ModelOutput, clean: Video, mask: Mask, weight: jax.Array | float | int = 1
+    ) -> ModelOutput:
+        """The output as an estimate of x_0: plus the blend of the given frames, if the network is `residual`."""
+        if not self.residual:
+            return model_output
+        return model_output.at[..., : clean.shape[-1]].add(weight * linear_blend(clean, mask))
 
     def p_mean_variance(
         self, model_output: ModelOutput, x_t: Video, steps: StepIndices, clip: bool = False
@@ -172,6 +186,7 @@ class GaussianDiffusion:
         timesteps = jnp.asarray(self.schedule.timestep_map)[steps]
         given = x_start if given_noise is None else x_start + given_noise[:, None, None, None, None] * noise
         model_output = denoise_fn(apply_mask(mask, x_t, given), timesteps)
+        model_output = self.add_blend(model_output, x_start, mask)
 
         prediction = model_output[..., : x_start.shape[-1]]
         square = at(self._loss_weight, steps) * (self._target(x_start, steps, noise) - prediction) ** 2
@@ -206,6 +221,7 @@ def make_diffusion(
     min_snr_gamma: float | None = None,
     clip_denoised: bool = False,
     zero_terminal_snr: bool = False,
+    residual: bool = False,
 ) -> GaussianDiffusion:
     """A GaussianDiffusion from plain values: the `diffusion` section of a config.
 
@@ -213,7 +229,7 @@ def make_diffusion(
     `make_schedule` for the arguments.
     """
     schedule = make_schedule(noise_schedule, num_diffusion_timesteps, timestep_respacing, zero_terminal_snr)
-    return GaussianDiffusion(schedule, prediction, learn_sigma, loss_on, min_snr_gamma, clip_denoised)
+    return GaussianDiffusion(schedule, prediction, learn_sigma, loss_on, min_snr_gamma, clip_denoised, residual)
 
 
 def normal_kl(mean1: Values, log_variance1: Values, mean2: Values, log_variance2: Values) -> Values:

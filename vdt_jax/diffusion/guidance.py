@@ -54,7 +54,7 @@ def guide(
         return x_t if given_noise is None else apply_mask(mask, x_t, clean + given_noise * noise)
 
     def plain(x_t: Video, timesteps: Int[Array, " b"]) -> Float[Array, "b f h w out"]:
-        return network(seen(x_t), timesteps, labels)
+        return diffusion.add_blend(network(seen(x_t), timesteps, labels), clean, mask)
 
     def guided(x_t: Video, timesteps: Int[Array, " b"]) -> Float[Array, "b f h w out"]:
         branches = [(seen(x_t), labels)]
@@ -71,7 +71,9 @@ def guide(
         output = full[..., :channels]
         for branch, scale in enumerate(scales, 1):
             output += (scale - 1) * (full[..., :channels] - outputs[:, branch, ..., :channels])
-        return jnp.concatenate([output, full[..., channels:]], axis=-1)
+        output = jnp.concatenate([output, full[..., channels:]], axis=-1)
+        # The branch with nothing given has no blend, so the formula above scales the blend of the others.
+        return diffusion.add_blend(output, clean, mask, 1 if mask_guidance is None else mask_guidance)
 
     if guidance_interval is None:
         return guided
