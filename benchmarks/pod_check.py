@@ -7,40 +7,27 @@ Prints the memory per chip by the compiler's count, and the collectives of the p
 unexpected collective, if a step that must fit does not, or if memory per chip grows with the pod.
 """
 
-import functools
-import json
 import os
 import re
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 from typing import NamedTuple
 
 os.environ.update(JAX_PLATFORMS="cpu", TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")
 
 import jax
 import numpy as np
-import optax
 from absl import app, flags
+from aot import GIB, compiled_rows, lowered_train_step
 from jax.experimental import topologies
 
-from vdt_jax.diffusion.gaussian import make_diffusion
-from vdt_jax.distributed.mesh import (
-    batch_sharding,
-    gather_whole,
-    make_mesh,
-    replicated,
-    state_shardings,
-    with_shardings,
-)
+from vdt_jax.distributed.mesh import make_mesh
 from vdt_jax.models.vdt import VDT, VDT_VARIANTS
-from vdt_jax.training.optimizer import make_optimizer
-from vdt_jax.training.step import init_state, make_train_step, shard_train_step
 
 _ROWS = flags.DEFINE_list("rows", None, "Rows of the table, as topology/fsdp; default: all.")
 _MODEL = flags.DEFINE_enum("model", "VDT-L/2", [*VDT_VARIANTS, "tiny"], "Network.")
-_OUTPUT = flags.DEFINE_string("output", None, "JSON-lines file to append the rows to.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON-lines file of the rows; rows that it has are not compiled again.")
 
 
 class Row(NamedTuple):
@@ -66,10 +53,9 @@ ROWS = (
     Row("v6e:1x1", 1, 32, "full", grad_accum=32, most=24.0),
 )
 TINY = dict(depth=2, hidden_size=256, patch_size=2, num_heads=4)
-GIB = 2**30
 
-# Gradients are all-reduced, and so is the condition of the loop that draws block masks. With FSDP kernels are gathered,
-# and their gradients reduce-scattered, which the compiler does in a ring of collective-permutes during the product.
+# Gradients are all-reduced. With FSDP kernels are gathered, and their gradients reduce-scattered, which the compiler
+# does in a ring of collective-permutes during the product.
 _ALLOWED = {False: {"all-reduce"}, True: {"all-reduce", "all-gather", "reduce-scatter", "collective-permute"}}
 _COLLECTIVES = (
     "all-reduce|all-gather|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast"
@@ -94,20 +80,8 @@ def compile_row(row: Row, sizes: dict) -> dict:
     devices = topologies.get_topology_desc(platform="tpu", topology_name=row.topology, **alone).devices
     mesh = make_mesh(devices=devices, fsdp=row.fsdp)
     model = VDT(**sizes, input_size=32, num_frames=16, in_channels=4, dtype="bfloat16", remat=row.remat)
-    optimizer = make_optimizer(optax.constant_schedule(1e-4))
-    like = jax.eval_shape(functools.partial(init_state, model, optimizer), jax.random.key(0))
-    if row.fsdp > 1:
-        model = model.clone(gather=gather_whole(mesh, model.dtype))
-    train_step = make_train_step(model, make_diffusion(), optimizer, grad_accum=row.grad_accum)
-    train_step = shard_train_step(train_step, like, mesh)
-    size = row.batch_per_chip * mesh.size
-    batch = {
-        "video": jax.ShapeDtypeStruct((size, *model.video_shape), np.float32, sharding=batch_sharding(mesh)),
-        "labels": jax.ShapeDtypeStruct((size,), np.int32, sharding=batch_sharding(mesh)),
-    }
-    key = jax.ShapeDtypeStruct((), jax.random.key(0).dtype, sharding=replicated(mesh))
-    lowered = train_step.lower(with_shardings(like, state_shardings(like, mesh)), batch, key)
-    found = row._asdict() | {"chips": mesh.size, "batch": size}
+    lowered = lowered_train_step(model, mesh, row.batch_per_chip, row.grad_accum)
+    found = {"chips": mesh.size, "batch": row.batch_per_chip * mesh.size}
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -151,14 +125,8 @@ def problems(found: list[dict]) -> list[str]:
 
 def main(_: object) -> None:
     sizes = TINY if _MODEL.value == "tiny" else VDT_VARIANTS[_MODEL.value]
-    found = []
-    for row in ROWS:
-        if _ROWS.value is None or f"{row.topology}/{row.fsdp}" in _ROWS.value:
-            found.append(compile_row(row, sizes))
-            print(json.dumps(found[-1]), flush=True)
-            if _OUTPUT.value:
-                with Path(_OUTPUT.value).open("a") as file:
-                    file.write(json.dumps(found[-1]) + "\n")
+    rows = [row for row in ROWS if _ROWS.value is None or f"{row.topology}/{row.fsdp}" in _ROWS.value]
+    found = compiled_rows(rows, lambda row: compile_row(row, sizes), _OUTPUT.value)
     for problem in (wrong := problems(found)):
         print("error:", problem, file=sys.stderr)
     sys.exit(bool(wrong))

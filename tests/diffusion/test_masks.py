@@ -3,12 +3,15 @@
 from collections import Counter
 from pathlib import Path
 
+import hlo
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from vdt_jax.diffusion import masks as module
 from vdt_jax.diffusion.masks import TASKS, apply_mask, block_mask, draw_masks, official_mask, task_mask, varied_mask
+from vdt_jax.distributed.mesh import batch_sharding, make_mesh
 from vdt_jax.errors import UserError
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -125,6 +128,22 @@ def test_block_masks_have_the_official_statistics(grid):
     # 4,000 and 20,000 draws: the difference of two frequencies near 1/2 has a standard deviation of 0.0087.
     difference = blocks.mean(0) - golden[f"block{grid}_cell_frequency"]
     assert np.abs(difference).max() < 5 * 0.0087 and abs(difference.mean()) < 0.002
+
+
+def test_drawing_masks_needs_no_word_from_other_devices(monkeypatch):
+    """A loop that ends when all masks are done would ask all devices after each rectangle."""
+    sharding = batch_sharding(make_mesh())
+
+    def drawn(rectangles):
+        monkeypatch.setattr(module, "_RECTANGLES", rectangles)
+        keys = jax.device_put(jax.random.split(jax.random.key(0), 256), sharding)
+        draw = jax.jit(lambda keys: jax.vmap(lambda key: block_mask(key, (16, 16)))(keys), out_shardings=sharding)
+        return hlo.Program(draw.lower(keys).compile().as_text()), np.asarray(draw(keys))
+
+    (program, drawn_masks), (_, more) = drawn(module._RECTANGLES), drawn(100)
+    assert program.endless() == program.collectives() == []
+    np.testing.assert_array_equal(drawn_masks, more)
+    assert (drawn(20)[1] != more).any()
 
 
 @pytest.fixture(scope="module")

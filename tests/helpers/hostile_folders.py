@@ -195,6 +195,7 @@ def configs() -> Iterator[Case]:
         "mlp_ratio": (0, -1, 1e300, "x", None, float("nan"), [], 10**400),
         "dtype": ("float64", "int8", "", None, 3, [], "\x1b[31m"),
         "remat": ("some", None, 3, []),
+        "attention": ("flash", "cudnn", None, 3, []),
         "learn_sigma": (1, "x", None),
         "temporal": (0, "x", None),
     }.items():

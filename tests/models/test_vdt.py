@@ -14,6 +14,7 @@ from vdt_jax.models.vdt import (
     FROZEN_PARAMS,
     VDT,
     VDT_VARIANTS,
+    Attention,
     grid_embedding,
     patchify,
     sincos_embedding,
@@ -122,6 +123,36 @@ def test_a_model_of_one_class_takes_class_zero_by_default():
     np.testing.assert_array_equal(out[0], apply(model, params, x, t)[0])
 
 
+def test_fused_attention_is_that_of_xla(monkeypatch):
+    """cuDNN is replaced by another implementation of the same call: layout and scale are tested, not the kernel."""
+    fused = jax.nn.dot_product_attention
+    monkeypatch.setattr(jax.nn, "dot_product_attention", lambda *qkv, implementation: fused(*qkv))
+    x = jax.random.normal(jax.random.key(0), (2, 3, 6, 16))
+    params = Attention(2, "tokens").init(jax.random.key(1), x)
+    expected, out = (Attention(2, "tokens", fused=fused).apply(params, x) for fused in (False, True))
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def test_attention_is_xlas_without_a_gpu():
+    assert not VDT(**TINY, dtype="bfloat16").fused
+    with pytest.raises(UserError, match=r"attention=cudnn does not work here .* use attention=auto or xla"):
+        jax.eval_shape(lambda: init(VDT(**TINY, dtype="bfloat16", attention="cudnn")))
+
+
+@pytest.mark.parametrize(("remat", "recomputed"), [("none", 0), ("matmuls", 4)])
+def test_linear_layers_are_not_recomputed(remat, recomputed):
+    """Of two attentions the logits and the weighted sum are: products in the gradient beyond three for each."""
+
+    def products(model):
+        params = jax.eval_shape(lambda: init(model))
+        x = jnp.zeros((1, *model.video_shape))
+        loss = lambda params: model.apply({"params": params}, x, jnp.zeros(1)).sum()  # noqa: E731
+        return str(jax.make_jaxpr(jax.grad(loss))(params)).count("dot_general[")
+
+    assert products(VDT(**TINY, remat=remat)) - products(VDT(**TINY)) == recomputed
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(1, 3))
 def test_unpatchify_inverts_patchify(frames, rows, columns, patch, channels):
@@ -144,6 +175,9 @@ def test_unpatchify_inverts_patchify(frames, rows, columns, patch, channels):
         (dict(num_heads=3), "hidden_size=16 must be a multiple"),
         (dict(depth=0), "depth must be >= 1, got 0"),
         (dict(dtype="float17"), "dtype must be float32 or bfloat16, got float17"),
+        (dict(attention="flash"), "attention must be one of auto, xla, cudnn, got 'flash'"),
+        (dict(attention="cudnn"), "attention=cudnn takes dtype=bfloat16, got float32: use attention=auto or xla"),
+        (dict(attention="cudnn", dtype="bfloat16", hidden_size=24), "multiples of 8 up to 128, got 12: use attention="),
     ],
 )
 def test_impossible_sizes_are_refused(change, message):

@@ -8,7 +8,7 @@ from vdt_jax.diffusion.gaussian import PREDICTIONS, make_diffusion
 from vdt_jax.diffusion.masks import MIXTURES
 from vdt_jax.diffusion.schedules import NOISE_SCHEDULES
 from vdt_jax.errors import UserError
-from vdt_jax.models.vdt import REMAT, VDT
+from vdt_jax.models.vdt import ATTENTION, REMAT, VDT
 from vdt_jax.options import build, option, validate
 
 _MAX_TABLE = 1 << 27  # numbers of a position table, which is computed before anything else of a model
@@ -47,6 +47,11 @@ class ModelOptions:
         "matmuls",
         "Rematerialisation: what of a block is kept for its gradient; none keeps all, full nothing.",
         choices=tuple(REMAT),
+    )
+    attention: str = option(
+        "auto",
+        "Attention over tokens: by XLA, by cuDNN on NVIDIA GPUs (bfloat16), or auto, cuDNN where it can.",
+        choices=ATTENTION,
     )
     temporal: bool = option(True, "False for a model of images, the first stage of training in two.")
 

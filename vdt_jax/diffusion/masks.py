@@ -42,6 +42,7 @@ MIXTURES = ("varied", "official")
 # A fifth of the draws are block masks; the six temporal tasks share the rest evenly.
 _TASK_PROBABILITIES = (0.8 / 6,) * 6 + (0.2,)
 _ARBITRARY_GENERATED = 0.8
+_RECTANGLES = 64  # tried for a block mask
 
 
 def apply_mask(mask: Mask, generated: Video, given: Video) -> Video:
@@ -58,16 +59,15 @@ def block_mask(key: Key[Array, ""], grid: tuple[int, int]) -> Bool[Array, "h w"]
     Bao et al. 2021 (arXiv 2106.08254), algorithm 1, with the official VDT's numbers: target area uniform in (4, what
     remains), log-uniform aspect in 0.3 to 1/0.3, sides smaller than the grid; a rectangle that adds no new cell, or
     more than remains, is rejected, and ten rejections in a row end the mask.
+
+    A fixed number of rectangles is tried, so that a batch over several devices needs no collective to see whether all
+    masks are done, and the host is not asked: of 48,000 masks, on grids of 8 to 32 cells, none needed more than 46.
     """
     height, width = grid
     target = 0.5 * height * width
     rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
 
-    def unfinished(carry):
-        covered, failures, _ = carry
-        return (covered.sum() < target) & (failures < 10)
-
-    def add_rectangle(carry):
+    def add_rectangle(_, carry):
         covered, failures, key = carry
         key, area_key, aspect_key, top_key, left_key = jax.random.split(key, 5)
         remaining = target - covered.sum()
@@ -80,11 +80,11 @@ def block_mask(key: Key[Array, ""], grid: tuple[int, int]) -> Bool[Array, "h w"]
         left = jax.random.randint(left_key, (), 0, jnp.maximum(width - block_width, 0) + 1)
         inside = (rows >= top) & (rows < top + block_height) & (columns >= left) & (columns < left + block_width)
         added = (inside & ~covered).sum()
-        accept = fits & (added > 0) & (added <= remaining)
+        accept = fits & (added > 0) & (added <= remaining) & (failures < 10)
         return jnp.where(accept, covered | inside, covered), jnp.where(accept, 0, failures + 1), key
 
     empty = jnp.zeros(grid, bool)
-    return jax.lax.while_loop(unfinished, add_rectangle, (empty, jnp.int32(0), key))[0]
+    return jax.lax.fori_loop(0, _RECTANGLES, add_rectangle, (empty, jnp.int32(0), key))[0]
 
 
 def _mask(

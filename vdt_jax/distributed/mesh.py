@@ -76,17 +76,18 @@ def state_shardings(tree: Any, mesh: Mesh) -> Any:
 def gather_whole(mesh: Mesh, dtype: Any) -> Callable[[Any], Any]:
     """A function that gathers the parameters of one block on every device, in `dtype`, the dtype of the computation.
 
-    Their gradients are split again. The gathers are explicit, because the partitioner alone moves activations instead
-    of weights. Gathered arrays are named GATHERED, so that they are not kept for the backward pass.
+    Their gradients are summed and split again in float32: a gathered kernel is an array of float32 values, rounded to
+    `dtype` (XLA removes the conversions). The gathers are explicit, because the partitioner alone moves activations
+    instead of weights. Gathered arrays are named GATHERED, so that they are not kept for the backward pass.
     """
 
     @jax.custom_vjp
     def gather(kernel: jax.Array) -> jax.Array:
-        return jax.lax.with_sharding_constraint(kernel.astype(dtype), replicated(mesh))
+        return jax.lax.with_sharding_constraint(kernel.astype(dtype), replicated(mesh)).astype(np.float32)
 
     def backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
         split = NamedSharding(mesh, PartitionSpec(None, "fsdp"))
-        return (jax.lax.with_sharding_constraint(gradient, split).astype(np.float32),)
+        return (jax.lax.with_sharding_constraint(gradient, split),)
 
     gather.defvjp(lambda kernel: (gather(kernel), None), backward)
 

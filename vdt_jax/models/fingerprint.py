@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-_HOW = ("dtype", "remat", "unroll", "gather", "parent", "name")  # fields that do not change what a network computes
+# Fields that do not change what a network computes.
+_HOW = ("dtype", "remat", "unroll", "attention", "gather", "parent", "name")
 
 
 def fingerprint(model: nn.Module, params: Any) -> str:

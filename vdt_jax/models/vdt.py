@@ -12,7 +12,7 @@ Flax's leaf names and the blocks stacked on axis 0: `blocks/attn/qkv/kernel (dep
 """
 
 from collections.abc import Callable
-from typing import Any, no_type_check
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,18 +23,28 @@ from jaxtyping import Array, Float, Int, Num, PyTree
 
 from vdt_jax.distributed.mesh import GATHERED
 from vdt_jax.errors import UserError
+from vdt_jax.models.layers import LINEAR, gelu, layer_norm, linear
 
 VDT_VARIANTS = {
     "VDT-S/2": dict(depth=12, hidden_size=384, patch_size=2, num_heads=6),
     "VDT-L/2": dict(depth=28, hidden_size=1152, patch_size=2, num_heads=16),
 }
 
+
+def _keeps(primitive: Any, *args: Any, **params: Any) -> bool:
+    """The outputs of linear layers and of fused attention; not attention weights."""
+    linear_layers = jax.checkpoint_policies.save_only_these_names(LINEAR)
+    return primitive.name.startswith("dot_product_attention_fwd") or linear_layers(primitive, *args, **params)
+
+
 # Rematerialisation policies: what the backward pass keeps of a block's forward pass; it computes the rest again.
 REMAT = {
     "none": jax.checkpoint_policies.save_anything_except_these_names(GATHERED),
     "full": jax.checkpoint_policies.nothing_saveable,
-    "matmuls": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # linear layers, not attention weights
+    "matmuls": _keeps,
 }
+
+ATTENTION = ("auto", "xla", "cudnn")
 
 # Sinusoidal tables, in `params` as in the official checkpoints, never trained.
 FROZEN_PARAMS = ("pos_embed", "time_embed")
@@ -70,35 +80,53 @@ def unpatchify(tokens: Float[Array, "b f n d"], grid: tuple[int, int], patch_siz
     return rearrange(tokens, "b f (h w) (p q c) -> b f (h p) (w q) c", h=grid[0], w=grid[1], p=patch_size, q=patch_size)
 
 
-def modulate(
-    x: Float[Array, "b f n d"], shift: Float[Array, "b d"], scale: Float[Array, "b d"]
-) -> Float[Array, "b f n d"]:
-    """Scales and shifts tokens per sample."""
-    return x * (1 + scale[:, None, None]) + shift[:, None, None]
+def modulation(flat: Float[Array, "b d"], parts: int, num_frames: int) -> Float[Array, "parts b f 1 each"]:
+    """Shifts, scales and gates of adaLN for tokens (B, F, N, D), in float32.
+
+    They are repeated for each frame, so that their gradients are summed over tokens first. XLA then sums them in the
+    kernel that computes the summands, like the gradients of biases; the barrier keeps it from merging the two sums.
+    """
+    each = rearrange(flat, "b (parts d) -> parts b 1 1 d", parts=parts).astype(jnp.float32)
+    return jax.lax.optimization_barrier(jnp.broadcast_to(each, (*each.shape[:2], num_frames, *each.shape[3:])))
 
 
 class Attention(nn.Module):
     """Multi-head attention over frames or over the tokens of a frame.
 
-    `qkv` is one matrix (D, 3D), laid out (3, heads, head width): its Xavier bound depends on it.
+    `qkv` is one matrix (D, 3D), laid out (3, heads, head width): its Xavier bound depends on it. The product is
+    computed in three, so that queries, keys and values need not be copied apart.
+
+    Attributes:
+      over: "frames" or "tokens".
+      fused: by cuDNN in one kernel, over tokens, on NVIDIA GPUs; otherwise by XLA.
     """
 
     num_heads: int
-    over: str  # "frames" or "tokens"
+    over: str
     dtype: Any = jnp.float32
+    fused: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f n d"]) -> Float[Array, "b f n d"]:
         width = x.shape[-1]
-        qkv = _dense(3 * width, self.dtype, "qkv")(x)
+        parts = _dense(3 * width, self.dtype, "qkv", parts=3)(x)
         # The axis of attention is next to the head width: XLA's CPU backend then fuses the whole attention.
         axes = "b n k f e" if self.over == "frames" else "b f k n e"
-        query, key, value = rearrange(qkv, f"b f n (three k e) -> three {axes}", three=3, k=self.num_heads)
-        query = query * (width // self.num_heads) ** -0.5
-        logits = jnp.einsum("...qe,...se->...qs", query, key)
-        weights = nn.softmax(logits.astype(jnp.float32)).astype(self.dtype)
-        out = jnp.einsum("...qs,...se->...qe", weights, value)
-        return _dense(width, self.dtype, "proj")(rearrange(out, f"{axes} -> b f n (k e)"))
+        if self.fused:
+            axes = "(b f) n k e"
+        query, key, value = (rearrange(part, f"b f n (k e) -> {axes}", k=self.num_heads) for part in parts)
+        if self.fused:
+            try:
+                out = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+            except RuntimeError as error:
+                raise UserError(f"attention=cudnn does not work here ({error}): use attention=auto or xla") from error
+        else:
+            query = query * (width // self.num_heads) ** -0.5
+            logits = jnp.einsum("...qe,...se->...qs", query, key)
+            weights = nn.softmax(logits.astype(jnp.float32)).astype(self.dtype)
+            out = jnp.einsum("...qs,...se->...qe", weights, value)
+        out = rearrange(out, f"{axes} -> b f n (k e)", b=x.shape[0])
+        return _dense(width, self.dtype, "proj")(out)
 
 
 class Mlp(nn.Module):
@@ -109,34 +137,40 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f n d"]) -> Float[Array, "b f n d"]:
-        hidden = nn.gelu(_dense(self.hidden_dim, self.dtype, "fc1")(x), approximate=True)
+        hidden = gelu(_dense(self.hidden_dim, self.dtype, "fc1")(x))
         return _dense(x.shape[-1], self.dtype, "fc2")(hidden)
 
 
 class VDTBlock(nn.Module):
-    """Temporal attention (if `temporal`), then an adaLN-Zero block; `c` is the condition after SiLU."""
+    """Temporal attention (if `temporal`), then an adaLN-Zero block; `c` is the condition after SiLU.
+
+    `fused` is for attention over tokens: a kernel of cuDNN works on 64 or more positions at once, frames are 16.
+    """
 
     num_heads: int
     mlp_ratio: float = 4.0
     dtype: Any = jnp.float32
     temporal: bool = True
+    fused: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f n d"], c: Float[Array, "b d"]) -> tuple[Float[Array, "b f n d"], None]:
         width = x.shape[-1]
-        modulation = _dense(6 * width, self.dtype, "adaLN_modulation", zero=True)(c)
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = jnp.split(modulation, 6, axis=-1)
+        six = modulation(_dense(6 * width, self.dtype, "adaLN_modulation", zero=True)(c), 6, x.shape[1])
+        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = six
 
         if self.temporal:
-            temporal = _layer_norm(1e-5, self.dtype, "temporal_norm1", affine=True)(x)
+            temporal = AffineNorm(name="temporal_norm1")(x)
             temporal = Attention(self.num_heads, "frames", self.dtype, name="temporal_attn")(temporal)
             x = x + _dense(width, self.dtype, "temporal_fc")(temporal)
 
-        spatial = modulate(_layer_norm(1e-6, self.dtype, "norm1")(x), shift_msa, scale_msa)
-        x = x + gate_msa[:, None, None] * Attention(self.num_heads, "tokens", self.dtype, name="attn")(spatial)
+        spatial = layer_norm(x, 1 + scale_msa, shift_msa, 1e-6)
+        spatial = Attention(self.num_heads, "tokens", self.dtype, self.fused, name="attn")(spatial)
+        x = x + (gate_msa * spatial).astype(self.dtype)
 
-        hidden = modulate(_layer_norm(1e-6, self.dtype, "norm2")(x), shift_mlp, scale_mlp)
-        x = x + gate_mlp[:, None, None] * Mlp(int(width * self.mlp_ratio), self.dtype, name="mlp")(hidden)
+        hidden = layer_norm(x, 1 + scale_mlp, shift_mlp, 1e-6)
+        hidden = Mlp(int(width * self.mlp_ratio), self.dtype, name="mlp")(hidden)
+        x = x + (gate_mlp * hidden).astype(self.dtype)
         return x, None
 
 
@@ -149,8 +183,8 @@ class FinalLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f n d"], c: Float[Array, "b d"]) -> Float[Array, "b f n patch"]:
-        shift, scale = jnp.split(_dense(2 * x.shape[-1], self.dtype, "adaLN_modulation", zero=True)(c), 2, axis=-1)
-        x = modulate(_layer_norm(1e-6, self.dtype, "norm_final")(x), shift, scale)
+        shift, scale = modulation(_dense(2 * x.shape[-1], self.dtype, "adaLN_modulation", zero=True)(c), 2, x.shape[1])
+        x = layer_norm(x, 1 + scale, shift, 1e-6)
         return _dense(self.patch_size**2 * self.out_channels, self.dtype, "linear", zero=True)(x)
 
 
@@ -213,6 +247,8 @@ class VDT(nn.Module):
       remat: what a block keeps for its gradient: everything ("none"), the outputs of linear layers ("matmuls"), nothing
         ("full").
       temporal: False omits temporal attention and time_embed: an image model, the first of two training stages.
+      attention: of tokens, by XLA ("xla"), by cuDNN ("cudnn": NVIDIA GPUs, bfloat16, head widths that are multiples of
+        8 up to 128), or by cuDNN where it can and XLA elsewhere ("auto").
       gather: gathers a block's parameters before use, where they are sharded over devices.
 
     Raises:
@@ -233,6 +269,7 @@ class VDT(nn.Module):
     unroll: int = 1
     remat: str = "none"
     temporal: bool = True
+    attention: str = "auto"
     gather: Callable[[Any], Any] | None = None
 
     @property
@@ -257,6 +294,22 @@ class VDT(nn.Module):
         """The label that means "no label"."""
         return self.num_classes
 
+    @property
+    def fused(self) -> bool:
+        """Whether cuDNN computes attention over tokens."""
+        if self.attention == "auto":
+            return not self._unfit_for_cudnn() and jax.devices()[0].device_kind.startswith("NVIDIA")
+        return self.attention == "cudnn"
+
+    def _unfit_for_cudnn(self) -> str:
+        """What keeps cuDNN from computing attention over tokens: empty, or the rest of a message."""
+        width = self.hidden_size // self.num_heads
+        if jnp.dtype(self.dtype) != jnp.bfloat16:
+            return f"dtype=bfloat16, got {jnp.dtype(self.dtype)}"
+        if width % 8 or width > 128:
+            return f"head widths (hidden_size / num_heads) that are multiples of 8 up to 128, got {width}"
+        return ""
+
     def check_sizes(self) -> None:
         """Raises UserError if a size is out of range or does not fit the others."""
         sizes = ("num_frames", "in_channels", "patch_size", "hidden_size", "depth", "num_heads", "num_classes")
@@ -267,11 +320,15 @@ class VDT(nn.Module):
             raise UserError(f"dtype must be float32 or bfloat16, got {self.dtype}")
         if self.remat not in REMAT:
             raise UserError(f"remat must be one of {', '.join(REMAT)}, got '{self.remat}'")
+        if self.attention not in ATTENTION:
+            raise UserError(f"attention must be one of {', '.join(ATTENTION)}, got '{self.attention}'")
         height, width = self.frame_size
         if height % self.patch_size or width % self.patch_size or min(height, width) < 1:
             raise UserError(f"patch_size={self.patch_size} does not divide frames of {height}x{width}: change either")
         if self.hidden_size % self.num_heads or self.hidden_size % 4:
             raise UserError(f"hidden_size={self.hidden_size} must be a multiple of 4 and of num_heads={self.num_heads}")
+        if self.attention == "cudnn" and (unfit := self._unfit_for_cudnn()):
+            raise UserError(f"attention=cudnn takes {unfit}: use attention=auto or xla")
 
     @nn.compact
     def __call__(
@@ -314,7 +371,7 @@ class VDT(nn.Module):
         if gather is not None:
             block = nn.map_variables(block, "params", trans_in_fn=gather)
         if gather is not None or self.remat != "none":  # CSE cannot merge the recomputation across the scan's body
-            block = nn.remat(block, policy=REMAT[self.remat], prevent_cse=False)
+            block = nn.remat(block, policy=REMAT[self.remat], prevent_cse=self.unroll >= self.depth)
         blocks = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -323,7 +380,8 @@ class VDT(nn.Module):
             length=self.depth,
             unroll=self.unroll,
         )
-        tokens, _ = blocks(self.num_heads, self.mlp_ratio, self.dtype, self.temporal, name="blocks")(tokens, c)
+        sizes = (self.num_heads, self.mlp_ratio, self.dtype, self.temporal, self.fused)
+        tokens, _ = blocks(*sizes, name="blocks")(tokens, c)
 
         out_channels = self.in_channels * (2 if self.learn_sigma else 1)
         tokens = FinalLayer(self.patch_size, out_channels, self.dtype, name="final_layer")(tokens, c)
@@ -340,27 +398,42 @@ def _table(embedding: Float[np.ndarray, "n d"]) -> Float[Array, "1 n d"]:
     return jnp.asarray(embedding[None], jnp.float32)
 
 
-@no_type_check  # the fields of nn.Dense have a type that cannot be checked at run time
-class _Linear(nn.Dense):
-    """nn.Dense on (rows, features): with more axes XLA's CPU backend takes twice as long for the kernel's gradient."""
+class AffineNorm(nn.Module):
+    """LayerNorm with a scale and a shift per feature."""
 
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        rows = super().__call__(inputs.reshape(-1, inputs.shape[-1]))
-        return rows.reshape(*inputs.shape[:-1], self.features)
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f n d"]) -> Float[Array, "b f n d"]:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        return layer_norm(x, scale[None, None, None], bias[None, None, None], 1e-5)
 
 
-def _dense(features: int, dtype: Any, name: str, zero: bool = False, normal: bool = False) -> _Linear:
+class Linear(nn.Module):
+    """A linear layer; with `parts` the product is computed in equal parts of the features, and a tuple returned.
+
+    Products are of (rows, features): with more axes XLA's CPU backend takes twice as long for the kernel's gradient.
+    """
+
+    features: int
+    dtype: Any
+    kernel_init: Callable[..., Any]
+    parts: int = 1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*rows d"]) -> Any:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
+        kernels, biases = jnp.split(kernel, self.parts, axis=1), jnp.split(bias, self.parts)
+        outs = [linear(rows, *each).reshape(*x.shape[:-1], -1) for each in zip(kernels, biases, strict=True)]
+        return tuple(outs) if self.parts > 1 else outs[0]
+
+
+def _dense(features: int, dtype: Any, name: str, zero: bool = False, normal: bool = False, parts: int = 1) -> Linear:
     """A linear layer with DiT's inits: Xavier-uniform, or zero, or N(0, 0.02); biases zero."""
     init = nn.initializers.xavier_uniform()
     if zero:
         init = nn.initializers.zeros
     if normal:
         init = nn.initializers.normal(0.02)
-    return _Linear(features, dtype=dtype, kernel_init=init, name=name)
-
-
-def _layer_norm(epsilon: float, dtype: Any, name: str, affine: bool = False) -> nn.LayerNorm:
-    """LayerNorm with the two-pass variance: the fast one is too inexact for the goldens."""
-    return nn.LayerNorm(
-        epsilon=epsilon, dtype=dtype, use_bias=affine, use_scale=affine, use_fast_variance=False, name=name
-    )
+    return Linear(features, dtype, init, parts, name=name)

@@ -32,7 +32,7 @@ FREE_KEYS = (
     *("total_steps", "log_every", "checkpoint_every", "keep_checkpoints", "keep_every"),
     *("preview", "validation", "tracker"),
     *("data_threads", "data.max_bad", "data.time_limit", "data.memory_limit"),
-    *("mesh", "grad_accum", "model.remat", "model.unroll"),  # how a step is computed, not what
+    *("mesh", "grad_accum", "model.remat", "model.unroll", "model.attention"),  # how a step is computed, not what
 )
 PLACES = ("data.path", "data.held_out_path")  # free, too, where both configs have `clips`, the identity of the data
 

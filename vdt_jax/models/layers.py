@@ -1,0 +1,98 @@
+"""Linear map, LayerNorm and GELU of a transformer, with their gradients written out.
+
+The gradients are those that JAX would derive. Written out, every sum over rows is accumulated and returned in float32,
+also in a bfloat16 model, so gradients are summed over devices in float32, too. And the backward pass moves less memory
+on a GPU: see the comments.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+LINEAR = "linear"  # the name of what linear layers return, bias included, for the policies of remat
+
+
+@jax.custom_vjp
+def linear(
+    x: Float[Array, "rows features"], kernel: Float[Array, "features out"], bias: Float[Array, " out"]
+) -> Float[Array, "rows out"]:
+    """x @ kernel + bias in the dtype of x; the gradients of kernel and bias are float32."""
+    return _linear_forward(x, kernel, bias)[0]
+
+
+def _linear_forward(x: Any, kernel: Any, bias: Any) -> Any:
+    out = x @ kernel.astype(x.dtype) + bias.astype(x.dtype)[None]
+    return checkpoint_name(out, LINEAR), (x, kernel)
+
+
+def _linear_backward(kept: Any, gradient: Any) -> Any:
+    x, kernel = kept
+    to_kernel = jax.lax.dot_general(x, gradient, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+    return gradient @ kernel.astype(x.dtype).T, to_kernel, gradient.sum(0, dtype=jnp.float32)
+
+
+linear.defvjp(_linear_forward, _linear_backward)
+
+
+def layer_norm(
+    x: Float[Array, "*rows d"], scale: Float[Array, "*#rows d"], shift: Float[Array, "*#rows d"], epsilon: float
+) -> Float[Array, "*rows d"]:
+    """LayerNorm over the last axis, scaled and shifted, in the dtype of x (Ba et al. 2016, arXiv 1607.06450).
+
+    The variance is that of two passes: the one of one pass is too inexact for the goldens.
+
+    Args:
+      x: tokens.
+      scale, shift: float32, per feature, or per sample and feature as in adaLN (then 1 + the scale of DiT).
+      epsilon: added to the variance.
+    """
+    return _layer_norm(x, scale, shift, epsilon)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _layer_norm(x: Any, scale: Any, shift: Any, epsilon: float) -> Any:
+    return _layer_norm_forward(x, scale, shift, epsilon)[0]
+
+
+def _layer_norm_forward(x: Any, scale: Any, shift: Any, epsilon: float) -> Any:
+    mean = x.mean(-1, keepdims=True, dtype=jnp.float32)
+    rate = jax.lax.rsqrt(jnp.square(x.astype(jnp.float32) - mean).mean(-1, keepdims=True) + epsilon)
+    return ((x.astype(jnp.float32) - mean) * rate * scale + shift).astype(x.dtype), (x, scale, mean, rate)
+
+
+def _layer_norm_backward(epsilon: float, kept: Any, gradient: Any) -> Any:
+    x, scale, mean, rate = kept
+    # Otherwise XLA would compute the statistics anew in the kernels of the sums, and store products to do so.
+    mean, rate = jax.lax.optimization_barrier((mean, rate))
+    normal = (x.astype(jnp.float32) - mean) * rate
+    gradient = gradient.astype(jnp.float32)
+    summed = tuple(axis for axis in range(x.ndim) if scale.shape[axis] < x.shape[axis])
+    to_scale, to_shift = ((gradient * factor).sum(summed, keepdims=True) for factor in (normal, 1))
+    scaled = gradient * scale
+    along = normal * (scaled * normal).mean(-1, keepdims=True)
+    return (rate * (scaled - scaled.mean(-1, keepdims=True) - along)).astype(x.dtype), to_scale, to_shift
+
+
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+@jax.custom_vjp
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """GELU, tanh form (Hendrycks and Gimpel 2016, arXiv 1606.08415)."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+def _gelu_backward(x: Any, gradient: Any) -> Any:
+    # gelu(x) = x sigmoid(u), u = sqrt(8 / pi) (x + 0.044715 x^3); a tanh here would be shared with the recomputed
+    # forward pass, and XLA would store it.
+    wide = x.astype(jnp.float32)
+    slope = (8 / jnp.pi) ** 0.5 * (1 + 3 * 0.044715 * wide**2)
+    share = jax.nn.sigmoid((8 / jnp.pi) ** 0.5 * (wide + 0.044715 * wide**3))
+    return ((gradient * share * (1 + wide * (1 - share) * slope)).astype(x.dtype),)
+
+
+gelu.defvjp(lambda x: (jax.nn.gelu(x, approximate=True), x), _gelu_backward)
