@@ -42,17 +42,18 @@ def test_gelu_is_the_plain_one():
 
 
 def test_gradients_of_a_bfloat16_layer_are_summed_in_float32():
-    """4,096 rows of 2^-9: in bfloat16 the sum would stop at 2, since 2 + 2^-9 is 2."""
-    rows = jnp.full((4096, 2), 2.0**-9, jnp.bfloat16)
+    """Sums over 4,095 rows, which need more than the eight bits of a bfloat16."""
+    rows = jnp.full((4095, 2), 2.0**-9, jnp.bfloat16)
     kernel, bias = jnp.ones((2, 3)), jnp.zeros(3)
 
     def total(kernel, bias):
-        return (linear(rows, kernel, bias) * jnp.bfloat16(1 + 2.0**-7)).sum(dtype=jnp.float32)
+        (out,) = linear(rows, kernel, bias)
+        return (out * jnp.bfloat16(1 + 2.0**-7)).sum(dtype=jnp.float32)
 
     to_kernel, to_bias = jax.jit(jax.grad(total, (0, 1)))(kernel, bias)
     assert to_kernel.dtype == to_bias.dtype == jnp.float32
-    np.testing.assert_array_equal(to_bias, 4096 * (1 + 2.0**-7))
-    np.testing.assert_array_equal(to_kernel, 8 * (1 + 2.0**-7))
-    x, ones = rows.reshape(1, 1, 4096, 2), jnp.ones((1, 1, 1, 2))
+    np.testing.assert_array_equal(to_bias, 4095 * (1 + 2.0**-7))
+    np.testing.assert_array_equal(to_kernel, 4095 * 2.0**-9 * (1 + 2.0**-7))
+    x, ones = rows.reshape(1, 1, 4095, 2), jnp.ones((1, 1, 1, 2))
     shift = jax.grad(lambda shift: layer_norm(x, ones, shift, 1e-6).sum(dtype=jnp.float32))(jnp.zeros_like(ones))
-    np.testing.assert_array_equal(shift, 4096)
+    np.testing.assert_array_equal(shift, 4095)

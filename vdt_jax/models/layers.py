@@ -16,26 +16,35 @@ from jaxtyping import Array, Float
 LINEAR = "linear"  # the name of what linear layers return, bias included, for the policies of remat
 
 
-@jax.custom_vjp
 def linear(
-    x: Float[Array, "rows features"], kernel: Float[Array, "features out"], bias: Float[Array, " out"]
-) -> Float[Array, "rows out"]:
-    """x @ kernel + bias in the dtype of x; the gradients of kernel and bias are float32."""
-    return _linear_forward(x, kernel, bias)[0]
+    x: Float[Array, "rows features"], kernel: Float[Array, "features out"], bias: Float[Array, " out"], parts: int = 1
+) -> tuple[Float[Array, "rows part"], ...]:
+    """x @ kernel + bias in the dtype of x, in equal parts of the columns; the gradients of kernel and bias are float32.
+
+    The parts are products of their own, but the gradient is one product: that of a kernel sharded by FSDP then needs no
+    all-to-all.
+    """
+    return _linear(x, kernel, bias, parts)
 
 
-def _linear_forward(x: Any, kernel: Any, bias: Any) -> Any:
-    out = x @ kernel.astype(x.dtype) + bias.astype(x.dtype)[None]
-    return checkpoint_name(out, LINEAR), (x, kernel)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _linear(x: Any, kernel: Any, bias: Any, parts: int) -> Any:
+    return _linear_forward(x, kernel, bias, parts)[0]
 
 
-def _linear_backward(kept: Any, gradient: Any) -> Any:
+def _linear_forward(x: Any, kernel: Any, bias: Any, parts: int) -> Any:
+    pieces = zip(jnp.split(kernel.astype(x.dtype), parts, axis=1), jnp.split(bias.astype(x.dtype), parts), strict=True)
+    return tuple(checkpoint_name(x @ each + shift[None], LINEAR) for each, shift in pieces), (x, kernel)
+
+
+def _linear_backward(parts: int, kept: Any, gradients: Any) -> Any:
     x, kernel = kept
+    gradient = jnp.concatenate(gradients, axis=1)
     to_kernel = jax.lax.dot_general(x, gradient, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
     return gradient @ kernel.astype(x.dtype).T, to_kernel, gradient.sum(0, dtype=jnp.float32)
 
 
-linear.defvjp(_linear_forward, _linear_backward)
+_linear.defvjp(_linear_forward, _linear_backward)
 
 
 def layer_norm(

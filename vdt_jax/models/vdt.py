@@ -424,9 +424,8 @@ class Linear(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
-        kernels, biases = jnp.split(kernel, self.parts, axis=1), jnp.split(bias, self.parts)
-        outs = [linear(rows, *each).reshape(*x.shape[:-1], -1) for each in zip(kernels, biases, strict=True)]
-        return tuple(outs) if self.parts > 1 else outs[0]
+        outs = tuple(out.reshape(*x.shape[:-1], -1) for out in linear(rows, kernel, bias, self.parts))
+        return outs if self.parts > 1 else outs[0]
 
 
 def _dense(features: int, dtype: Any, name: str, zero: bool = False, normal: bool = False, parts: int = 1) -> Linear:
