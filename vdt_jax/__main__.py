@@ -12,11 +12,12 @@ from pathlib import Path
 import jax
 
 from vdt_jax import cli
+from vdt_jax.distributed.processes import has_tpu
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "einops", "numpy", "ml_collections", "grain", "av")
 
 
-def report(has_nvidia: bool, has_tpu: bool) -> str:
+def report(nvidia: bool, tpu: bool) -> str:
     """Versions and devices, and the command that installs what an accelerator of this machine needs."""
     lines = [f"python {platform.python_version()} on {platform.machine()}"]
     for package in _PACKAGES:
@@ -26,9 +27,9 @@ def report(has_nvidia: bool, has_tpu: bool) -> str:
             lines.append(f"{package} MISSING: pip install -e .")
     devices = jax.devices()
     lines.append(f"{len(devices)} device(s): {devices[0].device_kind} ({devices[0].platform})")
-    if devices[0].platform == "cpu" and has_nvidia:
+    if devices[0].platform == "cpu" and nvidia:
         lines.append("JAX does not use the NVIDIA GPU of this machine: pip install -e '.[gpu]' -c constraints.txt")
-    elif devices[0].platform == "cpu" and has_tpu:
+    elif devices[0].platform == "cpu" and tpu:
         lines.append("JAX does not use the TPU of this machine: pip install -e '.[tpu]' -c constraints.txt")
     elif devices[0].platform == "cpu":
         lines.append("no accelerator: small models train, VDT-L/2 does not")
@@ -37,5 +38,4 @@ def report(has_nvidia: bool, has_tpu: bool) -> str:
 
 if __name__ == "__main__":
     cli.quiet_start()
-    has_tpu = Path("/dev/accel0").exists() or Path("/dev/vfio/0").exists()
-    print(report(Path("/dev/nvidia0").exists(), has_tpu))
+    print(report(Path("/dev/nvidia0").exists(), has_tpu()))

@@ -72,10 +72,10 @@ def knows_its_place(environment: Mapping[str, str], root: Path = Path("/")) -> b
         return True
     if environment.get("JAX_PLATFORMS", "tpu") != "tpu":
         return False
-    return "," in environment.get("TPU_WORKER_HOSTNAMES", "") or _has_tpu(root)
+    return "," in environment.get("TPU_WORKER_HOSTNAMES", "") or has_tpu(root)
 
 
-def _has_tpu(root: Path) -> bool:
+def has_tpu(root: Path = Path("/")) -> bool:
     """Whether the machine has a TPU: /dev/accel0 up to v4, later a VFIO group with a device of Google's."""
     if (root / "dev" / "accel0").exists():
         return True
