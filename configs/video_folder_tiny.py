@@ -2,7 +2,8 @@
 
     python train.py --config=configs/video_folder_tiny.py --config.data.path=FOLDER
 
-16 frames of 32x32. It learns a few videos by heart and little else.
+16 frames of 32x32. The network corrects the linear blend of the given frames (`blend_std`), so that tasks with given frames
+look right within minutes; generation from nothing needs far more training. Optimizer: Muon.
 """
 
 from typing import Any
@@ -15,13 +16,13 @@ from configs import default
 def get_config() -> ConfigDict:
     config: Any = default.get_config()
     config.batch_size = 8
-    config.total_steps = 400
+    config.total_steps = 500
     config.log_every = 20
     config.checkpoint_every = 100
     config.model.update(
         input_size=(32, 32),
         in_channels=3,
-        patch_size=8,
+        patch_size=4,
         hidden_size=128,
         depth=4,
         num_heads=4,
@@ -30,9 +31,10 @@ def get_config() -> ConfigDict:
         remat="none",
     )
     config.diffusion.update(noise_schedule="cosine", prediction="x_start", loss_on="v", clip_denoised=True)
-    config.diffusion.min_snr_gamma = 5.0
+    config.diffusion.update(min_snr_gamma=5.0, blend_std=0.25)
     config.data.update(name="video_folder", path="", stride=1, hop=4)
-    config.learning_rate.update(peak=1e-3, warmup_steps=50)
+    config.optimizer.name = "muon"
+    config.learning_rate.update(peak=4e-3, warmup_steps=50, decay="tail")
     config.ema_decay = 0.99
-    config.preview.update(every=200, num_steps=25)
+    config.preview.update(every=250, num_steps=25)
     return config
