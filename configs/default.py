@@ -1,4 +1,4 @@
-"""What every recipe starts from: `TrainConfig`, which explains each key, with the keys of all data sources."""
+"""The base of every recipe: the keys of `TrainConfig`, which documents them, and those of all data sources."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +13,10 @@ from vdt_jax.training.config import TrainConfig
 
 def get_config() -> ConfigDict:
     config: Any = cli.config_of_options(TrainConfig())
-    # None is the default of the source; docs/data.md says more, and which source takes which.
+    # None stands for the source's default, shown after the colon; docs/data.md lists the keys that each source takes.
     config.data = dict(
-        name="synthetic",  # docs/data.md lists them; or package.module:Class
-        options=dict(),  # keyword arguments of your own class, beside the keys below that it takes
+        name="synthetic",  # a source of docs/data.md, or package.module:Class
+        options=dict(),  # more keyword arguments of your own class
         path=config_dict.placeholder(str),  # a folder, a .csv or .jsonl list; a latent cache; a file of digits
         held_out_path=config_dict.placeholder(str),  # another folder or list that is held out
         held_out=config_dict.placeholder(float),  # or a share of the videos: 0.1
@@ -25,12 +25,12 @@ def get_config() -> ConfigDict:
         hop=config_dict.placeholder(int),  # frames of the video from one clip to the next: 4
         short=config_dict.placeholder(str),  # videos shorter than a clip: skip, or pad
         labels=config_dict.placeholder(bool),  # classes from folders, list or dataset; set model.num_classes
-        crop=config_dict.placeholder(str),  # at the centre: exact, or dit, to whole pixels as DiT's code
+        crop=config_dict.placeholder(str),  # centre crop: exact, or dit (to whole pixels, as DiT)
         random_crop=config_dict.placeholder(float),  # smallest size of a random crop, e.g. 0.8
         random_flip=config_dict.placeholder(bool),
         max_bad=config_dict.placeholder(float),  # share of the videos that may be unreadable: 0.1
-        time_limit=config_dict.placeholder(float),  # seconds that decoding a clip may take: 10
-        memory_limit=config_dict.placeholder(int),  # megabytes: 3000
+        time_limit=config_dict.placeholder(float),  # seconds of processor time for decoding a clip: 10
+        memory_limit=config_dict.placeholder(int),  # megabytes for decoding a clip: 3000
         feature=config_dict.placeholder(str),  # of a tfds dataset: video
         num_digits=config_dict.placeholder(int),  # of moving digits and moving MNIST: 2
     )
@@ -38,7 +38,7 @@ def get_config() -> ConfigDict:
 
 
 def data_set(variant: str, **model: Any) -> ConfigDict:
-    """The base of the recipes of the papers' data sets: a VDT of VDT_VARIANTS in bfloat16, on a folder of videos."""
+    """The base of the recipes of the papers' datasets: a VDT of VDT_VARIANTS in bfloat16, on a folder of videos."""
     config: Any = get_config()
     config.batch_size = 256
     config.total_steps = 400_000

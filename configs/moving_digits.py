@@ -2,10 +2,9 @@
 
     python train.py --config=configs/moving_digits.py --workdir=runs/digits
 
-2.38 M parameters, 16 frames of 32x32. Up to 1.2 steps a second on one CPU core, so about 12 hours for 50,000 steps,
-which were not run to the end yet. The hard part is a digit that keeps its identity over the clip. Labels on some of the
-clips (`label_dropout`) and more noise (`noise_shift`), which hides single frames but not the whole clip, make that
-faster to learn.
+2.38 M parameters, 16 frames of 32x32. Up to 1.2 steps a second on one CPU core, so about 12 hours for 50,000 steps. The
+hard part is a digit that keeps its identity over the clip. Labels on some of the clips (`label_dropout`) and more noise
+(`noise_shift`), which hides single frames but not the whole clip, make that faster to learn.
 --config.data.num_digits=2 draws two digits, without classes (add --config.model.num_classes=1), and takes much longer.
 docs/digits.md has the training and metrics of the bundled model.
 """

@@ -6,8 +6,7 @@ r"""Moving Fashion-MNIST as OpenSTL makes it, 64x64, 20 frames in grey: 10 given
 
 24.1 M parameters in bfloat16, patches of 4. The size is meant for 18 minutes of one H100: a sample is 0.589 TFLOP of
 training (vdt_jax/models/flops.py), so the 5,000 steps are 189 PFLOP, 16 minutes if 20 % of the peak of 989 TFLOP/s are
-reached, which is an assumption. Memory, time and result: not measured. docs/data.md has the numbers that others
-published.
+reached, which is an assumption. docs/data.md has published scores of other models.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-r"""Data sets of video prediction and generation, in pixels: VDT-S; none was trained yet, nor its memory measured.
+r"""Datasets of video prediction and generation, in pixels: VDT-S.
 
     python train.py --config=configs/pixels.py:taichi --config.data.path=taichi/train
     python train.py --config=configs/pixels.py:moving_mnist --config.data.path=train-images-idx3-ubyte.gz
@@ -10,7 +10,7 @@ r"""Data sets of video prediction and generation, in pixels: VDT-S; none was tra
     physion       16 x 128x128    --task=predict               Physion-Collide
     taichi        16 x 128x128    --task=unconditional         TaiChi-HD; Latte takes --config.data.stride=3
 
-docs/data.md tells where the videos come from and how to hold some out with --config.data.held_out_path.
+docs/data.md says where the videos come from and how to hold some out with --config.data.held_out_path.
 """
 
 from typing import Any

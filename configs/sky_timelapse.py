@@ -3,14 +3,13 @@
     python train.py --config=configs/sky_timelapse.py --config.data.path=sky --config.vae=sd-vae-ft-ema
     python train.py --config=configs/sky_timelapse.py:24gb ...       # VDT-L/2 on one GPU of 24 GB: batch 1 at a time
     python train.py --config=configs/sky_timelapse.py:small ...      # VDT-S/2
-    python train.py --config=configs/sky_timelapse.py:dit ...        # as DiT's trainer does it: docs/scaling.md
+    python train.py --config=configs/sky_timelapse.py:dit ...        # DiT's settings: docs/scaling.md
     python train.py --config=configs/sky_timelapse.py:image ...      # stage 1 of 2: the spatial half, on single frames
     python train.py --config=configs/sky_timelapse.py:from_image --config.init_from=runs/sky_timelapse_image ...
 
-Hardware: VDT-L/2 is 860 M parameters; its state alone is 12.8 GiB on every device, less with --config.mesh.fsdp.
-docs/scaling.md has the compiler's count of memory for TPU pods; of :24gb it counts 21.53 GiB, for one TPU chip, since
-there is no GPU's compiler to ask. Time and result: not measured. The paper publishes neither learning rate, batch size
-nor iterations: these are those of DiT and its followers.
+VDT-L/2 has 860 M parameters; its state alone is 12.8 GiB on every device, less with --config.mesh.fsdp. By the
+compilers' count :24gb takes 19.76 GiB on an H100 and 21.53 GiB on one TPU chip (docs/scaling.md). The paper publishes
+neither learning rate, batch size nor iterations: these are those of DiT and its followers.
 """
 
 from typing import Any

@@ -3,9 +3,10 @@
     python train.py --config=configs/ucf101.py --config.data.path=UCF-101/ucf101.csv
     python train.py --config=configs/ucf101.py:latents --config.data.path=UCF-101/ucf101.csv --config.vae=sd-vae-ft-ema
 
-docs/data.md makes the list of an official split; the folder UCF-101 will do too, with a tenth of the videos held out.
+docs/data.md has code that writes the list of an official split. With the folder UCF-101 as the path, a tenth of the
+videos is held out.
 Pixels: VDT-S with patches of 4, 41 M parameters. Latents: VDT-L/2 with 101 classes (of the list, or the folders) and a
-tenth of the labels dropped, for guidance. Memory, time and result: not measured.
+tenth of the labels dropped, for guidance.
 """
 
 from typing import Any
