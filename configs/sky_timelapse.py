@@ -8,9 +8,9 @@
     python train.py --config=configs/sky_timelapse.py:from_image --config.init_from=runs/sky_timelapse_image ...
 
 Hardware: VDT-L/2 is 860 M parameters; its state alone is 12.8 GiB on every device, less with --config.mesh.fsdp.
-docs/scaling.md has the compiler's count of memory for TPU pods; of :24gb it counts 21.53 GiB, for one TPU chip, since
-there is no GPU's compiler to ask. Time and result: not measured. The paper publishes neither learning rate, batch size
-nor iterations: these are those of DiT and its followers.
+docs/scaling.md has the compilers' counts of memory for TPU pods and for an H100; of :24gb 21.53 and 19.76 GiB.
+Time and result: not measured. The paper publishes neither learning rate, batch size nor iterations: these are those of
+DiT and its followers.
 """
 
 from typing import Any
