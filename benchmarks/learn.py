@@ -45,7 +45,7 @@ def main(arguments: argparse.Namespace, output: Path, deadline: float) -> int | 
     left, here = 60 * arguments.minutes - used, deadline - time.monotonic()
     if left > 0:
         seconds, last = min(left, here), left <= here
-        steps = reachable(workdir, seconds - min(ENDING, seconds / 3)) if last and used else _OUT_OF_REACH
+        steps = reachable(workdir, seconds - min(ENDING, seconds / 3)) if last else _OUT_OF_REACH
         workdir.mkdir(parents=True, exist_ok=True)
         spent.write_text(json.dumps(used + seconds))  # a call that is killed counts whole
         start = time.monotonic()
@@ -79,9 +79,15 @@ def train(arguments: argparse.Namespace, workdir: Path, seconds: float, steps: i
 
 
 def reachable(workdir: Path, seconds: float) -> int:
-    """The step that training reaches in this time, by the median rate so far; the start is taken from it."""
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    """The step that training reaches in this time, start-up included, by the median rate so far.
+
+    Without a logged rate, as in a single call, it is out of reach: the learning rate then does not decay.
+    """
+    metrics = workdir / "metrics.jsonl"
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
     rates = [line["steps_per_second"] for line in lines if "steps_per_second" in line]
+    if not rates:
+        return _OUT_OF_REACH
     start = min(60.0, seconds / 4)
     return lines[-1]["step"] + max(1, math.floor(0.97 * float(np.median(rates)) * (seconds - start)))
 

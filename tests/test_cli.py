@@ -64,10 +64,11 @@ def test_the_later_value_of_a_key_counts(monkeypatch):
     values, key = flags.FlagValues(), "--config.model.input_size"
     line = ["x", f"--config={ROOT}/configs/moving_digits.py", f"{key}=(64,64)", "--config.seed=1", f"{key}=(8,8)"]
     line += ["--input=a", "--input=b"]  # both count
+    line += ["--config.batch_size", "2", "--config.batch_size", "4"]
     config_flags.DEFINE_config_file("config", None, flag_values=values)
     flags.DEFINE_multi_string("input", None, "", flag_values=values)
     monkeypatch.setattr("sys.argv", line)
     monkeypatch.setattr(cli.flags, "FLAGS", values)
-    cli._parse_flags(line)
+    assert cli._parse_flags(line) == ["x"]
     assert values.config.model.input_size == (8, 8) and values.config.seed == 1
-    assert values.input == ["a", "b"]
+    assert values.input == ["a", "b"] and values.config.batch_size == 4

@@ -190,6 +190,18 @@ def test_a_bucket_needs_the_extra(monkeypatch):
         open_folder("gs://runs/a")
 
 
+def test_a_link_to_nothing_does_not_end_a_mirrored_run(tmp_path):
+    """As trackers leave behind; another folder stands for the bucket."""
+    mirror = Mirror(epath.Path(tmp_path / "a"))
+    mirror._bucket = epath.Path(tmp_path / "bucket")
+    mirror._bucket.mkdir()
+    mirror.fetch("metrics.jsonl")
+    (mirror.folder / "latest-run").symlink_to("nowhere")
+    (mirror.folder / "metrics.jsonl").write_text("{}")
+    mirror.copy()
+    assert [path.name for path in mirror._bucket.iterdir()] == ["metrics.jsonl"]
+
+
 def test_a_folder_is_its_own_mirror(tmp_path):
     with Mirror(epath.Path(tmp_path)) as mirror:
         mirror.fetch("metrics.jsonl")

@@ -156,7 +156,8 @@ def config_of_options(options: Any) -> ConfigDict:
 def _parse_flags(argv: Sequence[str]) -> list[str]:
     asks_for_help = any(argument.lstrip("-").startswith("help") for argument in argv)
     # Of two values of a config key the later counts; ml_collections would concatenate tuples.
-    keys = [text.partition("=")[0] if text.lstrip("-").startswith("config.") else "" for text in argv]
+    parts = [text.partition("=") for text in argv]
+    keys = [name if sign and name.lstrip("-").startswith("config.") else "" for name, sign, _ in parts]
     last = {key: number for number, key in enumerate(keys) if key}
     argv = [text for number, text in enumerate(argv) if last.get(keys[number], number) == number]
     try:

@@ -242,12 +242,12 @@ class Mirror:
         if self._bucket is None:
             return
         for path in sorted(self.folder.rglob("*")):
-            now = (path.stat().st_size, path.stat().st_mtime_ns)
-            if path.is_file() and self._copied.get(path) != now:
-                there = self._bucket / path.relative_to(self.folder).as_posix()
-                try:
-                    there.write_bytes(path.read_bytes())
-                except Exception as error:  # of the network, of many kinds
-                    logger.warning("%s could not be copied to %s: %s", path, there, error)
-                else:
-                    self._copied[path] = now
+            there = self._bucket / path.relative_to(self.folder).as_posix()
+            try:
+                if path.is_file():
+                    now = (path.stat().st_size, path.stat().st_mtime_ns)
+                    if self._copied.get(path) != now:
+                        there.write_bytes(path.read_bytes())
+                        self._copied[path] = now
+            except Exception as error:  # of the network, or of a file that a tracker removed meanwhile
+                logger.warning("%s could not be copied to %s: %s", path, there, error)

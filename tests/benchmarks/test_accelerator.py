@@ -90,6 +90,7 @@ def test_kernels_by_group():
 
 
 def test_the_last_call_ends_in_time(tmp_path):
+    assert learn.reachable(tmp_path, 400.0) == learn._OUT_OF_REACH  # no rate is known yet
     lines = [{"step": step, "steps_per_second": rate} for step, rate in ((100, 2.0), (200, 4.0), (300, 4.0))]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert learn.reachable(tmp_path, 400.0) == 300 + int(0.97 * 4 * 340)

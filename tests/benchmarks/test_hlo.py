@@ -1,4 +1,4 @@
-"""The reader of compiled programs, on a program written by hand, and what gpu_check calls an error."""
+"""The reader of compiled programs, on a program written by hand."""
 
 import hlo
 import pytest

@@ -84,7 +84,7 @@ def test_links_of_a_working_directory(good, tmp_path):
     shutil.copy(good[0] / "config.json", run)
     (run / "checkpoints").symlink_to(outside)
     for path in (run, run / "checkpoints" / "5"):
-        with pytest.raises(UserError, match=r"checkpoints is a symbolic link: .* copy the file there"):
+        with pytest.raises(UserError, match=r"checkpoints is a symbolic link, and .*: copy the file there"):
             load_model(path)
     (run / "checkpoints").unlink()
     (run / "checkpoints").mkdir()

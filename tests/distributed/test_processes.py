@@ -98,10 +98,8 @@ def test_who_finds_the_others_without_being_told():
         ({"dev/accel0": ""}, True),  # up to v4
         ({"dev/vfio/1": "", "sys/kernel/iommu_groups/1/devices/0000:00:05.0/vendor": "0x1ae0\n"}, True),
         ({"dev/vfio/1": "", "sys/kernel/iommu_groups/1/devices/0000:01:00.0/vendor": "0x10de\n"}, False),  # a GPU
-        (
-            {"dev/vfio/vfio": "", "sys/kernel/iommu_groups/2/devices/0000:00:04.0/vendor": "0x1ae0\n"},
-            False,
-        ),  # a network card
+        # a network card
+        ({"dev/vfio/vfio": "", "sys/kernel/iommu_groups/2/devices/0000:00:04.0/vendor": "0x1ae0\n"}, False),
         ({}, False),
     ],
 )
@@ -262,13 +260,15 @@ def watched():
     """Two processes that wait for each other again and again."""
     port = str(free_port())
     processes = [start([sys.executable, "-c", WATCHED, port, str(number)]) for number in (0, 1)]
-    for process in processes:
-        while process.stdout.readline() != "up\n":
-            assert process.poll() is None, process.stderr.read()
-    yield processes
-    for process in processes:
-        process.kill()
-        process.communicate()
+    try:
+        for process in processes:
+            while process.stdout.readline() != "up\n":
+                assert process.poll() is None, process.stderr.read()
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 @pytest.mark.slow

@@ -89,6 +89,9 @@ def test_names_and_numbers_that_do_not_exist(params):
     fail(refused, lower_order_final=True)
     fail("given_noise must be <= 1, got 2", given_noise=2)
     fail("given_noise=0.1 is for sampler ddpm or .* not repaint: leave it out", sampler="repaint", given_noise=0.1)
+    with pytest.raises(UserError, match=r"repaint gives the network no clean frames.* one of ddpm, ddim"):
+        correcting = make_diffusion(prediction="x_start", blend_std=0.3)
+        generate(MODEL, params, correcting, clean(1), everything, keys, sampler="repaint")
     fail("0 <= LOW < HIGH, such as 0.3,3, got 3,0.3", mask_guidance=2.0, guidance_interval=(3.0, 0.3))
     fail("guidance_interval limits a guidance, and none is given", guidance_interval=(0.3, 3.0))
 

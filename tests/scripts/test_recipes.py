@@ -69,11 +69,8 @@ def test_the_dit_variant_has_the_values_of_its_trainer():
     assert (dit.ema_decay, dit.ema_warmup, dit.batch_size, dit.seed) == (0.9999, False, 256, 0)
     assert dit.diffusion == DiffusionOptions("linear", 1000, "eps") and dit.model.learn_sigma
     assert dit.loss == LossOptions("parity", "official", label_dropout=0.1, noise_shift=1.0)
-    assert (dit.data["crop"], dit.data["random_flip"], dit.data["random_crop"]) == (
-        "dit",
-        True,
-        None,
-    ) and dit.model.dtype == "float32"
+    assert (dit.data["crop"], dit.data["random_flip"], dit.data["random_crop"]) == ("dit", True, None)
+    assert dit.model.dtype == "float32"
     assert dataclasses.replace(dit.model, dtype="bfloat16") == ours.model and ours.ema_warmup
 
 

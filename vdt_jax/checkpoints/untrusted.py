@@ -64,7 +64,9 @@ def check_regular(path: str | os.PathLike) -> None:
     if not stat.S_ISREG(mode):
         kinds = {stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFDIR: "folder"}
         kind = kinds.get(stat.S_IFMT(mode), "device")
-        raise UserError(f"{path} is a {kind}: of a model's folder only regular files are read; copy the file there")
+        raise UserError(
+            f"{path} is a {kind}, and only regular files are read from a model's folder: copy the file there"
+        )
 
 
 def read_json(file: epath.Path) -> dict[str, Any]:
@@ -102,9 +104,7 @@ def read_params(folder: epath.Path, shapes: Any) -> Any:
     expected = {path_name(path).replace("/", "."): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
     wanted = sum(leaf.size * leaf.dtype.itemsize for leaf in expected.values())
     if wanted > _MAX_RATIO * size + (1 << 20):
-        raise UserError(
-            f"{folder} does not hold the model of its config.json: {size} bytes, for {wanted} of parameters"
-        )
+        raise UserError(f"the parameters in {folder} do not fit its config.json: {size} bytes, expected {wanted}")
     index = folder / _INDEX
     if not index.is_file() or index.stat().length > _MAX_INDEX_BYTES:
         raise UserError(f"{folder} has no {_INDEX} of less than {_MAX_INDEX_BYTES} bytes: fetch the folder again")
@@ -122,10 +122,10 @@ def _check_names(folder: epath.Path, expected: set[str]) -> None:
     except (KeyError, TypeError, AttributeError, FileNotFoundError):
         raise UserError(f"{folder / _NAMES} is damaged or missing: fetch the folder again") from None
     problems = [f"{name} is missing" for name in sorted(expected - found)]
-    problems += [f"{name} is too much" for name in sorted(found - expected)]
+    problems += [f"{name} is unexpected" for name in sorted(found - expected)]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise UserError(f"{folder} does not hold the model of its config.json: {', '.join(problems[:3])}{more}")
+        raise UserError(f"the parameters in {folder} do not fit its config.json: {', '.join(problems[:3])}{more}")
 
 
 def _arrays(folder: epath.Path, expected: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -146,8 +146,8 @@ def _arrays(folder: epath.Path, expected: dict[str, Any]) -> dict[str, np.ndarra
             store = stores[name].result()
             if store.shape != leaf.shape:
                 raise UserError(
-                    f"{folder} does not hold the model of its config.json: {name} has shape {store.shape} there, "
-                    f"{leaf.shape} by the config"
+                    f"the parameters in {folder} do not fit its config.json: {name} has shape {store.shape}, "
+                    f"expected {leaf.shape}"
                 )
             chunk = store.chunk_layout.read_chunk.shape
             if store.dtype.name not in ("float32", "bfloat16", "float16") or any(

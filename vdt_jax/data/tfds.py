@@ -7,6 +7,7 @@ features, such as ucf101, need TensorFlow as soon as they are constructed: the e
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def _open(dataset: str, split: str) -> tuple[Any, Any, bool]:
     folder = next((file.parent for file in sorted(Path(dataset).rglob("dataset_info.json"))), None)
     if folder:
         _check_classes(folder)
-    elif ":" in dataset:
+    elif re.match(r"[\w-]+:(?![\d*])", dataset):  # a name may end with a version, as in mnist:3.*.*
         raise UserError(f"no folder {dataset}, and datasets of communities are not read: prepare a folder of it first")
     with _refused(dataset, ImportError, NotImplementedError, ValueError, ParseError):  # ValueError: an unknown name
         builder = tfds.builder_from_directory(folder) if folder else tfds.builder(dataset, file_format="array_record")

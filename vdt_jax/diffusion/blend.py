@@ -1,4 +1,4 @@
-"""Linear blending of the given frames: a baseline of the evaluation, and what a residual model starts from."""
+"""Linear blending of the given frames: a baseline of the evaluation, and what networks with `blend_std` correct."""
 
 import jax
 import jax.numpy as jnp

@@ -50,19 +50,19 @@ def guide(
     timestep_map = jnp.asarray(diffusion.schedule.timestep_map)
     scales = [scale for scale in (guidance, mask_guidance) if scale is not None]
 
-    def seen(x_t: Video) -> Video:
+    def network_input(x_t: Video) -> Video:
         return x_t if given_noise is None else apply_mask(mask, x_t, clean + given_noise * noise)
 
     def as_estimate(output: Any, x_t: Video, timesteps: Int[Array, " b"], weight: Any = 1) -> Any:
         return diffusion.add_blend(output, x_t, clean, mask, jnp.searchsorted(timestep_map, timesteps), weight)
 
     def plain(x_t: Video, timesteps: Int[Array, " b"]) -> Float[Array, "b f h w out"]:
-        return as_estimate(network(seen(x_t), timesteps, labels), x_t, timesteps)
+        return as_estimate(network(network_input(x_t), timesteps, labels), x_t, timesteps)
 
     def guided(x_t: Video, timesteps: Int[Array, " b"]) -> Float[Array, "b f h w out"]:
-        branches = [(seen(x_t), labels)]
+        branches = [(network_input(x_t), labels)]
         if guidance is not None:
-            branches.append((seen(x_t), jnp.full_like(labels, null_label)))
+            branches.append((network_input(x_t), jnp.full_like(labels, null_label)))
         if mask_guidance is not None:
             steps = jnp.searchsorted(timestep_map, timesteps)
             branches.append((apply_mask(mask, x_t, diffusion.q_sample(clean, steps, noise)), labels))

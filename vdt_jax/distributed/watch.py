@@ -1,9 +1,9 @@
-"""Detection of a process of the run that has ended, or hangs.
+"""Detection of processes of a run that end or hang: closed connections and missing heartbeats.
 
 Collectives wait for ever for a process that was stopped, or that waits for its data; jax aborts after minutes, without
-a name, where one was killed. So every process keeps its connection to process 0 (from `gather`) open and writes a line
-to it every few seconds. The kernel closes the connection of a process that ends, however it ends: the other end notices
-at once, whatever its main thread does. A process that hangs, or whose machine is lost, falls silent.
+a name, where one was killed. So every process keeps its connection to process 0 (from `gather`) open and sends a
+heartbeat every few seconds. The kernel closes the connections of a process that ends, however it ends, and the other
+end is notified at once, whatever its main thread does. A process that hangs, or whose machine is lost, sends nothing.
 """
 
 import ctypes
@@ -24,11 +24,11 @@ import jax
 from vdt_jax.distributed.gather import COORDINATOR, RESUME, Calls
 from vdt_jax.errors import CANCELLED, INTERRUPTED, STOPPED, USER_ERROR, RunStopped, UserError
 
-SILENCE = 40.0  # seconds after which a process that says nothing is given up
-READING = 45.0  # seconds that a process may read data for one batch while the others wait, ...
-FIRST_READING = 600.0  # ... and for its first one
-_BEAT = 3.0
-_TURN = 1.0  # seconds between two looks
+SILENCE = 40.0  # seconds without a heartbeat after which a process counts as lost
+READING = 45.0  # timeout in seconds for reading one batch, during which the other processes wait, ...
+FIRST_READING = 600.0  # ... and for the first batch
+_BEAT = 3.0  # seconds from one heartbeat to the next
+_TURN = 1.0  # seconds from one check to the next
 _FAREWELL = 1.0  # seconds that process 0 waits for the others to end: jax aborts them when its service ends
 _DONE, _FAILED = "done", "failed"
 _handlers: list[Any] = []  # C keeps no reference
@@ -39,14 +39,14 @@ _end_lock = threading.Lock()
 class Connections:
     """The connections to the other processes, and a thread that reads them, writes to them and ends this process.
 
-    A line is empty (a sign of life), `done` (the sender ends normally), or `failed CODE MESSAGE`: the receiver ends
+    A line is empty (a heartbeat), `done` (the sender ends normally), or `failed CODE MESSAGE`: the receiver ends
     with this code and message. Process 0 passes failures on to the others.
     """
 
     def __init__(self, me: int, calls: Calls):
         self.reading_limit = FIRST_READING
         self.reading_since: float | None = None
-        self.clock = 0.0  # seconds that the thread has been running: a process that was stopped accuses nobody
+        self.clock = 0.0  # seconds that the thread has run: the time after SIGSTOP is not counted as silence of others
         self.me, self._calls = me, dict(calls)
         self._heard = dict.fromkeys(calls, 0.0)
         self._begun = dict.fromkeys(calls, b"")  # lines that have not ended
@@ -63,11 +63,11 @@ class Connections:
         line = f"{' '.join(text.split())}\n".encode()
         with self._lock:
             for call in self._calls.values():
-                with suppress(OSError):  # it has ended, or hangs: `_watch` finds out
+                with suppress(OSError):  # the process has ended, or hangs: `_watch` detects it
                     call.sendall(line)
 
     def leave(self, text: str) -> None:
-        """Sends a last line; process 0 then waits until the others have ended, but not for long."""
+        """Sends a last line; process 0 then waits until the others have ended, at most _FAREWELL seconds."""
         self._leaving = True
         self.say(text)
         end = time.monotonic() + _FAREWELL
@@ -92,7 +92,7 @@ class Connections:
                 self._judge()
 
     def _read(self, number: int) -> bool:
-        """Reads what a process has said; False where its connection has been closed in order."""
+        """Reads the new lines of a process; False where its connection is closed after it was `done`."""
         try:
             read = self._calls[number].recv(1 << 16)
         except BlockingIOError:
@@ -129,10 +129,10 @@ class Connections:
 
 
 class Watch:
-    """Tells the other processes how this one ends, and ends it where it waits too long for data; a context manager.
+    """Reports the end of this process to the others, and limits how long it reads data; a context manager.
 
-    Does nothing in a run of one process. Where another process ends or hangs, this one ends with one line and exit code
-    3, also before and after this context.
+    Does nothing in a run of one process. Where another process ends with an error, this one ends with its message and
+    exit code; where one is lost, with a line that names it and exit code 3. Both hold outside of this context, too.
     """
 
     def __enter__(self) -> "Watch":
@@ -193,7 +193,7 @@ def _exit(message: str, code: int) -> NoReturn:
 
 
 def _open(call: socket.socket) -> bool:
-    """Whether the process at the other end keeps the connection open; what it has said is dropped."""
+    """Whether the process at the other end keeps the connection open; what it has sent is dropped."""
     try:
         return bool(call.recv(1 << 16))
     except BlockingIOError:

@@ -91,8 +91,8 @@ def generate(
       The samples (B, F, h, w, C), equal to `clean` where mask = 0.
 
     Raises:
-      UserError: arrays of another shape or type, an unknown sampler, an option of another sampler or out of range, or
-        unknown labels. Values that are traced are not checked.
+      UserError: arrays of another shape or type, an unknown sampler, `repaint` for a model with `blend_std`, an option of
+        another sampler or out of range, or unknown labels. Values that are traced are not checked.
     """
     arguments = (model, params, diffusion, clean, mask, keys, sampler, labels, guidance_interval)
     return _generate(_request(*arguments, **options))
@@ -192,6 +192,11 @@ def _request(
     guidance, mask_guidance = options.pop("guidance", None), options.pop("mask_guidance", None)
     options = {name: value for name, value in options.items() if value is not None}
     _check_sampler(sampler, options)
+    if sampler == "repaint" and diffusion.blend_std is not None:
+        raise UserError(
+            "repaint gives the network no clean frames, which a model with blend_std needs: choose one of "
+            f"{', '.join(name for name in SAMPLERS if name != sampler)}"
+        )
     if guidance_interval is not None and all(map(_known, guidance_interval)):
         check_guidance_interval(guidance_interval, guidance, mask_guidance)
     if guidance is not None and model.num_classes == 1:

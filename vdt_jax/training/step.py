@@ -26,9 +26,9 @@ Metrics = dict[str, jax.Array]
 
 @flax.struct.dataclass
 class TrainState:
-    """The state of a run, whole: the data position follows from `step`."""
+    """The complete state of a run; the data position follows from `step`."""
 
-    step: jax.Array  # int32: batches seen
+    step: jax.Array  # int32: steps done
     params: Any
     ema_params: Any
     opt_state: Any
@@ -148,7 +148,7 @@ def accumulate(gradient: Callable, params: Any, examples: Batch, grad_accum: int
     """The mean of `gradient(params, part)` over `grad_accum` equal parts of the examples, one after the other."""
     if grad_accum == 1:
         return gradient(params, examples)
-    # Part i has the samples i, i + grad_accum, ...: each device finds its share of it among its own samples.
+    # Part i has the samples i, i + grad_accum, ..., so every device already holds its share of each part.
     parts = jax.tree.map(lambda x: x.reshape(-1, grad_accum, *x.shape[1:]).swapaxes(0, 1), examples)
 
     def add(total, part):
@@ -161,7 +161,10 @@ def accumulate(gradient: Callable, params: Any, examples: Batch, grad_accum: int
 
 
 def update_ema(ema_params: Any, params: Any, step: jax.Array, ema_decay: float, warmup: bool = True) -> Any:
-    """The EMA after a step. A warm-up of its decay, min(ema_decay, (1 + step) / (10 + step)), forgets the init."""
+    """The EMA of the parameters after a step.
+
+    With `warmup` the decay is min(ema_decay, (1 + step) / (10 + step)), so that the initial values are soon forgotten.
+    """
     decay = jnp.minimum(ema_decay, (1 + step) / (10 + step)) if warmup else ema_decay
     return optax.incremental_update(params, ema_params, 1 - decay)
 
