@@ -65,5 +65,5 @@ def test_each_branch_of_guidance_corrects_the_blend_of_its_given_frames(scales):
 
 
 def test_blend_std_needs_x_start():
-    with pytest.raises(UserError, match="blend_std=0.3 needs prediction=x_start, got prediction=eps"):
+    with pytest.raises(UserError, match=r"blend_std=0\.3 needs prediction=x_start, got prediction=eps"):
         make_diffusion(blend_std=0.3)

@@ -91,8 +91,8 @@ def generate(
       The samples (B, F, h, w, C), equal to `clean` where mask = 0.
 
     Raises:
-      UserError: arrays of another shape or type, an unknown sampler, `repaint` for a model with `blend_std`, an option of
-        another sampler or out of range, or unknown labels. Values that are traced are not checked.
+      UserError: arrays of another shape or type, an unknown sampler, `repaint` for a model with `blend_std`, an
+        option of another sampler or out of range, or unknown labels. Values that are traced are not checked.
     """
     arguments = (model, params, diffusion, clean, mask, keys, sampler, labels, guidance_interval)
     return _generate(_request(*arguments, **options))
