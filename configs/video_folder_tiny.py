@@ -2,8 +2,8 @@
 
     python train.py --config=configs/video_folder_tiny.py --config.data.path=FOLDER
 
-16 frames of 32x32. The network corrects the linear blend of the given frames (`blend_std`), so that tasks with given frames
-look right within minutes; generation from nothing needs far more training. Optimizer: Muon.
+16 frames of 32x32. The network corrects the linear blend of the given frames (`blend_std`), so that tasks with given
+frames look right within minutes; generation from nothing needs far more training. Optimizer: Muon.
 """
 
 from typing import Any
