@@ -2,8 +2,8 @@
 
     python train.py --config=configs/video_folder_tiny.py --config.data.path=FOLDER
 
-16 frames of 32x32. The network corrects the linear blend of the given frames (`blend_std`), so that tasks with given
-frames look right within minutes; generation from nothing needs far more training. Optimizer: Muon.
+16 frames of 32x32. What is diffused is the difference from the linear blend of the given frames (`residual`), so that
+tasks with given frames look right within minutes; generation from nothing needs far more training. Optimizer: Muon.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
         remat="none",
     )
     config.diffusion.update(noise_schedule="cosine", prediction="x_start", loss_on="v", clip_denoised=True)
-    config.diffusion.update(min_snr_gamma=5.0, blend_std=0.25)
+    config.diffusion.update(min_snr_gamma=5.0, residual=True)
     config.data.update(name="video_folder", path="", stride=1, hop=4)
     config.optimizer.name = "muon"
     config.learning_rate.update(peak=4e-3, warmup_steps=50, decay="tail")

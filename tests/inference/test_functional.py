@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vdt_jax.diffusion.blend import linear_blend
 from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.diffusion.masks import TASKS
 from vdt_jax.diffusion.samplers import SAMPLERS
@@ -41,6 +42,18 @@ def test_every_task_keeps_what_is_given(params, task):
     given = np.broadcast_to(mask < 0.5, out.shape)
     np.testing.assert_array_equal(out[given], clean(2)[given])
     assert (out != clean(2))[~given].all() and (~given).any()
+
+
+@pytest.mark.parametrize("sample", [generate, generate_on_devices])
+def test_samples_of_residuals_are_the_blend_plus_those_residuals(params, sample):
+    """The network gets the same inputs with and without `residual`, so it makes the same residuals."""
+    mask = np.ones((2, *MODEL.video_shape[:3], 1), np.float32)
+    mask[:, [0, 3]] = 0
+    residual, plain = (
+        np.asarray(sample(MODEL, params, diffusion, clean(2), mask, sample_keys(0, range(2))))
+        for diffusion in (make_diffusion(timestep_respacing="3", residual=True), DIFFUSION)
+    )
+    np.testing.assert_allclose(residual - plain, linear_blend(clean(2), mask) * mask, atol=1e-4)
 
 
 def test_samples_are_numbered_not_batched(params):
@@ -89,9 +102,10 @@ def test_names_and_numbers_that_do_not_exist(params):
     fail(refused, lower_order_final=True)
     fail("given_noise must be <= 1, got 2", given_noise=2)
     fail("given_noise=0.1 is for sampler ddpm or .* not repaint: leave it out", sampler="repaint", given_noise=0.1)
-    with pytest.raises(UserError, match=r"repaint gives the network no clean frames.* one of ddpm, ddim"):
-        correcting = make_diffusion(prediction="x_start", blend_std=0.3)
-        generate(MODEL, params, correcting, clean(1), everything, keys, sampler="repaint")
+    residual = make_diffusion(residual=True)
+    for options in ({"sampler": "repaint"}, {"mask_guidance": 2.0}):
+        with pytest.raises(UserError, match=r"leave out mask_guidance, and choose one of ddim, ddpm"):
+            generate(MODEL, params, residual, clean(1), everything, keys, **options)
     fail("0 <= LOW < HIGH, such as 0.3,3, got 3,0.3", mask_guidance=2.0, guidance_interval=(3.0, 0.3))
     fail("guidance_interval limits a guidance, and none is given", guidance_interval=(0.3, 3.0))
 

@@ -69,9 +69,7 @@ class DiffusionOptions:
     min_snr_gamma: float | None = option(None, "Limit of the loss weight of a noise level, e.g. 5.", above=0)
     clip_denoised: bool = option(False, "Clip predictions of x_start to [-1, 1]: for pixels.")
     zero_terminal_snr: bool = option(False, "Rescale the schedule to end in pure noise; for v and x_start.")
-    blend_std: float | None = option(
-        None, "The network corrects the blend of the given frames; expected distance from it, e.g. 0.25.", above=0
-    )
+    residual: bool = option(False, "Diffuse the difference from the linear blend of the given frames.")
 
 
 def network_of(values: Mapping[str, Any]) -> VDT:

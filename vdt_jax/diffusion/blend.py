@@ -1,4 +1,4 @@
-"""Linear blending of the given frames: a baseline of the evaluation, and what networks with `blend_std` correct."""
+"""Linear blending of the given frames: a baseline of the evaluation, and what a residual diffusion starts from."""
 
 import jax
 import jax.numpy as jnp

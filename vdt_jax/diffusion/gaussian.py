@@ -65,9 +65,9 @@ class GaussianDiffusion:
       min_snr_gamma: upper limit of the weight on x_start that `loss_on` implies: SNR for eps (Hang et al. 2023, arXiv
         2303.09556), 1 / sigma^2 for v (SNR + 1 where alpha^2 + sigma^2 = 1), 1 for x_start.
       clip_denoised: whether samplers clip their estimates of x_0 to [-1, 1]: right for pixels, not for latents.
-      blend_std: makes the network estimate a correction, only with the prediction `x_start`: x_0 minus its mean given
-        x_t if it were normal with this standard deviation about the linear blend of the given frames (`linear_blend`).
-        None: the network estimates x_0 itself.
+      residual: whether generated positions hold x_0 minus the linear blend of the given frames (`linear_blend`) in the
+        place of x_0: what is noised, and what the network estimates. The given positions hold x_0 itself, so the
+        network can tell them apart at every noise level.
     """
 
     schedule: NoiseSchedule
@@ -76,7 +76,7 @@ class GaussianDiffusion:
     loss_on: str | None = None
     min_snr_gamma: float | None = None
     clip_denoised: bool = False
-    blend_std: float | None = None
+    residual: bool = False
 
     def __post_init__(self):
         for name, value in (("prediction", self.prediction), ("loss_on", self.loss_on or self.prediction)):
@@ -87,8 +87,6 @@ class GaussianDiffusion:
                 "prediction must be v or x_start with rectified_flow or zero_terminal_snr, got 'eps', which does not "
                 "determine x_start in pure noise"
             )
-        if self.blend_std is not None and self.prediction != "x_start":
-            raise UserError(f"blend_std={self.blend_std} needs prediction=x_start, got prediction={self.prediction}")
 
     def q_sample(self, x_start: Video, steps: StepIndices, noise: Video) -> Video:
         """x_t of (1)."""
@@ -107,29 +105,6 @@ class GaussianDiffusion:
         if self.prediction == "v":
             return at(schedule.v_noise, steps) * x_t - at(schedule.sigma, steps) * prediction
         return at(1 / schedule.alpha, steps) * x_t - at(schedule.sigma / schedule.alpha, steps) * prediction
-
-    def add_blend(
-        self,
-        model_output: ModelOutput,
-        x_t: Video,
-        clean: Video,
-        mask: Mask,
-        steps: StepIndices,
-        weight: jax.Array | float | int = 1,
-    ) -> ModelOutput:
-        """The output of a network of corrections (`blend_std`) as an estimate of x_0; any other output unchanged.
-
-        If x_0 is normal about `weight` times the blend, with standard deviation s, its mean given x_t is
-        (1 - gain alpha) weight blend + gain x_t with gain = alpha s^2 / (alpha^2 s^2 + sigma^2): the blend in pure
-        noise, and x_t / alpha where there is none, as the skip connection of EDM (Karras et al. 2022, arXiv 2206.00364,
-        table 1) is about 0.
-        """
-        if self.blend_std is None:
-            return model_output
-        alpha, sigma = at(self.schedule.alpha, steps), at(self.schedule.sigma, steps)
-        gain = alpha * self.blend_std**2 / ((alpha * self.blend_std) ** 2 + sigma**2)
-        mean = (1 - gain * alpha) * weight * linear_blend(clean, mask) + gain * x_t
-        return model_output.at[..., : clean.shape[-1]].add(mean)
 
     def p_mean_variance(
         self, model_output: ModelOutput, x_t: Video, steps: StepIndices, clip: bool = False
@@ -196,13 +171,14 @@ class GaussianDiffusion:
         """
         if loss not in LOSSES:
             raise UserError(f"loss must be one of {', '.join(LOSSES)}, got '{loss}'")
+        if self.residual:
+            x_start = apply_mask(mask, x_start - linear_blend(x_start, mask), x_start)
         everywhere = tuple(range(1, x_start.ndim))
         share = mask / jnp.maximum(mask.mean(everywhere, keepdims=True), 1 / mask[0].size)
         x_t = self.q_sample(x_start, steps, noise)
         timesteps = jnp.asarray(self.schedule.timestep_map)[steps]
         given = x_start if given_noise is None else x_start + given_noise[:, None, None, None, None] * noise
         model_output = denoise_fn(apply_mask(mask, x_t, given), timesteps)
-        model_output = self.add_blend(model_output, x_t, x_start, mask, steps)
 
         prediction = model_output[..., : x_start.shape[-1]]
         square = at(self._loss_weight, steps) * (self._target(x_start, steps, noise) - prediction) ** 2
@@ -237,7 +213,7 @@ def make_diffusion(
     min_snr_gamma: float | None = None,
     clip_denoised: bool = False,
     zero_terminal_snr: bool = False,
-    blend_std: float | None = None,
+    residual: bool = False,
 ) -> GaussianDiffusion:
     """A GaussianDiffusion from plain values: the `diffusion` section of a config.
 
@@ -245,7 +221,7 @@ def make_diffusion(
     `make_schedule` for the arguments.
     """
     schedule = make_schedule(noise_schedule, num_diffusion_timesteps, timestep_respacing, zero_terminal_snr)
-    return GaussianDiffusion(schedule, prediction, learn_sigma, loss_on, min_snr_gamma, clip_denoised, blend_std)
+    return GaussianDiffusion(schedule, prediction, learn_sigma, loss_on, min_snr_gamma, clip_denoised, residual)
 
 
 def normal_kl(mean1: Values, log_variance1: Values, mean2: Values, log_variance2: Values) -> Values:

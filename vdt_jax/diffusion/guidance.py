@@ -53,11 +53,8 @@ def guide(
     def network_input(x_t: Video) -> Video:
         return x_t if given_noise is None else apply_mask(mask, x_t, clean + given_noise * noise)
 
-    def as_estimate(output: Any, x_t: Video, timesteps: Int[Array, " b"], weight: Any = 1) -> Any:
-        return diffusion.add_blend(output, x_t, clean, mask, jnp.searchsorted(timestep_map, timesteps), weight)
-
     def plain(x_t: Video, timesteps: Int[Array, " b"]) -> Float[Array, "b f h w out"]:
-        return as_estimate(network(network_input(x_t), timesteps, labels), x_t, timesteps)
+        return network(network_input(x_t), timesteps, labels)
 
     def guided(x_t: Video, timesteps: Int[Array, " b"]) -> Float[Array, "b f h w out"]:
         branches = [(network_input(x_t), labels)]
@@ -74,9 +71,7 @@ def guide(
         output = full[..., :channels]
         for branch, scale in enumerate(scales, 1):
             output += (scale - 1) * (full[..., :channels] - outputs[:, branch, ..., :channels])
-        output = jnp.concatenate([output, full[..., channels:]], axis=-1)
-        # The branch with nothing given has no blend, so the formula above scales the blend of the others.
-        return as_estimate(output, x_t, timesteps, 1 if mask_guidance is None else mask_guidance)
+        return jnp.concatenate([output, full[..., channels:]], axis=-1)
 
     if guidance_interval is None:
         return guided

@@ -18,9 +18,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from vdt_jax.diffusion.blend import linear_blend
 from vdt_jax.diffusion.gaussian import GaussianDiffusion
 from vdt_jax.diffusion.guidance import check_guidance_interval, guide
-from vdt_jax.diffusion.masks import task_mask
+from vdt_jax.diffusion.masks import apply_mask, task_mask
 from vdt_jax.diffusion.samplers import SAMPLERS, Problem, Steps, sample_noise, samples_of
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import VDT
@@ -91,8 +92,9 @@ def generate(
       The samples (B, F, h, w, C), equal to `clean` where mask = 0.
 
     Raises:
-      UserError: arrays of another shape or type, an unknown sampler, `repaint` for a model with `blend_std`, an
-        option of another sampler or out of range, or unknown labels. Values that are traced are not checked.
+      UserError: arrays of another shape or type, an unknown sampler, `repaint` or `mask_guidance` for a diffusion of
+        residuals, an option of another sampler or out of range, or unknown labels. Values that are traced are not
+        checked.
     """
     arguments = (model, params, diffusion, clean, mask, keys, sampler, labels, guidance_interval)
     return _generate(_request(*arguments, **options))
@@ -118,7 +120,7 @@ def generate_on_devices(
         if on_steps is not None:
             jax.block_until_ready(state)
             on_steps(last - first)
-    samples = samples_of(state)
+    samples = _samples(request, state)
     if not samples.is_fully_addressable:
         samples = multihost_utils.process_allgather(samples, tiled=True)
     return np.asarray(samples)[: len(whole.keys)]
@@ -192,10 +194,10 @@ def _request(
     guidance, mask_guidance = options.pop("guidance", None), options.pop("mask_guidance", None)
     options = {name: value for name, value in options.items() if value is not None}
     _check_sampler(sampler, options)
-    if sampler == "repaint" and diffusion.blend_std is not None:
+    if diffusion.residual and (sampler == "repaint" or mask_guidance is not None):
         raise UserError(
-            "repaint gives the network no clean frames, which a model with blend_std needs: choose one of "
-            f"{', '.join(name for name in SAMPLERS if name != sampler)}"
+            "sampler=repaint and mask_guidance call the network without the given frames, from which a residual model's "
+            f"blend is made: leave out mask_guidance, and choose one of {', '.join(sorted(set(SAMPLERS) - {'repaint'}))}"
         )
     if guidance_interval is not None and all(map(_known, guidance_interval)):
         check_guidance_interval(guidance_interval, guidance, mask_guidance)
@@ -279,10 +281,23 @@ def _mesh_of(params: PyTree) -> Mesh:
     return Mesh(np.array(ordered), ("samples",), axis_types=(AxisType.Auto,))
 
 
+def _samples(request: _Request, state: PyTree) -> Float[Array, "b f h w c"]:
+    """The samples in the state after the last step."""
+    samples = samples_of(state)
+    return _add_blend(request, samples) if request.diffusion.residual else samples
+
+
+@jax.jit
+def _add_blend(request: _Request, residuals: Any) -> Float[Array, "b f h w c"]:
+    mask = jnp.asarray(request.mask)
+    samples = apply_mask(mask, residuals + linear_blend(jnp.asarray(request.clean), mask), residuals)
+    return jnp.clip(samples, -1, 1) if request.diffusion.clip_denoised else samples
+
+
 @jax.jit
 def _generate(request: _Request) -> Float[Array, "b f h w c"]:
     state, step = request.steps()
-    return samples_of(jax.lax.fori_loop(0, len(request.diffusion.schedule), step, state))
+    return _samples(request, jax.lax.fori_loop(0, len(request.diffusion.schedule), step, state))
 
 
 @jax.jit
