@@ -40,6 +40,7 @@ class Row(NamedTuple):
     fits: bool = True
     grad_accum: int = 1
     most: float | None = None  # GiB, if less than the chip has
+    model: str = "VDT-L/2"
 
 
 # v5e has 16 GiB a chip, v6e 32, v5p 95.
@@ -49,7 +50,7 @@ ROWS = (
     Row("v5p:8x8x4", 1, 4, "matmuls"),
     Row("v5e:4x4", 16, 1, "full"),  # a sixteenth of the pod: the same memory
     Row("v5e:16x16", 1, 4, "full", fits=False),  # pure data parallelism: the state alone is 13 GiB
-    # configs/sky_timelapse.py:24gb, for one GPU: counted for one larger chip, for want of a GPU's compiler.
+    # configs/sky_timelapse.py:24gb, for one GPU: counted for one larger chip; gpu_check counts it for a GPU.
     Row("v6e:1x1", 1, 32, "full", grad_accum=32, most=24.0),
 )
 TINY = dict(depth=2, hidden_size=256, patch_size=2, num_heads=4)
@@ -73,12 +74,13 @@ def census(program: str) -> tuple[dict[str, int], int]:
     return dict(sorted(found.items())), largest
 
 
-def compile_row(row: Row, sizes: dict) -> dict:
+def compile_row(row: Row) -> dict:
     """Compiles one program: memory per chip in GiB, collectives, seconds; or `error` if it does not fit."""
     start = time.monotonic()
     alone = {"chips_per_host_bounds": [1, 1, 1]} if row.topology.endswith(":1x1") else {}
     devices = topologies.get_topology_desc(platform="tpu", topology_name=row.topology, **alone).devices
     mesh = make_mesh(devices=devices, fsdp=row.fsdp)
+    sizes: dict = TINY if row.model == "tiny" else VDT_VARIANTS[row.model]
     model = VDT(**sizes, input_size=32, num_frames=16, in_channels=4, dtype="bfloat16", remat=row.remat)
     lowered = lowered_train_step(model, mesh, row.batch_per_chip, row.grad_accum)
     found = {"chips": mesh.size, "batch": row.batch_per_chip * mesh.size}
@@ -124,9 +126,8 @@ def problems(found: list[dict]) -> list[str]:
 
 
 def main(_: object) -> None:
-    sizes = TINY if _MODEL.value == "tiny" else VDT_VARIANTS[_MODEL.value]
     rows = [row for row in ROWS if _ROWS.value is None or f"{row.topology}/{row.fsdp}" in _ROWS.value]
-    found = compiled_rows(rows, lambda row: compile_row(row, sizes), _OUTPUT.value)
+    found = compiled_rows([row._replace(model=_MODEL.value) for row in rows], compile_row, _OUTPUT.value)
     for problem in (wrong := problems(found)):
         print("error:", problem, file=sys.stderr)
     sys.exit(bool(wrong))

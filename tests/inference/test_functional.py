@@ -53,7 +53,8 @@ def test_samples_of_residuals_are_the_blend_plus_those_residuals(params, sample)
         np.asarray(sample(MODEL, params, diffusion, clean(2), mask, sample_keys(0, range(2))))
         for diffusion in (make_diffusion(timestep_respacing="3", residual=True), DIFFUSION)
     )
-    np.testing.assert_allclose(residual - plain, linear_blend(clean(2), mask) * mask, atol=1e-4)
+    blend = linear_blend(jnp.asarray(clean(2)), jnp.asarray(mask))
+    np.testing.assert_allclose(residual - plain, blend * mask, atol=1e-4)
 
 
 def test_samples_are_numbered_not_batched(params):

@@ -41,6 +41,16 @@ def test_gelu_is_the_plain_one():
     np.testing.assert_allclose(jax.grad(lambda x: gelu(x).sum())(jnp.array(x)), exact, atol=1e-5)
 
 
+def test_a_loop_over_a_layer_with_a_bfloat16_kernel_has_a_gradient():
+    """As that of a sample with respect to the parameters."""
+    rows, kernel, bias = jnp.ones((4, 2), jnp.bfloat16), jnp.ones((2, 2), jnp.bfloat16), jnp.zeros(2)
+
+    def total(kernel):
+        return jax.lax.scan(lambda x, _: (linear(x, kernel, bias)[0], None), rows, length=2)[0].sum()
+
+    np.testing.assert_array_equal(jax.grad(total)(kernel), jnp.full((2, 2), 16, jnp.bfloat16))
+
+
 def test_gradients_of_a_bfloat16_layer_are_summed_in_float32():
     """Sums over 4,095 rows, which need more than the eight bits of a bfloat16."""
     rows = jnp.full((4095, 2), 2.0**-9, jnp.bfloat16)

@@ -19,7 +19,7 @@ LINEAR = "linear"  # the name of what linear layers return, bias included, for t
 def linear(
     x: Float[Array, "rows features"], kernel: Float[Array, "features out"], bias: Float[Array, " out"], parts: int = 1
 ) -> tuple[Float[Array, "rows part"], ...]:
-    """x @ kernel + bias in the dtype of x, in equal parts of the columns; the gradients of kernel and bias are float32.
+    """x @ kernel + bias in the dtype of x, in equal parts of the columns; parameter gradients are summed in float32.
 
     The parts are products of their own, but the gradient is one product: that of a kernel sharded by FSDP then needs no
     all-to-all.
@@ -41,7 +41,8 @@ def _linear_backward(parts: int, kept: Any, gradients: Any) -> Any:
     x, kernel = kept
     gradient = jnp.concatenate(gradients, axis=1)
     to_kernel = jax.lax.dot_general(x, gradient, (((0,), (0,)), ((), ())), preferred_element_type=jnp.float32)
-    return gradient @ kernel.astype(x.dtype).T, to_kernel, gradient.sum(0, dtype=jnp.float32)
+    # In sampling kernels are cast once before the loop over steps: their gradient has that dtype, or the loop fails.
+    return gradient @ kernel.astype(x.dtype).T, to_kernel.astype(kernel.dtype), gradient.sum(0, dtype=jnp.float32)
 
 
 _linear.defvjp(_linear_forward, _linear_backward)
