@@ -196,8 +196,8 @@ def _request(
     _check_sampler(sampler, options)
     if diffusion.residual and (sampler == "repaint" or mask_guidance is not None):
         raise UserError(
-            "sampler=repaint and mask_guidance call the network without the given frames, from which a residual model's "
-            f"blend is made: leave out mask_guidance, and choose one of {', '.join(sorted(set(SAMPLERS) - {'repaint'}))}"
+            "sampler=repaint and mask_guidance hide the given frames, from which a residual model's blend is made: "
+            f"leave out mask_guidance, and choose one of {', '.join(sorted(set(SAMPLERS) - {'repaint'}))}"
         )
     if guidance_interval is not None and all(map(_known, guidance_interval)):
         check_guidance_interval(guidance_interval, guidance, mask_guidance)
