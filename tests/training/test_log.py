@@ -8,6 +8,7 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -123,6 +124,23 @@ def test_a_tracker_that_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="tracker=wandb needs the package wandb: pip install wandb"):
         RunLog(tmp_path, 0, 10, tracker="wandb")
+
+
+def test_a_tracker_that_fails_costs_the_tracker_not_the_training(tmp_path, monkeypatch, caplog):
+    calls = []
+
+    def log_metrics(values, step):
+        calls.append(step)
+        raise OSError("no route to host")
+
+    run = types.SimpleNamespace(log=log_metrics, finish=lambda: calls.append("finished"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setitem(sys.modules, "trackio", types.SimpleNamespace(init=lambda **settings: run))
+    with RunLog(tmp_path, 0, 10, tracker="trackio") as run_log:
+        for step in (1, 2):
+            run_log.metrics(step, {"loss": 1.0})
+    assert calls == [1] and steps(tmp_path) == [1, 2]
+    assert "tracker=trackio failed, and gets nothing more of this training: no route to host" in caplog.text
 
 
 # What train.py does, killed after step 6 and resumed from a checkpoint of step 4.

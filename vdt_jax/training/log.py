@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import logging
 import os
 import re
 import secrets
@@ -21,6 +22,8 @@ from tqdm import tqdm
 
 from vdt_jax.errors import UserError
 from vdt_jax.files import atomic_write, writing
+
+logger = logging.getLogger(__name__)
 
 TRACKERS = ("wandb", "trackio")
 
@@ -190,14 +193,26 @@ class HostedTracker:
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         if step > self._logged:
-            self._run.log(dict(values), step=step)
+            self._call(lambda run: run.log(dict(values), step=step))
 
     def pictures(self, step: int, paths: Mapping[str, Path]) -> None:
         if step > self._logged:
-            self._run.log({name: self._module.Video(str(path)) for name, path in paths.items()}, step=step)
+            self._call(
+                lambda run: run.log({name: self._module.Video(str(path)) for name, path in paths.items()}, step=step)
+            )
 
     def close(self, failed: bool) -> None:
-        self._run.finish(**({"exit_code": int(failed)} if self._name == "wandb" else {}))
+        self._call(lambda run: run.finish(**({"exit_code": int(failed)} if self._name == "wandb" else {})))
+
+    def _call(self, function: Callable[[Any], object]) -> None:
+        """Calls the run of the tracker; where that fails, the training continues without the tracker."""
+        if self._run is None:
+            return
+        try:
+            function(self._run)
+        except Exception as error:  # of the network, the login or the disk, of many kinds
+            logger.warning("tracker=%s failed, and gets nothing more of this training: %s", self._name, error)
+            self._run = None
 
 
 def _check_login(wandb: Any) -> None:
