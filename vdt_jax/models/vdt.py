@@ -405,7 +405,8 @@ class AffineNorm(nn.Module):
     def __call__(self, x: Float[Array, "b f n d"]) -> Float[Array, "b f n d"]:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        return layer_norm(x, scale[None, None, None], bias[None, None, None], 1e-5)
+        scale, bias = (jnp.asarray(leaf)[None, None, None] for leaf in (scale, bias))
+        return layer_norm(x, scale, bias, 1e-5)
 
 
 class Linear(nn.Module):
@@ -424,7 +425,8 @@ class Linear(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
-        outs = tuple(out.reshape(*x.shape[:-1], -1) for out in linear(rows, kernel, bias, self.parts))
+        outs = linear(rows, jnp.asarray(kernel), jnp.asarray(bias), self.parts)
+        outs = tuple(out.reshape(*x.shape[:-1], -1) for out in outs)
         return outs if self.parts > 1 else outs[0]
 
 
