@@ -70,14 +70,21 @@ def test_who_does_not_come_is_named(address, monkeypatch):
 
 
 def test_who_ends_while_it_waits_is_named(address):
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(outcomes, address, (4, 0), (4, 2))
+    def come(place):
         while True:
-            with contextlib.suppress(ConnectionError), socket.create_connection(address.split(":")) as call:
-                call.sendall(b"[1, 4]\n")
+            with contextlib.suppress(ConnectionError):
+                call = socket.create_connection(address.split(":"))
+                call.sendall(place)
                 assert call.recv(9) == b"wait\n"
-                break
-        assert first.result() == [f"process 1 has ended before 3 came; {RESUME}"] * 2
+                return call
+
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(outcomes, address, (4, 0))
+        with come(b"[2, 4]\n") as waits:
+            come(b"[1, 4]\n").close()
+            message = f"process 1 has ended before 3 came; {RESUME}"
+            assert first.result() == [message]
+            assert message in waits.recv(200).decode()
 
 
 def test_the_end_of_the_first_is_noticed_while_the_others_wait(address):
