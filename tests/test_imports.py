@@ -1,6 +1,8 @@
 """The layers of the package, read from its imports: they point down only; and what the start of a script imports."""
 
 import ast
+import importlib
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -78,3 +80,18 @@ def test_the_start_of_sampling_imports_only_what_it_needs():
     command = [sys.executable, "-c", "import sys, sample, vdt_jax.inference.requests; print(*sys.modules)"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert {name.partition(".")[0] for name in run.stdout.split()} & LATE == set()
+
+
+def test_scripts_and_tests_import_names_that_exist():
+    """Also those that no quick test runs: tests/torture, benchmarks, the study."""
+    paths = [
+        path for folder in (".", "benchmarks", "configs", "study", "tests/**") for path in ROOT.glob(f"{folder}/*.py")
+    ]
+    assert len(paths) > 100
+    wanted = {name for path in paths for name in imports(path) if name.startswith("vdt_jax.")}
+
+    def exists(name: str) -> bool:
+        module, _, attribute = name.rpartition(".")
+        return hasattr(importlib.import_module(module), attribute) or importlib.util.find_spec(name) is not None
+
+    assert not [name for name in sorted(wanted) if not exists(name)]

@@ -32,7 +32,7 @@ from helpers import forked  # noqa: E402
 from torture.kills import TINY, ended  # noqa: E402
 
 import train  # noqa: E402
-from vdt_jax.checkpoints import Checkpoints  # noqa: E402
+from vdt_jax.checkpoints.manager import Checkpoints  # noqa: E402
 from vdt_jax.checkpoints.manifest import damage, finished_steps  # noqa: E402
 from vdt_jax.distributed import processes  # noqa: E402
 from vdt_jax.distributed.gather import COORDINATOR  # noqa: E402
