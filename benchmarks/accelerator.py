@@ -27,6 +27,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from json_lines import append_line, read_lines
+
 PARTS = {
     1: "goldens, and a first figure of each kind",
     2: "training steps of VDT-L/2",
@@ -35,7 +37,6 @@ PARTS = {
     5: "the official code (--official)",
     6: "one training step by group of kernels",
 }
-ATTENTION = ("xla", "cudnn")  # of model.attention; cuDNN's runs on NVIDIA GPUs only
 TRAINING = {  # batch sizes and rematerialisation
     "VDT-L/2": ((8, "matmuls"), (8, "full"), (16, "full"), (32, "full")),
     "VDT-S/2": ((8, "matmuls"), (64, "matmuls"), (64, "none"), (64, "full"), (128, "matmuls")),
@@ -48,7 +49,7 @@ sys.path.insert(0, str(_ROOT))
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One row: what it is called in its table, and the function of JOBS with its arguments."""
+    """One row: what it is called in its table, and the function of rows.ROWS with its arguments."""
 
     part: int
     what: str
@@ -58,9 +59,6 @@ class Job:
 
 def main() -> None:
     parser, arguments = parse()
-    if arguments.job:
-        print(json.dumps(run_job(json.loads(arguments.job))))
-        return
     if arguments.official and not (Path(arguments.official) / "models.py").is_file():
         parser.error(f"--official must be a clone of github.com/RERV/VDT, with models.py, got {arguments.official}")
     if arguments.limit < 2 * _LEAST_SECONDS:
@@ -92,58 +90,40 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     add("--workdir", help="Of --learn: where it trains; default: runs/accelerator_<recipe>.")
     add("--train_flag", action="append", default=[], help="Of --learn: a flag of train.py; repeat it for others.")
     add("--join", help="Of --learn: a folder of returned weights; writes the model folder OUTPUT/model.")
-    add("--job", help=argparse.SUPPRESS)  # a row, as JSON, in a process of its own
     return parser, parser.parse_args()
 
 
 def measure_all(arguments: argparse.Namespace, output: Path, deadline: float) -> None:
     """Runs the jobs that have no row yet, until the deadline, and writes the tables."""
     path = output / "rows.jsonl"
-    path.touch()
     kinds = run_child(Job(0, "where", "where", {}), deadline, arguments.tiny)
     print(", ".join(f"{name} {value}" for name, value in kinds.items()), flush=True)
     if "error" in kinds:
         sys.exit("error: no device can be used: see above")
-    done = {row["what"] for row in read_rows(path) if row["part"]}
-    with path.open("a") as file:
-        if not done:
-            write_row(file, {"part": 0, "what": "environment", **kinds})
-        left = [job for job in jobs(kinds["platform"], arguments.tiny, arguments.official) if job.what not in done]
-        left = [job for job in left if job.part in (arguments.part or PARTS)]
-        num_left = len(left)
-        while left and time.monotonic() < deadline - _LEAST_SECONDS:
-            row = run_child(left[0], deadline, arguments.tiny)
-            if row.get("error") == _OUT_OF_TIME and len(left) < num_left:
-                break  # the next call has all of its time for it
-            job = left.pop(0)
-            write_row(file, {"part": job.part, "what": job.what, **row})
-            print("  ".join(f"{name} {value}" for name, value in {"": job.what, **row}.items())[:400], flush=True)
-    text = tables(read_rows(path))
+    done = {row["what"] for row in read_lines(path) if row["part"]}
+    if not done:
+        append_line(path, {"part": 0, "what": "environment", **kinds})
+    left = [job for job in jobs(kinds["platform"], arguments.tiny, arguments.official) if job.what not in done]
+    left = [job for job in left if job.part in (arguments.part or PARTS)]
+    num_left = len(left)
+    while left and time.monotonic() < deadline - _LEAST_SECONDS:
+        row = run_child(left[0], deadline, arguments.tiny)
+        if row.get("error") == _OUT_OF_TIME and len(left) < num_left:
+            break  # the next call has all of its time for it
+        job = left.pop(0)
+        append_line(path, {"part": job.part, "what": job.what, **row})
+        print("  ".join(f"{name} {value}" for name, value in {"": job.what, **row}.items())[:400], flush=True)
+    text = tables(read_lines(path))
     (output / "tables.txt").write_text(text)
     print(text)
     if left:
         print(f"the time is up, {len(left)} rows are left, {left[0].what!r} is next: re-run the command")
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file; a line that a kill truncated is removed."""
-    text = path.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole)
-    return [json.loads(line) for line in whole.splitlines()]
-
-
-def write_row(file: Any, row: dict[str, Any]) -> None:
-    """Appends a row; it is on the disk when this returns."""
-    file.write(json.dumps(row) + "\n")
-    file.flush()
-    os.fsync(file.fileno())
-
-
 def run_child(job: Job, deadline: float, tiny: bool) -> dict[str, Any]:
     """The row of a job, computed in a process of its own, or its error."""
-    command = [sys.executable, __file__, f"--job={json.dumps({**vars(job), 'tiny': tiny})}"]
+    script = str(Path(__file__).parent / "rows.py")
+    command = [sys.executable, script, json.dumps({**vars(job), "tiny": tiny})]
     start = time.monotonic()
     # A group of its own, so that what the row started ends with it.
     run = subprocess.Popen(
@@ -172,13 +152,9 @@ def jobs(platform: str, tiny: bool, official: str | None) -> list[Job]:
     ]
 
 
-def attention_kinds(platform: str) -> Sequence[str | None]:
-    """Ways to compute attention on a platform; (None,) where the network has no such option."""
-    from vdt_jax.models.vdt import VDT
-
-    if "attention" not in {field.name for field in dataclasses.fields(VDT)}:
-        return (None,)
-    return tuple(kind for kind in ATTENTION if kind != "cudnn" or platform in ("gpu", "cuda"))
+def attention_kinds(platform: str) -> Sequence[str]:
+    """Ways to compute attention on a platform; cuDNN's runs on NVIDIA GPUs only."""
+    return ("xla", "cudnn") if platform in ("gpu", "cuda") else ("xla",)
 
 
 def first_jobs() -> list[Job]:
@@ -197,7 +173,7 @@ def training_jobs(platform: str) -> list[Job]:
     return [
         Job(
             part,
-            f"{name}, step, batch {size}, remat {remat}{f', attention {kind}' if kind else ''}",
+            f"{name}, step, batch {size}, remat {remat}, attention {kind}",
             "training",
             {"model": name, "batch_size": size, "remat": remat, "attention": kind},
         )
@@ -238,142 +214,6 @@ def official_jobs(official: str | None, tiny: bool) -> list[Job]:
         for work in (("forward",) if tiny else ("training", "sampling"))
         for mode in ("stock", "tf32", "compiled")
     ]
-
-
-def run_job(job: dict[str, Any]) -> dict[str, Any]:
-    """The row of a job, in this process."""
-    make_row = JOBS[job["kind"]]
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")  # before jax is imported
-    import jax
-
-    from vdt_jax.files import cache_folder
-
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
-    row = make_row(tiny=job["tiny"], **job["arguments"])
-    return {name: str(value) if isinstance(value, tuple) else value for name, value in row.items()}
-
-
-def where_row(tiny: bool) -> dict[str, Any]:
-    """The device and the versions."""
-    import jax
-    from measure import environment
-
-    packages = [name for name in ("flax", "optax", "orbax-checkpoint", "torch", "jax-cuda13-plugin") if installed(name)]
-    return environment(*packages) | {"platform": jax.devices()[0].platform, "networks": "tiny" if tiny else "real"}
-
-
-def installed(package: str) -> bool:
-    """Whether a package is installed, by the name of its distribution."""
-    from importlib import metadata
-
-    try:
-        metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
-
-
-def network(name: str, tiny: bool, dtype: str = "bfloat16", **options: Any) -> Any:
-    """A network of VDT_VARIANTS, or a tiny one; options that are None are left out."""
-    from vdt_jax.models.vdt import VDT, VDT_VARIANTS
-
-    options = {key: value for key, value in options.items() if value is not None}
-    sizes: Any = dict(input_size=8, num_frames=4, hidden_size=48, depth=2, num_heads=3) if tiny else VDT_VARIANTS[name]
-    return VDT(**sizes, dtype=dtype, **options)
-
-
-def goldens_row(tiny: bool, dtype: str, precision: str | None) -> dict[str, Any]:
-    """The largest differences from the numbers of the official code and of diffusers, relative to the largest value."""
-    import jax
-    import numpy as np
-
-    jax.config.update("jax_default_matmul_precision", precision)
-    sys.path.insert(0, str(_ROOT / "tests"))
-    import test_goldens
-
-    from vdt_jax.weights.autoencoder import load_autoencoder
-
-    model, params = test_goldens.load_tiny()
-    model = model.clone(dtype=dtype)
-    vae, weights = load_autoencoder(test_goldens.GOLDENS / "vae_tiny", dtype)
-    golden = {name: x.transpose(0, 2, 3, 1) for name, x in np.load(test_goldens.GOLDENS / "vae_tiny.npz").items()}
-    decoded: Any = vae.apply({"params": weights}, golden["z"], method="decode")
-    mean, _ = vae.apply({"params": weights}, golden["x"], method="encode")  # pyright: ignore[reportGeneralTypeIssues]
-    errors = {"forward": test_goldens.forward_error(model, params)}
-    errors["gradient norms"] = max(test_goldens.gradient_norm_errors(model, params).values())
-    for name, clip in (("sample", False), ("sample_clip", True)):
-        errors[name] = test_goldens.sampling_error(model, params, name, clip)
-    errors["encode"] = np.abs(np.asarray(mean) - golden["mean"]).max() / np.abs(golden["mean"]).max()
-    errors["decode"] = np.abs(np.asarray(decoded) - golden["decoded"]).max() / np.abs(golden["decoded"]).max()
-    return {name: f"{float(error):.1e}" for name, error in errors.items()}
-
-
-def training_row(tiny: bool, model: str, batch_size: int, remat: str = "matmuls", attention: str | None = None) -> Any:
-    import work
-
-    made = network(model, tiny, remat=remat, attention=attention)
-    return work.training_row(made, 2 if tiny else batch_size, repeats=2 if tiny else 10)
-
-
-def sampling_row(tiny: bool, model: str, batch_size: int, steps: int) -> Any:
-    import work
-
-    return work.sampling_row(network(model, tiny), 2 if tiny else batch_size, steps, "ddpm", 1 if tiny else 3)
-
-
-def video_row(tiny: bool, what: str, dtype: str, chunk: int) -> Any:
-    import work
-
-    from vdt_jax.models.autoencoder import AutoencoderKL
-
-    sizes: Any = dict(block_out_channels=(8, 16, 16), layers_per_block=1, norm_num_groups=4) if tiny else {}
-    vae = AutoencoderKL(**sizes, dtype=dtype)
-    return work.video_row(network("VDT-L/2", tiny), vae, what, chunk, 16, 1 if tiny else 5)
-
-
-def official_row(tiny: bool, official: str, model: str, mode: str, work: str, batch: int) -> dict[str, Any]:
-    """One row of benchmarks/compare_official.py, which runs both codes in one process."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        flags = [f"--official={official}", f"--model={model}", f"--mode={mode}", f"--work={work}"]
-        flags += [f"--batch_size={batch}", f"--repeats={1 if tiny else 5}", f"--output={folder}/report.json"]
-        script = str(Path(__file__).parent / "compare_official.py")
-        paths = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-        command, environ = [sys.executable, script, *flags], os.environ | {"PYTHONPATH": paths}
-        run = subprocess.run(command, capture_output=True, text=True, env=environ)
-        if run.returncode:
-            sys.exit(run.stderr.strip().splitlines()[-1])
-        (row,) = json.loads(Path(folder, "report.json").read_text())["rows"]
-    texts = {name: "{:.4g} s ({:.4g} to {:.4g})".format(*row[name]) for name in ("official", "ours")}
-    return texts | {name: row[name] for name in ("official / ours", "outputs differ by")}
-
-
-def profile_row(tiny: bool, model: str, batch_size: int, attention: str | None) -> dict[str, Any]:
-    """Milliseconds of each group of kernels in a training step, and the longest kernels."""
-    import kernels
-    import work
-
-    found = []
-    made = network(model, tiny, remat="matmuls", attention=attention)
-    row = work.training_row(made, 2 if tiny else batch_size, 3, lambda one: found.append(kernels.kernel_seconds(one)))
-    (seconds,) = found
-    total = sum(seconds.values())
-    groups = {group: f"{1e3 * s:.3g} ms, {s / total:.0%}" for group, s in kernels.by_group(seconds)}
-    longest = {f"{name[:60]}": f"{1e3 * s:.3g} ms" for name, s in seconds.most_common(25)}
-    return {"step": row["time"], "in kernels": f"{1e3 * total:.4g} ms", **groups, "longest": longest}
-
-
-JOBS: dict[str, Any] = {
-    "where": where_row,
-    "goldens": goldens_row,
-    "training": training_row,
-    "sampling": sampling_row,
-    "video": video_row,
-    "official": official_row,
-    "profile": profile_row,
-}
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> str:

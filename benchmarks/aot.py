@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from json_lines import append_line, read_lines
 
 from vdt_jax.diffusion.gaussian import make_diffusion
 from vdt_jax.distributed.mesh import batch_sharding, gather_whole, replicated, state_shardings, with_shardings
@@ -43,7 +44,7 @@ def compiled_rows(rows: Iterable[Any], compile_row: Callable[[Any], dict], outpu
     Rows that `output` already has are not compiled again.
     """
     path = Path(output) if output else None
-    kept = [json.loads(line) for line in path.read_text().splitlines()] if path and path.is_file() else []
+    kept = read_lines(path) if path else []
     found = []
     for row in rows:
         wanted = json.loads(json.dumps(row._asdict()))
@@ -51,7 +52,5 @@ def compiled_rows(rows: Iterable[Any], compile_row: Callable[[Any], dict], outpu
         found.append(done or row._asdict() | compile_row(row))
         print(json.dumps(found[-1]), flush=True)
         if path and not done:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with path.open("a") as file:
-                file.write(json.dumps(found[-1]) + "\n")
+            append_line(path, found[-1])
     return found

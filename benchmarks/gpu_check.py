@@ -64,7 +64,7 @@ class Row(NamedTuple):
     grad_accum: int = 1
     attention: str = "cudnn"
     unroll: int = 1
-    most: float = 74.0  # GiB: an H100 has 79.1, and jax takes three quarters of them or what it is told
+    most: float = 74.0  # GiB of 79.1; jax takes 59 unless XLA_PYTHON_CLIENT_MEM_FRACTION is raised
 
 
 ROWS = (

@@ -13,6 +13,7 @@ bfloat16), config.json, metrics.jsonl, table.txt and pictures.png.
 import argparse
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from json_lines import read_lines
 
 PART_BYTES = 16 << 20
 ENDING = 120.0  # seconds of the last call that are kept for validation, pictures, and writing the weights
@@ -83,8 +85,7 @@ def reachable(workdir: Path, seconds: float) -> int:
 
     Without a logged rate, as in a single call, it is out of reach: the learning rate then does not decay.
     """
-    metrics = workdir / "metrics.jsonl"
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+    lines = read_lines(workdir / "metrics.jsonl")
     rates = [line["steps_per_second"] for line in lines if "steps_per_second" in line]
     if not rates:
         return _OUT_OF_REACH
@@ -110,17 +111,15 @@ def export(workdir: Path, output: Path) -> None:
     for number, first in enumerate(range(0, len(data), PART_BYTES)):
         (output / f"weights_{number}").write_bytes(data[first : first + PART_BYTES])
     (output / "config.json").write_text(json.dumps(load_config(workdir), indent=2) + "\n")
-    metrics = (workdir / "metrics.jsonl").read_text()
-    (output / "metrics.jsonl").write_text(metrics)
-    (output / "table.txt").write_text(table(metrics))
+    shutil.copyfile(workdir / "metrics.jsonl", output / "metrics.jsonl")
+    (output / "table.txt").write_text(table(read_lines(workdir / "metrics.jsonl")))
     write_pictures(workdir, output / "pictures.png")
 
 
-def table(metrics: str) -> str:
+def table(lines: list[dict[str, Any]]) -> str:
     """The first, the middle and the last line of the metrics, a row for each value."""
     from vdt_jax.progress import table_text
 
-    lines = [json.loads(line) for line in metrics.splitlines()]
     chosen = [lines[0], lines[len(lines) // 2], lines[-1]]
     names = dict.fromkeys(name for line in chosen for name in line if name != "step")
     rows = [[name, *(f"{line[name]:.4g}" if name in line else "-" for line in chosen)] for name in names]

@@ -65,10 +65,10 @@ def test_what_a_job_started_ends_with_it(tmp_path, monkeypatch):
     """A script stands for the row; the process that it leaves behind holds a pipe open."""
     reading, writing = os.pipe()
     os.set_inheritable(writing, True)
-    script = tmp_path / "row.py"
+    script = tmp_path / "rows.py"
     quiet = f"pass_fds=[{writing}], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL"
     script.write_text(f"import subprocess\nsubprocess.Popen(['sleep', '100'], {quiet})\nprint('{{}}')\n")
-    monkeypatch.setattr(accelerator, "__file__", str(script))
+    monkeypatch.setattr(accelerator, "__file__", str(tmp_path / "accelerator.py"))
     popen = functools.partial(subprocess.Popen, close_fds=False)
     monkeypatch.setattr(accelerator.subprocess, "Popen", popen)
     assert "row took" in accelerator.run_child(accelerator.Job(5, "", "", {}), time.monotonic() + 60, True)

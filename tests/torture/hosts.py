@@ -9,7 +9,6 @@ no damaged checkpoint. Prints the seconds by phase.
 import contextlib
 import functools
 import itertools
-import json
 import os
 import random
 import signal
@@ -29,9 +28,10 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "tests"))
 from helpers import forked  # noqa: E402
-from torture.kills import TINY, ended  # noqa: E402
+from torture.kills import TINY, ended, run_on_cpu  # noqa: E402
 
 import train  # noqa: E402
+from benchmarks.json_lines import append_line, read_lines  # noqa: E402
 from vdt_jax.checkpoints.manager import Checkpoints  # noqa: E402
 from vdt_jax.checkpoints.manifest import damage, finished_steps  # noqa: E402
 from vdt_jax.distributed import processes  # noqa: E402
@@ -156,22 +156,18 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def torture(count: int, log: Path) -> list[dict[str, Any]]:
-    """Loses so many processes; results are appended to a file, and those that it has are not repeated."""
-    results = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    """Loses `count` processes; results are appended to a file, and those that it has are not repeated."""
+    results = read_lines(log)
     for number, case in list(enumerate(itertools.islice(itertools.cycle(cases()), count)))[len(results) :]:
         with tempfile.TemporaryDirectory() as folder:
             results.append(lose(*case, random.Random(number), Path(folder)))
-        with log.open("a") as file:
-            file.write(json.dumps(results[-1]) + "\n")
+        append_line(log, results[-1])
         print(number + 1, *case, problem(results[-1]) or f"{results[-1]['seconds']} s", flush=True)
     return results
 
 
 if __name__ == "__main__":
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{sys.prefix}/jax-cache")
-    jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    run_on_cpu()
     results = torture(int(sys.argv[1]), Path(sys.argv[2]))
     wrong = [f"{result['case']}: {found}" for result in results if (found := problem(result))]
     print("\n".join([table(results), *wrong, f"{len(results)} processes lost, {len(wrong)} times not as it should be"]))

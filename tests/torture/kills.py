@@ -155,7 +155,7 @@ def compare(a: Path, b: Path) -> None:
 
 
 def torture(kills: int, seed: int, folder: Path) -> Counter:
-    """Kills so often, over as many runs as that takes; raises where a run ends in other bits."""
+    """Kills runs until `kills` are done; raises where a run ends in other bits."""
     rng, outcomes = random.Random(seed), Counter()
     whole = folder / "whole"
     whole.parent.mkdir(parents=True, exist_ok=True)
@@ -182,10 +182,15 @@ def torture(kills: int, seed: int, folder: Path) -> Counter:
     return outcomes
 
 
-if __name__ == "__main__":
+def run_on_cpu() -> None:
+    """Makes this process and its children use the CPU and one compilation cache."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{sys.prefix}/jax-cache")
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+
+
+if __name__ == "__main__":
+    run_on_cpu()
     with tempfile.TemporaryDirectory() as name:
         torture(int(sys.argv[1]), int(sys.argv[2]), Path(name))

@@ -5,7 +5,6 @@
 Ends with 1 where a part failed; the file has the end of its output, and the next call runs it again.
 """
 
-import json
 import re
 import subprocess
 import sys
@@ -14,6 +13,9 @@ from collections import Counter
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
+sys.path.insert(0, str(TESTS.parent))
+from benchmarks.json_lines import append_line, read_lines  # noqa: E402
+
 SIZES = {"weights": 10_000, "folders": 1_000, "videos": 1_000, "damage": 500, "full": 100, "kills": 10}  # of a part
 ALL = {"weights": 100_000, "folders": 20_000, "videos": 10_000, "damage": 2_000, "full": 100}
 
@@ -38,9 +40,7 @@ def run(kind: str, number: int) -> dict:
 
 def main(log: Path, kills: int) -> int:
     """Runs the parts that are not done yet; the exit code."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    lines = log.read_text().splitlines() if log.exists() else []
-    good = [result for line in lines if not (result := json.loads(line))["code"]]
+    good = [result for result in read_lines(log) if not result["code"]]
     done, failed = {(result["kind"], result["number"]) for result in good}, []
     for kind, count in (ALL | {"kills": kills}).items():
         for number in range(-(-count // SIZES[kind])):
@@ -48,8 +48,7 @@ def main(log: Path, kills: int) -> int:
                 continue
             result = run(kind, number)
             (failed if result["code"] else good).append(result)
-            with log.open("a") as file:
-                file.write(json.dumps(result) + "\n")
+            append_line(log, result)
         found, ours = Counter(), [result for result in good if result["kind"] == kind]
         for result in ours:
             found.update(result["found"])

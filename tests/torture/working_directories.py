@@ -160,7 +160,7 @@ CASES = (
 
 
 def run_until(workdir: Path, steps: int, main: Callable[[Any], None]) -> int:
-    """Starts the run and stops it with SIGSTOP when a checkpoint of so many steps is finished; its process id."""
+    """Starts the run and stops it with SIGSTOP after its first checkpoint at or past `steps`; its process id."""
     from etils import epath
 
     child = start(workdir, main)
@@ -262,10 +262,7 @@ def torture(names: list[str], folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", f"{sys.prefix}/jax-cache")
-    kills.jax.config.update("jax_platforms", "cpu")
-    kills.jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    kills.run_on_cpu()
     with tempfile.TemporaryDirectory() as name:
         print(
             f"{torture(sys.argv[1:], Path(name))} working directories; every run ended with the bits of the whole one"
