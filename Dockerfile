@@ -7,7 +7,7 @@ FROM python:3.12-slim
 ARG EXTRAS="gpu,gcs"
 WORKDIR /vdt
 COPY . .
-RUN --mount=type=cache,target=/root/.cache/pip pip install --editable ".[$EXTRAS]" --constraint constraints.txt
+RUN pip install --no-cache-dir --editable ".[$EXTRAS]" --constraint constraints.txt
 
 ENTRYPOINT ["python"]
 CMD ["-m", "vdt_jax"]

@@ -64,7 +64,7 @@ def test_i3d_is_that_of_the_package_and_sees_a_bike():
 
 
 def shuffled(clips, span, rng):
-    """Frames in another order within each so many."""
+    """Frames shuffled within each group of `span` frames."""
     order = np.concatenate([start + rng.permutation(span) for start in range(0, clips.shape[1], span)])
     return clips[:, order]
 

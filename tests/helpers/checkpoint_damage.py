@@ -91,7 +91,7 @@ def damage_once(checkpoints: Path, step: int, other: int, rng: random.Random) ->
 
 
 def damaged_corpus(count: int, seed: int) -> Counter:
-    """Damages so many copies of two good checkpoints; raises for one that is not found out, or a false alarm."""
+    """Damages `count` copies of two good checkpoints; raises for one that is not found out, or a false alarm."""
     outcomes = Counter()
     with tempfile.TemporaryDirectory() as name:
         good = save_steps(Path(name) / "good", (1, 2))
@@ -125,7 +125,7 @@ def full_disk(places: int) -> Counter:
 
 
 def _save_with_room(disk: Path, pages: int) -> str:
-    """One save where so many pages of 4 KiB are free, and another when there is room again."""
+    """One save where `pages` pages of 4 KiB are free, and another when there is room again."""
     workdir, filler = disk / "run", disk / "filler"
     with logged() as said, Checkpoints(workdir, every=1) as checkpoints:
         checkpoints.save_and_wait(small_state(1))

@@ -1,7 +1,7 @@
 """One of two processes that make up a run on one machine: `python tests/helpers/two_processes.py PORT NUMBER WORKDIR`.
 
-Trains the model of test_training.py on eight devices, four each, with FSDP; saves half-way, restores, goes on. Prints
-the metrics of every step and a hash of the last parameters as one line of JSON.
+Trains a tiny model on eight devices, four each, with FSDP; saves half-way, restores and continues.
+Prints the metrics of every step and a hash of the last parameters as one line of JSON.
 """
 
 import hashlib

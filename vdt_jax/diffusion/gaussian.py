@@ -64,7 +64,8 @@ class GaussianDiffusion:
         predicts x_start with its loss on v needs no capacity for noise (Li and He 2025, arXiv 2511.13720).
       min_snr_gamma: upper limit of the weight on x_start that `loss_on` implies: SNR for eps (Hang et al. 2023, arXiv
         2303.09556), 1 / sigma^2 for v (SNR + 1 where alpha^2 + sigma^2 = 1), 1 for x_start.
-      clip_denoised: whether samplers clip their estimates of x_0 to [-1, 1]: right for pixels, not for latents.
+      clip_denoised: whether samplers clip their estimates of x_0 (with `residual`, of the difference) to [-1, 1]: right
+        for pixels, not for latents.
       residual: whether generated positions hold x_0 minus the linear blend of the given frames (`linear_blend`) in the
         place of x_0: what is noised, and what the network estimates. The given positions hold x_0 itself, so the
         network can tell them apart at every noise level.

@@ -6,10 +6,12 @@ on a GPU: see the comments.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
@@ -106,3 +108,45 @@ def _gelu_backward(x: Any, gradient: Any) -> Any:
 
 
 gelu.defvjp(lambda x: (jax.nn.gelu(x, approximate=True), x), _gelu_backward)
+
+
+class AffineNorm(nn.Module):
+    """LayerNorm with a scale and a shift per feature."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b f n d"]) -> Float[Array, "b f n d"]:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        scale, bias = (jnp.asarray(leaf)[None, None, None] for leaf in (scale, bias))
+        return layer_norm(x, scale, bias, 1e-5)
+
+
+class Linear(nn.Module):
+    """A linear layer; with `parts` the product is computed in equal parts of the features, and a tuple returned.
+
+    Products are of (rows, features): with more axes XLA's CPU backend takes twice as long for the kernel's gradient.
+    """
+
+    features: int
+    dtype: Any
+    kernel_init: Callable[..., Any]
+    parts: int = 1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*rows d"]) -> Any:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
+        outs = linear(rows, jnp.asarray(kernel), jnp.asarray(bias), self.parts)
+        outs = tuple(out.reshape(*x.shape[:-1], -1) for out in outs)
+        return outs if self.parts > 1 else outs[0]
+
+
+def dense(features: int, dtype: Any, name: str, zero: bool = False, normal: bool = False, parts: int = 1) -> Linear:
+    """A linear layer with DiT's inits: Xavier-uniform, or zero, or N(0, 0.02); biases zero."""
+    init = nn.initializers.xavier_uniform()
+    if zero:
+        init = nn.initializers.zeros
+    if normal:
+        init = nn.initializers.normal(0.02)
+    return Linear(features, dtype, init, parts, name=name)

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int, Num, PyTree
 
 from vdt_jax.distributed.mesh import GATHERED
 from vdt_jax.errors import UserError
-from vdt_jax.models.layers import LINEAR, gelu, layer_norm, linear
+from vdt_jax.models.layers import LINEAR, AffineNorm, dense, gelu, layer_norm
 
 VDT_VARIANTS = {
     "VDT-S/2": dict(depth=12, hidden_size=384, patch_size=2, num_heads=6),
@@ -109,7 +109,7 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b f n d"]) -> Float[Array, "b f n d"]:
         width = x.shape[-1]
-        parts = _dense(3 * width, self.dtype, "qkv", parts=3)(x)
+        parts = dense(3 * width, self.dtype, "qkv", parts=3)(x)
         # The axis of attention is next to the head width: XLA's CPU backend then fuses the whole attention.
         axes = "b n k f e" if self.over == "frames" else "b f k n e"
         if self.fused:
@@ -126,7 +126,7 @@ class Attention(nn.Module):
             weights = nn.softmax(logits.astype(jnp.float32)).astype(self.dtype)
             out = jnp.einsum("...qs,...se->...qe", weights, value)
         out = rearrange(out, f"{axes} -> b f n (k e)", b=x.shape[0])
-        return _dense(width, self.dtype, "proj")(out)
+        return dense(width, self.dtype, "proj")(out)
 
 
 class Mlp(nn.Module):
@@ -137,8 +137,8 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f n d"]) -> Float[Array, "b f n d"]:
-        hidden = gelu(_dense(self.hidden_dim, self.dtype, "fc1")(x))
-        return _dense(x.shape[-1], self.dtype, "fc2")(hidden)
+        hidden = gelu(dense(self.hidden_dim, self.dtype, "fc1")(x))
+        return dense(x.shape[-1], self.dtype, "fc2")(hidden)
 
 
 class VDTBlock(nn.Module):
@@ -156,13 +156,13 @@ class VDTBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b f n d"], c: Float[Array, "b d"]) -> tuple[Float[Array, "b f n d"], None]:
         width = x.shape[-1]
-        six = modulation(_dense(6 * width, self.dtype, "adaLN_modulation", zero=True)(c), 6, x.shape[1])
+        six = modulation(dense(6 * width, self.dtype, "adaLN_modulation", zero=True)(c), 6, x.shape[1])
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = six
 
         if self.temporal:
             temporal = AffineNorm(name="temporal_norm1")(x)
             temporal = Attention(self.num_heads, "frames", self.dtype, name="temporal_attn")(temporal)
-            x = x + _dense(width, self.dtype, "temporal_fc")(temporal)
+            x = x + dense(width, self.dtype, "temporal_fc")(temporal)
 
         spatial = layer_norm(x, 1 + scale_msa, shift_msa, 1e-6)
         spatial = Attention(self.num_heads, "tokens", self.dtype, self.fused, name="attn")(spatial)
@@ -183,9 +183,9 @@ class FinalLayer(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f n d"], c: Float[Array, "b d"]) -> Float[Array, "b f n patch"]:
-        shift, scale = modulation(_dense(2 * x.shape[-1], self.dtype, "adaLN_modulation", zero=True)(c), 2, x.shape[1])
+        shift, scale = modulation(dense(2 * x.shape[-1], self.dtype, "adaLN_modulation", zero=True)(c), 2, x.shape[1])
         x = layer_norm(x, 1 + scale, shift, 1e-6)
-        return _dense(self.patch_size**2 * self.out_channels, self.dtype, "linear", zero=True)(x)
+        return dense(self.patch_size**2 * self.out_channels, self.dtype, "linear", zero=True)(x)
 
 
 class PatchEmbed(nn.Module):
@@ -197,7 +197,7 @@ class PatchEmbed(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f n d"]:
-        return _dense(self.hidden_size, self.dtype, "proj")(patchify(x, self.patch_size))
+        return dense(self.hidden_size, self.dtype, "proj")(patchify(x, self.patch_size))
 
 
 class TimestepEmbedder(nn.Module):
@@ -209,8 +209,8 @@ class TimestepEmbedder(nn.Module):
     @nn.compact
     def __call__(self, timesteps: Num[Array, " b"]) -> Float[Array, "b d"]:
         features = timestep_embedding(timesteps).astype(self.dtype)
-        hidden = nn.silu(_dense(self.hidden_size, self.dtype, "mlp_0", normal=True)(features))
-        return _dense(self.hidden_size, self.dtype, "mlp_2", normal=True)(hidden)
+        hidden = nn.silu(dense(self.hidden_size, self.dtype, "mlp_0", normal=True)(features))
+        return dense(self.hidden_size, self.dtype, "mlp_2", normal=True)(hidden)
 
 
 class LabelEmbedder(nn.Module):
@@ -396,45 +396,3 @@ def param_shapes(model: VDT) -> PyTree:
 
 def _table(embedding: Float[np.ndarray, "n d"]) -> Float[Array, "1 n d"]:
     return jnp.asarray(embedding[None], jnp.float32)
-
-
-class AffineNorm(nn.Module):
-    """LayerNorm with a scale and a shift per feature."""
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "b f n d"]) -> Float[Array, "b f n d"]:
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        scale, bias = (jnp.asarray(leaf)[None, None, None] for leaf in (scale, bias))
-        return layer_norm(x, scale, bias, 1e-5)
-
-
-class Linear(nn.Module):
-    """A linear layer; with `parts` the product is computed in equal parts of the features, and a tuple returned.
-
-    Products are of (rows, features): with more axes XLA's CPU backend takes twice as long for the kernel's gradient.
-    """
-
-    features: int
-    dtype: Any
-    kernel_init: Callable[..., Any]
-    parts: int = 1
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*rows d"]) -> Any:
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
-        outs = linear(rows, jnp.asarray(kernel), jnp.asarray(bias), self.parts)
-        outs = tuple(out.reshape(*x.shape[:-1], -1) for out in outs)
-        return outs if self.parts > 1 else outs[0]
-
-
-def _dense(features: int, dtype: Any, name: str, zero: bool = False, normal: bool = False, parts: int = 1) -> Linear:
-    """A linear layer with DiT's inits: Xavier-uniform, or zero, or N(0, 0.02); biases zero."""
-    init = nn.initializers.xavier_uniform()
-    if zero:
-        init = nn.initializers.zeros
-    if normal:
-        init = nn.initializers.normal(0.02)
-    return Linear(features, dtype, init, parts, name=name)
