@@ -3,11 +3,13 @@
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
 
 import jax
+import pytest
 from jaxtyping import install_import_hook
 
 # Before anything imports vdt_jax: every call of these modules checks the shapes and types of its annotations.
@@ -29,3 +31,11 @@ def pytest_collection_modifyitems(items):
     """Long files first, so that no worker is left alone with one of them (`--no-loadscope-reorder`)."""
     long = ("tests/scripts/", "tests/training/", "tests/inference/", "tests/evaluation/")
     items.sort(key=lambda item: not item.nodeid.startswith(long))
+
+
+@pytest.fixture
+def ctrl_c():
+    """Lets processes of the test receive SIGINT, which the children of a background job ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -44,6 +44,7 @@ def test_the_compilation_cache_is_optional(variables, folder, tmp_path, monkeypa
 SCRIPTS = ("train.py", "sample.py", "evaluate.py", "prepare.py", "convert_torch_ckpt.py", "app.py")
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_ctrl_c_while_python_imports(tmp_path):
     """In place of jax a module that hangs, and catches what is raised in it."""
     (tmp_path / "jax.py").write_text(

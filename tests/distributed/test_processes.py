@@ -161,14 +161,6 @@ def test_sigterm(when):
         assert process.returncode == 0 and out == "asked True\n"
 
 
-@pytest.fixture
-def ctrl_c():
-    """Lets processes of the test receive SIGINT, which the children of a background job ignore."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("presses", [1, 2])
 def test_ctrl_c_is_like_sigterm_and_twice_ends_at_once(presses):

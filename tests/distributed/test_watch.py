@@ -47,7 +47,7 @@ def ends(monkeypatch):
         found.append((message.partition(";")[0], code))
         raise SystemExit
 
-    changes = {"_exit": exit, "_BEAT": 0.05, "_TURN": 0.05, "SILENCE": 0.5, "FIRST_READING": 0.1, "_FAREWELL": 0.1}
+    changes = {"_exit": exit, "_BEAT": 0.05, "_TURN": 0.05, "FIRST_READING": 0.1, "_FAREWELL": 0.1}
     for name, value in changes.items():
         monkeypatch.setattr(watch, name, value)
     monkeypatch.setattr(watch, "_end_lock", FirstAlone())
@@ -70,6 +70,7 @@ def connected(ends):
         yield connect
         for connections in watch._others:
             connections._leaving = True
+            connections.thread.join()
 
 
 def lines(call):
@@ -85,13 +86,15 @@ def test_a_process_that_ends_is_named(connected, ends, me, other, name):
     assert ends.wait() == [(f"{name} has ended", STOPPED)]
 
 
-def test_a_process_that_says_nothing_is_named(connected, ends):
+def test_a_process_that_says_nothing_is_named(connected, ends, monkeypatch):
+    monkeypatch.setattr(watch, "SILENCE", 0.5)
     connected(1, 0)
     assert ends.wait() == [(f"{watch.COORDINATOR} has not been heard of for 0 s", STOPPED)]
 
 
 def test_processes_that_live_accuse_nobody_even_after_a_long_stop(connected, ends, monkeypatch):
     """As after SIGSTOP or a suspended machine: the clock of the machine jumps."""
+    monkeypatch.setattr(watch, "SILENCE", 1.0)
     there = Connections(1, {0: connected(0, 1)[1]})
     before, real = watch._others[0].clock, time.monotonic
     monkeypatch.setattr(watch.time, "monotonic", lambda: real() + 1000)
@@ -99,6 +102,7 @@ def test_processes_that_live_accuse_nobody_even_after_a_long_stop(connected, end
         time.sleep(0.01)
     assert ends == []
     there._leaving = True
+    there.thread.join()
 
 
 def test_one_process_passes_failures_on(connected, ends):
