@@ -2,6 +2,7 @@
 
     python benchmarks/accelerator.py                    # every part, row by row, until the time is up
     python benchmarks/accelerator.py --part=2           # one part; may be given more than once
+    python benchmarks/accelerator.py --row=L/2 --row=goldens   # some rows, in this order
     python benchmarks/accelerator.py --official=FOLDER  # and the official code; FOLDER: a clone of github.com/RERV/VDT
     python benchmarks/accelerator.py --tiny             # a rehearsal with tiny networks, on any machine
     python benchmarks/accelerator.py --learn=moving_fashion_mnist   # trains a recipe: see benchmarks/learn.py
@@ -37,9 +38,9 @@ PARTS = {
     5: "the official code (--official)",
     6: "one training step by group of kernels",
 }
-TRAINING = {  # batch sizes and rematerialisation
-    "VDT-L/2": ((8, "matmuls"), (8, "full"), (16, "full"), (32, "full")),
-    "VDT-S/2": ((8, "matmuls"), (64, "matmuls"), (64, "none"), (64, "full"), (128, "matmuls")),
+TRAINING = {  # batch sizes, rematerialisation, blocks an iteration of the scan
+    "VDT-L/2": ((8, "matmuls", 1), (8, "none", 1), (8, "matmuls", 4), (16, "matmuls", 1), (32, "full", 1)),
+    "VDT-S/2": ((8, "matmuls", 1), (64, "matmuls", 1), (64, "none", 1), (64, "matmuls", 12), (128, "matmuls", 1)),
 }
 _LEAST_SECONDS = 20.0  # no row is started with less time left
 _OUT_OF_TIME = "out of time"
@@ -81,6 +82,7 @@ def parse() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--part", type=int, action="append", choices=PARTS, help="Default: all of them.")
+    add("--row", action="append", metavar="TEXT", help="Only rows whose name has TEXT; repeated: in this order.")
     add("--output", default="runs/benchmarks/accelerator", help="Folder of the results.")
     add("--official", help="A clone of the official repository.")
     add("--limit", type=float, default=520.0, help="Seconds after which no row runs.")
@@ -103,8 +105,8 @@ def measure_all(arguments: argparse.Namespace, output: Path, deadline: float) ->
     done = {row["what"] for row in read_lines(path) if row["part"]}
     if not done:
         append_line(path, {"part": 0, "what": "environment", **kinds})
-    left = [job for job in jobs(kinds["platform"], arguments.tiny, arguments.official) if job.what not in done]
-    left = [job for job in left if job.part in (arguments.part or PARTS)]
+    chosen = choose(jobs(kinds["platform"], arguments.tiny, arguments.official), arguments.part, arguments.row)
+    left = [job for job in chosen if job.what not in done]
     num_left = len(left)
     while left and time.monotonic() < deadline - _LEAST_SECONDS:
         row = run_child(left[0], deadline, arguments.tiny)
@@ -118,6 +120,17 @@ def measure_all(arguments: argparse.Namespace, output: Path, deadline: float) ->
     print(text)
     if left:
         print(f"the time is up, {len(left)} rows are left, {left[0].what!r} is next: re-run the command")
+
+
+def choose(every: Sequence[Job], parts: Sequence[int] | None, texts: Sequence[str] | None) -> list[Job]:
+    """The jobs of these parts whose names have one of the texts, in the order of the texts; without either all."""
+    found = [job for job in every if job.part in (parts or PARTS)]
+    if texts is None:
+        return found
+    for text in texts:
+        if not any(text in job.what for job in found):
+            sys.exit(f"error: no row's name has {text!r}: the names are {', '.join(repr(job.what) for job in found)}")
+    return list({job.what: job for text in texts for job in found if text in job.what}.values())
 
 
 def run_child(job: Job, deadline: float, tiny: bool) -> dict[str, Any]:
@@ -173,12 +186,12 @@ def training_jobs(platform: str) -> list[Job]:
     return [
         Job(
             part,
-            f"{name}, step, batch {size}, remat {remat}, attention {kind}",
+            f"{name}, step, batch {size}, remat {remat}, unroll {unroll}, attention {kind}",
             "training",
-            {"model": name, "batch_size": size, "remat": remat, "attention": kind},
+            {"model": name, "batch_size": size, "remat": remat, "unroll": unroll, "attention": kind},
         )
         for part, (name, sizes) in enumerate(TRAINING.items(), 2)
-        for size, remat in sizes
+        for size, remat, unroll in sizes
         for kind in attention_kinds(platform)
     ]
 

@@ -86,10 +86,17 @@ def goldens_row(tiny: bool, dtype: str, precision: str | None) -> dict[str, Any]
     return {name: f"{float(error):.1e}" for name, error in errors.items()}
 
 
-def training_row(tiny: bool, model: str, batch_size: int, remat: str = "matmuls", attention: str | None = None) -> Any:
+def training_row(
+    tiny: bool,
+    model: str,
+    batch_size: int,
+    remat: str = "matmuls",
+    attention: str | None = None,
+    unroll: int | None = None,
+) -> Any:
     import work
 
-    made = network(model, tiny, remat=remat, attention=attention)
+    made = network(model, tiny, remat=remat, attention=attention, unroll=None if tiny else unroll)
     return work.training_row(made, 2 if tiny else batch_size, repeats=2 if tiny else 10)
 
 

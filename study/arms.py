@@ -26,9 +26,11 @@ from vdt_jax.video import to_uint8
 
 MODEL = dict(num_frames=16, in_channels=1, hidden_size=64, depth=4, num_heads=4, learn_sigma=False, unroll=4)
 SMOKE = dict(hidden_size=16, depth=1, num_heads=2, unroll=1)
-# Datasets: options of the source, and sizes that give 9 and 16 tokens a frame.
+ONE_DIGIT = {"name": "moving_digits", "num_digits": 1}
+# Datasets: options of the source, and sizes that give 9 and 16 tokens a frame. `digits_32` has the bundled model's.
 DATASETS = {
-    "digits": ({"name": "moving_digits", "num_digits": 1}, dict(input_size=(24, 24), patch_size=8)),
+    "digits": (ONE_DIGIT, dict(input_size=(24, 24), patch_size=8)),
+    "digits_32": (ONE_DIGIT, dict(input_size=(32, 32), patch_size=8, hidden_size=128, depth=6, unroll=6)),
     "mnist": ({"name": "moving_mnist", "num_digits": 2}, dict(input_size=(64, 64), patch_size=16)),
 }
 DIFFUSION = dict(noise_schedule="cosine", prediction="x_start", loss_on="v", min_snr_gamma=5.0, clip_denoised=True)
@@ -62,6 +64,8 @@ class Arm:
       repaint: whether given positions are used in sampling only.
       process: one of PROCESSES.
       times, given_noise: see `draw_examples`.
+      optimizer, peak: see `make_optimizer`; the highest learning rate.
+      longer: its steps, as a multiple of those of the other arms.
       extended: levels of `given_noise` with which long videos are sampled, if any (drift.py).
     """
 
@@ -73,6 +77,9 @@ class Arm:
     process: str = "cosine"
     times: str = "uniform"
     given_noise: float = 0.0
+    optimizer: str = "adamw"
+    peak: float = PEAK
+    longer: float = 1.0
     extended: tuple[float, ...] = ()
 
     @property
@@ -108,6 +115,12 @@ ARMS = {
     "linear": Arm(our_mixture, process="linear"),
     "zero SNR": Arm(our_mixture, process="linear, zero SNR"),
     "given noise": Arm(our_mixture, given_noise=0.3, extended=(0.0, 0.1)),
+    "Muon": Arm(our_mixture, optimizer="muon", peak=2 * PEAK),
+    "1.1 x AdamW": Arm(our_mixture, longer=1.1),
+    "2.5 x AdamW": Arm(our_mixture, longer=2.5),
+    "Muon at half the rate": Arm(our_mixture, optimizer="muon", peak=PEAK),
+    "Muon at twice the rate": Arm(our_mixture, optimizer="muon", peak=4 * PEAK),
+    "AdamW at twice the rate": Arm(our_mixture, peak=2 * PEAK),
 }
 # The second is subtracted from the first. One arm answers for its side of several questions.
 QUESTIONS = {
@@ -119,6 +132,12 @@ QUESTIONS = {
     "path": ("straight path", "ours"),
     "end": ("zero SNR", "linear"),
     "augmentation": ("given noise", "ours"),
+    "optimizer": ("Muon", "ours"),
+    "time": ("Muon", "1.1 x AdamW"),
+    "steps": ("Muon", "2.5 x AdamW"),
+    "low rate": ("Muon at half the rate", "Muon"),
+    "high rate": ("Muon at twice the rate", "Muon"),
+    "AdamW's rate": ("AdamW at twice the rate", "ours"),
 }
 
 
@@ -137,8 +156,8 @@ def train(model: VDT, arm: Arm, steps: int, clips: jax.Array, params: Any, index
     """EMA parameters after `steps` steps on clips (N, F, H, W, C) uint8, or on their single frames; one program."""
     diffusion = make_diffusion(**arm.diffusion, learn_sigma=False)
     draws = {"noise_shift": NOISE_SHIFT, "times": arm.times, "given_noise": arm.given_noise}
-    learning_rate = make_learning_rate(PEAK, max(steps // 20, 1), steps, "cosine")
-    optimizer = make_optimizer(learning_rate, b2=0.99)
+    learning_rate = make_learning_rate(arm.peak, max(steps // 20, 1), steps, "cosine")
+    optimizer = make_optimizer(learning_rate, name=arm.optimizer, b2=0.99)
     if model.num_frames == 1:  # as many single frames as a batch of clips has
         batch_size, clips = BATCH_SIZE * clips.shape[1], clips.reshape(-1, 1, *clips.shape[2:])
     else:
@@ -185,7 +204,7 @@ def split_steps(arm: Arm, sizes: dict[str, Any], steps: int) -> tuple[int, int]:
 def train_arm(arm: Arm, sizes: dict[str, Any], steps: int, clips: jax.Array, seed: int) -> list[Any]:
     """The parameters of each model of an arm; the models share its steps."""
     model, params = VDT(**sizes), []
-    on_frames, on_clips = split_steps(arm, sizes, steps)
+    on_frames, on_clips = split_steps(arm, sizes, round(steps * arm.longer))
     for number, task in enumerate(arm.models):
         init_key, first_key, key = jax.random.split(jax.random.fold_in(jax.random.key(seed), number), 3)
         start, index = init(model, init_key), jnp.array(TASKS.index(task) if task else 0)

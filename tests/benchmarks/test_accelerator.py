@@ -27,7 +27,7 @@ def measured(tmp_path, monkeypatch):
     """A function that runs part 1 with a given number of rows before the time is up; and the jobs that ran."""
     ran = []
 
-    def measure(rows):
+    def measure(rows, texts=None):
         def run_child(job, deadline, tiny):
             if job.kind == "where":
                 return {"device": "a device", "platform": "cpu"}
@@ -37,7 +37,7 @@ def measured(tmp_path, monkeypatch):
         times = iter([0.0] * rows + [1e9] * 9)
         monkeypatch.setattr(accelerator, "run_child", run_child)
         monkeypatch.setattr(accelerator.time, "monotonic", lambda: next(times))
-        accelerator.measure_all(argparse.Namespace(part=[1], tiny=True, official=None), tmp_path, 1e6)
+        accelerator.measure_all(argparse.Namespace(part=[1], row=texts, tiny=True, official=None), tmp_path, 1e6)
 
     return measure, ran
 
@@ -54,6 +54,15 @@ def test_rows_are_resumed_and_none_is_measured_twice(measured, tmp_path, capsys)
     assert [row["part"] for row in rows] == [0, 1, 1, 1, 1, 1]
     text = (tmp_path / "tables.txt").read_text()
     assert text.startswith("device a device") and "no memory" in text and "5 s" in text
+
+
+def test_rows_by_name_come_in_the_order_asked_for(measured):
+    measure, ran = measured
+    measure(9, ["16 steps", "TF32", "float32"])
+    assert ran[0].startswith("VDT-S/2, 16 steps") and ran[1].endswith("TF32") and ran[2].endswith("products in float32")
+    assert len(ran) == 3
+    with pytest.raises(SystemExit, match="no row's name has 'fp8'"):
+        measure(9, ["fp8"])
 
 
 def test_a_job_that_fails_gives_its_reason():
@@ -135,7 +144,7 @@ def test_mistakes_in_one_line(flags, message, tmp_path):
 
 @pytest.mark.slow
 def test_a_rehearsal(tmp_path):
-    arguments = argparse.Namespace(part=[1], tiny=True, official=None)
+    arguments = argparse.Namespace(part=[1], row=None, tiny=True, official=None)
     accelerator.measure_all(arguments, tmp_path, time.monotonic() + 600)
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert len(rows) == 6 and not any("error" in row for row in rows)
