@@ -266,7 +266,7 @@ def watched():
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [0, 1])
 @pytest.mark.parametrize(
-    ("sent", "how"), [(signal.SIGKILL, "has ended"), (signal.SIGSTOP, f"has not been heard of for {SILENCE:.0f} s")]
+    ("sent", "how"), [(signal.SIGKILL, "has ended"), (signal.SIGSTOP, f"has sent nothing for {SILENCE:.0f} s")]
 )
 def test_a_lost_process_is_named_within_a_minute(watched, lost, sent, how):
     watched[lost].send_signal(sent)

@@ -47,7 +47,7 @@ def ends(monkeypatch):
         found.append((message.partition(";")[0], code))
         raise SystemExit
 
-    changes = {"_exit": exit, "_BEAT": 0.05, "_TURN": 0.05, "FIRST_READING": 0.1, "_FAREWELL": 0.1}
+    changes = {"_exit": exit, "_HEARTBEAT": 0.05, "_INTERVAL": 0.05, "FIRST_READING": 0.1, "_LAST_WAIT": 0.1}
     for name, value in changes.items():
         monkeypatch.setattr(watch, name, value)
     monkeypatch.setattr(watch, "_end_lock", FirstAlone())
@@ -69,12 +69,12 @@ def connected(ends):
 
         yield connect
         for connections in watch._others:
-            connections._leaving = True
+            connections._closing = True
             connections.thread.join()
 
 
 def lines(call):
-    """What arrived, but for signs of life."""
+    """What arrived, without heartbeats."""
     call.settimeout(10)
     with call.makefile() as file:
         return next(line for line in file if line.strip()).strip()
@@ -86,13 +86,13 @@ def test_a_process_that_ends_is_named(connected, ends, me, other, name):
     assert ends.wait() == [(f"{name} has ended", STOPPED)]
 
 
-def test_a_process_that_says_nothing_is_named(connected, ends, monkeypatch):
+def test_a_silent_process_is_named(connected, ends, monkeypatch):
     monkeypatch.setattr(watch, "SILENCE", 0.5)
     connected(1, 0)
-    assert ends.wait() == [(f"{watch.COORDINATOR} has not been heard of for 0 s", STOPPED)]
+    assert ends.wait() == [(f"{watch.COORDINATOR} has sent nothing for 0 s", STOPPED)]
 
 
-def test_processes_that_live_accuse_nobody_even_after_a_long_stop(connected, ends, monkeypatch):
+def test_no_running_process_counts_as_lost_even_after_a_long_stop(connected, ends, monkeypatch):
     """As after SIGSTOP or a suspended machine: the clock of the machine jumps."""
     monkeypatch.setattr(watch, "SILENCE", 1.0)
     there = Connections(1, {0: connected(0, 1)[1]})
@@ -101,7 +101,7 @@ def test_processes_that_live_accuse_nobody_even_after_a_long_stop(connected, end
     while watch._others[0].clock < before + 1.5:
         time.sleep(0.01)
     assert ends == []
-    there._leaving = True
+    there._closing = True
     there.thread.join()
 
 

@@ -1,7 +1,7 @@
 """How the processes of a run find each other before jax connects them: jax's own wait is silent, and ends in an abort.
 
-Process 0 listens at the coordinator's address until every other process has called and given its place, then lets all
-of them continue; jax's service takes over the address. The calls stay open, and `watch` reads them.
+Process 0 listens at the coordinator's address until every other process has connected and sent its number, then lets
+all of them continue; jax's service takes over the address. The connections stay open, and `watch` reads them.
 """
 
 import json
@@ -19,10 +19,10 @@ COORDINATOR = "process 0, which runs the coordination service,"
 _WAIT, _GO, _REFUSED, _LOST = "wait", "go", "refused: ", "lost: "
 _LONGEST = 4096  # bytes of a message
 
-Calls = dict[int, socket.socket]  # by the number of the process at the other end
+Sockets = dict[int, socket.socket]  # by the number of the process at the other end
 
 
-def gather(address: str, count: int, number: int) -> Calls:
+def gather(address: str, count: int, number: int) -> Sockets:
     """Returns when all processes have been started.
 
     Args:
@@ -43,18 +43,18 @@ def gather(address: str, count: int, number: int) -> Calls:
         raise UserError(f"coordinator must be host:port with a port from 1 to 65535, as in host:8476, got {address}")
     end = time.monotonic() + PATIENCE
     if number > 0:
-        return {0: _call(address, host.strip("[]"), port, json.dumps([number, count]), end)}
-    calls: Calls = {}
+        return {0: _connect(address, host.strip("[]"), port, json.dumps([number, count]), end)}
+    sockets: Sockets = {}
     with ExitStack() as stack, _listening(address, port) as server:
         print(f"waiting at {address} for process {_listed(set(range(1, count)))}", flush=True)
         try:
-            _take_calls(server, address, count, calls, stack, end)
+            _accept_all(server, address, count, sockets, stack, end)
         except (UserError, RunStopped) as error:
-            _answer(calls, f"{_LOST if isinstance(error, RunStopped) else _REFUSED}{error}")
+            _answer(sockets, f"{_LOST if isinstance(error, RunStopped) else _REFUSED}{error}")
             raise
-        _answer(calls, _GO)
+        _answer(sockets, _GO)
         stack.pop_all()
-    return calls
+    return sockets
 
 
 def _listening(address: str, port: int) -> socket.socket:
@@ -66,30 +66,32 @@ def _listening(address: str, port: int) -> socket.socket:
         raise UserError(f"coordinator {address} cannot be opened ({reason}): choose another port") from None
 
 
-def _take_calls(server: socket.socket, address: str, count: int, calls: Calls, stack: ExitStack, end: float) -> None:
-    """Fills in `calls`; raises where a caller ends, or does not agree with this process."""
+def _accept_all(
+    server: socket.socket, address: str, count: int, sockets: Sockets, stack: ExitStack, end: float
+) -> None:
+    """Fills in `sockets`; raises where a connected process ends, or does not agree with this process."""
     with selectors.DefaultSelector() as selector:
         selector.register(server, selectors.EVENT_READ)
-        while missing := set(range(1, count)) - calls.keys():
+        while missing := set(range(1, count)) - sockets.keys():
             ready = [key for key, _ in selector.select(max(end - time.monotonic(), 0))]
             if not ready:
                 wait = f"not come to {address} within {PATIENCE:.0f} s: start all with the same coordinator"
                 raise UserError(f"process {_listed(missing)} has {wait}")
-            if ended := {key.data for key in ready} - {None}:  # a caller says nothing before it is answered
+            if ended := {key.data for key in ready} - {None}:  # a connected process sends nothing before it is answered
                 raise RunStopped(f"process {_listed(ended)} has ended before {_listed(missing)} came; {RESUME}")
-            call = stack.enter_context(server.accept()[0])
-            call.settimeout(5)
+            connection = stack.enter_context(server.accept()[0])
+            connection.settimeout(5)
             try:
-                number, their_count = map(int, json.loads(_line(call)))
+                number, their_count = map(int, json.loads(_line(connection)))
             except (OSError, ValueError, TypeError):
-                call.close()
+                connection.close()
                 continue  # not a process of ours
-            _answer({number: call}, _WAIT)
+            _answer({number: connection}, _WAIT)
             if problem := _disagreement(number, their_count, count, missing):
-                calls[-1] = call
+                sockets[-1] = connection
                 raise UserError(problem)
-            calls[number] = call
-            selector.register(call, selectors.EVENT_READ, number)
+            sockets[number] = connection
+            selector.register(connection, selectors.EVENT_READ, number)
 
 
 def _disagreement(number: int, their_count: int, count: int, missing: set[int]) -> str | None:
@@ -98,18 +100,18 @@ def _disagreement(number: int, their_count: int, count: int, missing: set[int]) 
     return None if number in missing else f"process {number} was started twice"
 
 
-def _call(address: str, host: str, port: int, place: str, end: float) -> socket.socket:
+def _connect(address: str, host: str, port: int, place: str, end: float) -> socket.socket:
     waiting = False
     while True:
         try:
             with ExitStack() as stack:
-                call = stack.enter_context(socket.create_connection((host, port), timeout=5))
-                call.sendall(f"{place}\n".encode())
-                if _line(call) == _WAIT:
-                    call.settimeout(PATIENCE + 5)  # process 0, which has started, gives up before
-                    _wait_for_others(call)
+                connection = stack.enter_context(socket.create_connection((host, port), timeout=5))
+                connection.sendall(f"{place}\n".encode())
+                if _line(connection) == _WAIT:
+                    connection.settimeout(PATIENCE + 5)  # process 0, which has started, gives up before
+                    _wait_for_others(connection)
                     stack.pop_all()
-                    return call
+                    return connection
             reason = "another program answers there"
         except OSError as error:
             reason = error.strerror or error
@@ -122,26 +124,26 @@ def _call(address: str, host: str, port: int, place: str, end: float) -> socket.
         time.sleep(0.5)
 
 
-def _wait_for_others(call: socket.socket) -> None:
+def _wait_for_others(connection: socket.socket) -> None:
     answer = ""
     with suppress(ConnectionError):
-        answer = _line(call)
+        answer = _line(connection)
     if answer.startswith(_REFUSED):
         raise UserError(answer.removeprefix(_REFUSED))
     if answer != _GO:
         raise RunStopped(answer.removeprefix(_LOST) or f"{COORDINATOR} has ended; {RESUME}")
 
 
-def _answer(calls: Calls, text: str) -> None:
-    for call in calls.values():
+def _answer(sockets: Sockets, text: str) -> None:
+    for connection in sockets.values():
         with suppress(OSError):
-            call.sendall(f"{text}\n".encode())
+            connection.sendall(f"{text}\n".encode())
 
 
-def _line(call: socket.socket) -> str:
+def _line(connection: socket.socket) -> str:
     """The next line, byte by byte: what follows is read by others."""
     line = b""
-    while len(line) < _LONGEST and not line.endswith(b"\n") and (byte := call.recv(1)):
+    while len(line) < _LONGEST and not line.endswith(b"\n") and (byte := connection.recv(1)):
         line += byte
     return line.decode("utf-8", "replace").strip()
 

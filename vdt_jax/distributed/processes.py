@@ -20,7 +20,7 @@ from vdt_jax.errors import CANCELLED, INTERRUPTED, UserError
 from vdt_jax.files import differing
 
 GRACE = 27.0  # seconds from SIGTERM to the end: preempted machines get 30
-_WORTH = "vdt_jax/worth_saving/"
+_STEPPED = "vdt_jax/has_stepped/"
 _GOOGLE = "0x1ae0"  # the PCI vendor
 _NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # jax's own, which has no public name
 
@@ -108,8 +108,8 @@ def from_first_process(ask: Callable[[], int]) -> int:
 
 
 @contextmanager
-def listen(heard: Callable[[int], object]) -> Iterator[None]:
-    """Calls `heard` with the number of each signal for which Python has a handler, from a thread.
+def listen(handle: Callable[[int], object]) -> Iterator[None]:
+    """Calls `handle` with the number of each signal for which Python has a handler, from a thread.
 
     The main thread may be inside a compilation for minutes, where Python's handlers do not run: signals also go through
     a pipe.
@@ -119,7 +119,7 @@ def listen(heard: Callable[[int], object]) -> Iterator[None]:
 
     def read() -> None:
         while numbers := os.read(reading, 1):
-            heard(numbers[0])
+            handle(numbers[0])
         os.close(reading)
 
     before = signal.set_wakeup_fd(writing)
@@ -143,7 +143,7 @@ class SecondCtrlC:
 
 
 class Interruption:
-    """Turns SIGTERM, from preempted machines and schedulers, and Ctrl-C into a question of the loop; a context manager.
+    """Remembers Ctrl-C, and SIGTERM of preempted machines and schedulers, until the loop asks; a context manager.
 
     Before the first step the process ends at once with INTERRUPTED. Later `requested` returns True, and the process
     ends after GRACE seconds even if the loop has not, or at a second Ctrl-C. A signal to one of several processes ends
@@ -153,16 +153,16 @@ class Interruption:
     def __init__(self):
         self._asked = threading.Event()
         self._over = threading.Event()
-        self._worth_saving = False
+        self._has_stepped = False
         self._second = SecondCtrlC()
         self._stack = ExitStack()
 
     def __enter__(self) -> "Interruption":
-        self._stack.enter_context(listen(self._heard))
+        self._stack.enter_context(listen(self._handle))
         numbers = [signal.SIGINT, signal.SIGTERM]
         if jax.process_count() > 1:  # SIGTERM is jax's own
             numbers.remove(signal.SIGTERM)
-            threading.Thread(target=self._hear, daemon=True).start()
+            threading.Thread(target=self._wait_for_preemption, daemon=True).start()
         for number in numbers:
             if (before := signal.getsignal(number)) != signal.SIG_IGN:  # as a shell does for background jobs
                 signal.signal(number, lambda *_: None)
@@ -180,10 +180,10 @@ class Interruption:
 
     def requested(self, step: int) -> bool:
         """Whether to save and stop after this step. All processes must call it after each step."""
-        self._worth_saving = True
+        self._has_stepped = True
         return self.asked if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
 
-    def _heard(self, number: int) -> None:
+    def _handle(self, number: int) -> None:
         self._second(number)
         if number not in (signal.SIGINT, signal.SIGTERM) or self.asked:
             return
@@ -191,31 +191,31 @@ class Interruption:
             os.kill(os.getpid(), signal.SIGTERM)
         else:
             self._asked.set()
-            threading.Thread(target=self._end_in_time, args=[lambda: self._worth_saving], daemon=True).start()
+            threading.Thread(target=self._end_in_time, args=[lambda: self._has_stepped], daemon=True).start()
 
-    def _hear(self) -> None:
+    def _wait_for_preemption(self) -> None:
         """Waits until jax reports a SIGTERM to any process."""
         while not self._over.wait(0.5):
             try:
                 _store().key_value_try_get(_NOTICE)
             except jax.errors.JaxRuntimeError:  # there is no such key yet
                 continue
-            return self._end_in_time(self._worth_saving_to_any)
+            return self._end_in_time(self._any_has_stepped)
 
-    def _worth_saving_to_any(self) -> bool:
+    def _any_has_stepped(self) -> bool:
         """Whether any process has done a step; waits at most 2 seconds for the others."""
-        _store().key_value_set(f"{_WORTH}{jax.process_index()}", str(self._worth_saving))
+        _store().key_value_set(f"{_STEPPED}{jax.process_index()}", str(self._has_stepped))
         for _ in range(20):
-            said = [value for _, value in _store().key_value_dir_get(_WORTH)]
-            if len(said) == jax.process_count():
+            values = [value for _, value in _store().key_value_dir_get(_STEPPED)]
+            if len(values) == jax.process_count():
                 break
             time.sleep(0.1)
-        return "True" in said
+        return "True" in values
 
-    def _end_in_time(self, worth_saving: Callable[[], bool]) -> None:
+    def _end_in_time(self, has_stepped: Callable[[], bool]) -> None:
         self._asked.set()
         reason = "before the first step"
-        if worth_saving():
+        if has_stepped():
             if self._over.wait(GRACE):
                 return
             reason = f"and not saved within {GRACE:.0f} s"

@@ -21,15 +21,15 @@ from typing import Any, NoReturn
 
 import jax
 
-from vdt_jax.distributed.gather import COORDINATOR, RESUME, Calls
+from vdt_jax.distributed.gather import COORDINATOR, RESUME, Sockets
 from vdt_jax.errors import CANCELLED, INTERRUPTED, STOPPED, USER_ERROR, RunStopped, UserError
 
 SILENCE = 40.0  # seconds without a heartbeat after which a process counts as lost
 READING = 45.0  # timeout in seconds for reading one batch, during which the other processes wait, ...
 FIRST_READING = 600.0  # ... and for the first batch
-_BEAT = 3.0  # seconds from one heartbeat to the next
-_TURN = 1.0  # seconds from one check to the next
-_FAREWELL = 1.0  # seconds that process 0 waits for the others to end: jax aborts them when its service ends
+_HEARTBEAT = 3.0  # seconds from one heartbeat to the next
+_INTERVAL = 1.0  # seconds from one check to the next
+_LAST_WAIT = 1.0  # seconds that process 0 waits for the others to end: jax aborts them when its service ends
 _DONE, _FAILED = "done", "failed"
 _handlers: list[Any] = []  # C keeps no reference
 _others: "list[Connections]" = []  # one in a run of several processes
@@ -43,68 +43,68 @@ class Connections:
     with this code and message. Process 0 passes failures on to the others.
     """
 
-    def __init__(self, me: int, calls: Calls):
+    def __init__(self, me: int, sockets: Sockets):
         self.reading_limit = FIRST_READING
         self.reading_since: float | None = None
         self.clock = 0.0  # seconds that the thread has run: the time after SIGSTOP is not counted as silence of others
-        self.me, self._calls = me, dict(calls)
-        self._heard = dict.fromkeys(calls, 0.0)
-        self._begun = dict.fromkeys(calls, b"")  # lines that have not ended
+        self.me, self._sockets = me, dict(sockets)
+        self._last_read = dict.fromkeys(sockets, 0.0)  # on `clock`
+        self._incomplete = dict.fromkeys(sockets, b"")  # lines that have not ended
         self._done: set[int] = set()
-        self._leaving = False
+        self._closing = False
         self._lock = threading.Lock()
-        for call in calls.values():
-            call.setblocking(False)
+        for connection in sockets.values():
+            connection.setblocking(False)
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
 
-    def say(self, text: str) -> None:
+    def send_line(self, text: str) -> None:
         """Sends a text as one line to the process or processes at the other ends."""
         line = f"{' '.join(text.split())}\n".encode()
         with self._lock:
-            for call in self._calls.values():
+            for connection in self._sockets.values():
                 with suppress(OSError):  # the process has ended, or hangs: `_watch` detects it
-                    call.sendall(line)
+                    connection.sendall(line)
 
-    def leave(self, text: str) -> None:
-        """Sends a last line; process 0 then waits until the others have ended, at most _FAREWELL seconds."""
-        self._leaving = True
-        self.say(text)
-        end = time.monotonic() + _FAREWELL
-        while self.me == 0 and time.monotonic() < end and any(map(_open, self._calls.values())):
+    def send_last_line(self, text: str) -> None:
+        """Sends a last line; process 0 then waits until the others have ended, at most _LAST_WAIT seconds."""
+        self._closing = True
+        self.send_line(text)
+        end = time.monotonic() + _LAST_WAIT
+        while self.me == 0 and time.monotonic() < end and any(map(_is_open, self._sockets.values())):
             time.sleep(0.05)
 
     def _watch(self) -> None:
         with selectors.DefaultSelector() as selector:
-            for number, call in self._calls.items():
-                selector.register(call, selectors.EVENT_READ, number)
-            beat, before = -_BEAT, time.monotonic()
-            while not self._leaving and selector.get_map():
-                for key, _ in selector.select(_TURN):
+            for number, connection in self._sockets.items():
+                selector.register(connection, selectors.EVENT_READ, number)
+            sent, before = -_HEARTBEAT, time.monotonic()
+            while not self._closing and selector.get_map():
+                for key, _ in selector.select(_INTERVAL):
                     if not self._read(key.data):
                         selector.unregister(key.fileobj)
                 now = time.monotonic()
-                self.clock += min(now - before, 2 * _TURN)
+                self.clock += min(now - before, 2 * _INTERVAL)
                 before = now
-                if self.clock - beat >= _BEAT:
-                    beat = self.clock
-                    self.say("")
-                self._judge()
+                if self.clock - sent >= _HEARTBEAT:
+                    sent = self.clock
+                    self.send_line("")
+                self._check_limits()
 
     def _read(self, number: int) -> bool:
         """Reads the new lines of a process; False where its connection is closed after it was `done`."""
         try:
-            read = self._calls[number].recv(1 << 16)
+            read = self._sockets[number].recv(1 << 16)
         except BlockingIOError:
             return True
         except OSError:
             read = b""
         if not read:
             if number not in self._done:
-                self._end(f"{_named(number)} has ended; {RESUME}")
+                self._end(f"{_name_of(number)} has ended; {RESUME}")
             return False
-        self._heard[number] = self.clock
-        *lines, self._begun[number] = (self._begun[number] + read).split(b"\n")
+        self._last_read[number] = self.clock
+        *lines, self._incomplete[number] = (self._incomplete[number] + read).split(b"\n")
         for line in lines:
             word, _, rest = line.decode("utf-8", "replace").partition(" ")
             if word == _DONE:
@@ -114,17 +114,17 @@ class Connections:
                 self._end(message, int(code))
         return True
 
-    def _judge(self) -> None:
+    def _check_limits(self) -> None:
         if self.reading_since is not None and self.clock - self.reading_since > self.reading_limit:
             end_now(f"no data for a batch within {self.reading_limit:.0f} s; {RESUME}", STOPPED)
-        for number, when in self._heard.items():
+        for number, when in self._last_read.items():
             if number not in self._done and self.clock - when > SILENCE:
-                self._end(f"{_named(number)} has not been heard of for {SILENCE:.0f} s; {RESUME}")
+                self._end(f"{_name_of(number)} has sent nothing for {SILENCE:.0f} s; {RESUME}")
 
     def _end(self, message: str, code: int = STOPPED) -> None:
         """Ends this process because of another one, which the message names."""
         with _ending():
-            self.leave(f"{_FAILED} {code} {message}")
+            self.send_last_line(f"{_FAILED} {code} {message}")
             _exit(message, code)
 
 
@@ -142,12 +142,14 @@ class Watch:
         if not _others:
             return
         if error is None or isinstance(error, RunStopped):  # all processes end
-            _others[0].say(_DONE)
+            _others[0].send_line(_DONE)
             return
         code = USER_ERROR if isinstance(error, UserError) else STOPPED
         if code == STOPPED:
             if isinstance(error, (jax.errors.JaxRuntimeError, ValueError)):
-                time.sleep(SILENCE + 2 * _BEAT)  # a collective fails so where a process is lost: its name comes first
+                time.sleep(
+                    SILENCE + 2 * _HEARTBEAT
+                )  # a collective fails so where a process is lost: its name comes first
             traceback.print_exception(error)
         end_now(str(error) or type(error).__name__, code)  # at a normal end jax waits for the others
 
@@ -164,17 +166,17 @@ class Watch:
             _others[0].reading_since, _others[0].reading_limit = None, READING
 
 
-def watch_others(me: int, calls: Calls) -> None:
+def watch_others(me: int, sockets: Sockets) -> None:
     """Starts to watch the other processes, over the connections that `gather` returned."""
     _before_abort(lambda: time.sleep(10))  # jax aborts where process 0 has ended: its name comes first
-    _others.append(Connections(me, calls))
+    _others.append(Connections(me, sockets))
 
 
 def end_now(message: str, code: int) -> NoReturn:
     """Ends the process from any thread, even if the main thread is in a call that does not return."""
     with _ending():
         for others in _others:
-            others.leave(_DONE if code == INTERRUPTED else f"{_FAILED} {code} process {others.me}: {message}")
+            others.send_last_line(_DONE if code == INTERRUPTED else f"{_FAILED} {code} process {others.me}: {message}")
         _exit(message, code)
 
 
@@ -192,17 +194,17 @@ def _exit(message: str, code: int) -> NoReturn:
     os._exit(code)
 
 
-def _open(call: socket.socket) -> bool:
-    """Whether the process at the other end keeps the connection open; what it has sent is dropped."""
+def _is_open(connection: socket.socket) -> bool:
+    """Whether the process at the other end keeps the connection open; what it sent is dropped."""
     try:
-        return bool(call.recv(1 << 16))
+        return bool(connection.recv(1 << 16))
     except BlockingIOError:
         return True
     except OSError:
         return False
 
 
-def _named(number: int) -> str:
+def _name_of(number: int) -> str:
     return f"process {number}" if number else COORDINATOR
 
 
