@@ -27,7 +27,7 @@ DIFFUSION = make_diffusion(timestep_respacing="3")
 @pytest.fixture(scope="module")
 def params():
     x = jnp.zeros((1, *MODEL.video_shape))
-    params = MODEL.init(jax.random.key(0), x, jnp.zeros(1))["params"]
+    params = jax.jit(MODEL.init)(jax.random.key(0), x, jnp.zeros(1))["params"]
     return jax.tree.map(lambda leaf: leaf + 0.1, params)
 
 

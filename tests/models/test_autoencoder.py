@@ -1,5 +1,6 @@
 """The autoencoder against diffusers' numbers, under both sets of names, and with its memory bounded."""
 
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -45,27 +46,31 @@ def relative_error(ours, official):
     return np.abs(np.asarray(ours, np.float64) - official).max() / np.abs(official).max()
 
 
+def apply(method, model, params, x):
+    """In one program: outside jit every operation would be compiled on its own."""
+    return jax.jit(functools.partial(model.apply, method=method))({"params": params}, x)
+
+
 def test_encode(tiny, golden):
-    model, params = tiny
-    mean, logvar = model.apply({"params": params}, jnp.asarray(golden["x"]), method="encode")
+    mean, logvar = apply("encode", *tiny, golden["x"])
     assert relative_error(mean, golden["mean"]) < 1e-5
     assert relative_error(logvar, golden["logvar"]) < 1e-5
 
 
 def test_decode(tiny, golden):
-    model, params = tiny
-    decoded = model.apply({"params": params}, jnp.asarray(golden["z"]), method="decode")
+    decoded = apply("decode", *tiny, golden["z"])
     assert relative_error(decoded, golden["decoded"]) < 1e-5
 
 
 def test_upsampling_is_a_convolution_of_repeated_pixels():
+    rng = np.random.default_rng(0)
     for height, width in ((3, 5), (1, 2)):  # one row has edges alone
-        x = jax.random.normal(jax.random.key(0), (2, height, width, 6))
-        params = Upsample(4, jnp.float32).init(jax.random.key(1), x)["params"]
-        params = jax.tree.map(lambda leaf: jax.random.normal(jax.random.key(2), leaf.shape), params)
+        x = rng.standard_normal((2, height, width, 6), np.float32)
+        shapes = jax.eval_shape(Upsample(4, jnp.float32).init, jax.random.key(1), x)
+        params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32), shapes)
         repeated = x.repeat(2, axis=1).repeat(2, axis=2)
-        expected = nn.Conv(4, (3, 3)).apply({"params": params}, repeated)
-        assert relative_error(Upsample(4, jnp.float32).apply({"params": params}, x), expected) < 1e-5
+        expected = jax.jit(nn.Conv(4, (3, 3)).apply)(params, repeated)
+        assert relative_error(jax.jit(Upsample(4, jnp.float32).apply)(params, x), expected) < 1e-5
 
 
 def test_video_there_and_back_is_scaled_once(tiny, golden):
@@ -84,8 +89,7 @@ def test_posterior_is_drawn_with_a_key_alone():
 
 
 def test_bfloat16_is_near(golden):
-    model, params = load_autoencoder(FOLDER, "bfloat16")
-    mean, _ = model.apply({"params": params}, jnp.asarray(golden["x"]), method="encode")
+    mean, _ = apply("encode", *load_autoencoder(FOLDER, "bfloat16"), golden["x"])
     assert mean.dtype == jnp.float32 and 1e-5 < relative_error(mean, golden["mean"]) < 0.05
 
 

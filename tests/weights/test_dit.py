@@ -123,7 +123,7 @@ def test_every_frame_is_the_image_models_at_its_null_label(image_weights, label)
     assert is_image_model(theirs)
     model, params = video_model(with_temporal_layers(theirs, 3, zero_time_embed=True))
     x = np.random.default_rng(1).standard_normal((2, *model.video_shape)).astype(np.float32)
-    out = model.apply({"params": params}, jnp.asarray(x), jnp.array([7.0, 500.0]), jnp.full(2, label))
+    out = jax.jit(model.apply)({"params": params}, jnp.asarray(x), jnp.array([7.0, 500.0]), jnp.full(2, label))
     for video, t, frames in zip(x, (7, 500), np.asarray(out), strict=True):
         for frame, ours in zip(video, frames, strict=True):
             expected = image_model(image_weights, np.float64(frame), t, CLASSES)
