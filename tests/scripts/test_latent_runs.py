@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.scripts import ROOT, fail, succeed
+from helpers.scripts import ROOT, fail, line_of, scripts, succeed
 from helpers.videos import moving_square
 from PIL import Image
 
@@ -34,27 +34,36 @@ def test_from_the_official_file_to_a_video(tmp_path):
 
 
 def test_train_and_evaluate_a_model_of_latents_on_videos(tmp_path):
+    """By the default recipe, whose optimizer is AdamW; learned variances, and residuals of latents."""
     (tmp_path / "videos").mkdir()
     for name in "ab":
         write_video(tmp_path / "videos" / f"{name}.mp4", moving_square(24))
     sizes = dict(input_size=(8, 8), num_frames=4, in_channels=4, patch_size=4, hidden_size=16, depth=1, num_heads=2)
     run, vae = f"{tmp_path}/run", shutil.copytree(GOLDENS / "vae_tiny", tmp_path / "vae")
     arguments = [
-        f"--config={ROOT}/configs/video_folder_tiny.py",
+        f"--config={ROOT}/configs/default.py",
         f"--workdir={run}",
+        "--config.data.name=video_folder",
         f"--config.data.path={tmp_path}/videos",
         "--config.total_steps=2",
         "--config.batch_size=2",
+        "--config.log_every=1",
         "--config.preview.num_steps=2",
         "--config.preview.num_clips=1",
-        "--config.diffusion.clip_denoised=False",
+        "--config.diffusion.residual=True",
         *(f"--config.model.{name}={value}" for name, value in sizes.items()),
     ]
     succeed("train.py", *arguments, f"--config.vae={vae}")
-    assert Image.open(f"{run}/samples/step_0000002/predict_0.png").height > 32  # pixels, not latents
-    evaluation = ["evaluate.py", f"--checkpoint={run}", f"--output={tmp_path}/out", "--num_clips=1", "--steps=2"]
-    assert "model of latents (4 channels): name its autoencoder (--vae)" in fail(*evaluation)
-    succeed(*evaluation, f"--vae={vae}", "--tasks=interpolation,spatial_temporal")
+    lines = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2] and all(np.isfinite(line["loss"]) for line in lines)
+    samples = Path(run, "samples", "step_0000002")
+    assert len(list(samples.glob("*.gif"))) == 7
+    assert Image.open(samples / "predict_0.png").height > 32  # pixels, not latents
+    evaluation = [f"--checkpoint={run}", f"--output={tmp_path}/out", "--num_clips=1", "--steps=2"]
+    named = [*evaluation, f"--vae={vae}", "--tasks=interpolation,spatial_temporal"]
+    mistaken, done = scripts("evaluate.py", evaluation, named)
+    assert "model of latents (4 channels): name its autoencoder (--vae)" in line_of(mistaken)
+    assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [report["protocol"][size] for size in ("frames", "height", "width", "channels")] == [4, 32, 32, 3]
     scores = report["tasks"]["interpolation"]
