@@ -31,7 +31,7 @@ from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.inference.studio import MAX_STEPS, PAINTED, Studio
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "A working directory, a converted folder, or `demo`.")
-_VAE = flags.DEFINE_string("vae", None, "Autoencoder of a model of latents, as for sample.py.")
+_VAE = flags.DEFINE_string("vae", None, "Autoencoder of a latent-space model, as for sample.py.")
 _TRUST_DATA = flags.DEFINE_bool("trust_data", False, "Import the class of clips that the checkpoint's config names.")
 _HOST = flags.DEFINE_string("host", "127.0.0.1", "Address to listen on; 0.0.0.0 lets the whole network in.")
 _PORT = flags.DEFINE_integer("port", 7860, "Port to listen on.", lower_bound=1, upper_bound=65535)

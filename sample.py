@@ -5,7 +5,7 @@
     python sample.py --task=predict --input=clip.mp4 --extend=200    # and backward
     python sample.py --input=clip.mp4 --fps_factor=4
 
-A model of latents needs --vae, the autoencoder that it was trained with. For each sample OUT: OUT.mp4 (or .npz),
+A latent-space model needs --vae, the autoencoder that it was trained with. For each sample OUT: OUT.mp4 (or .npz),
 OUT.gif (given | sample | truth), OUT.png (the same as rows of frames), and index.html, which shows them.
 docs/sampling.md has examples of everything.
 """

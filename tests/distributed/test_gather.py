@@ -62,7 +62,7 @@ def test_processes_that_disagree_say_so(address, places, message):
 
 def test_who_does_not_come_is_named(address, monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", 1.0)
-    message = f"process 2 has not come to {address} within 1 s: start all with the same coordinator"
+    message = f"no connection to {address} from process 2 within 1 s: start all processes with the same coordinator"
     assert outcomes(address, (3, 0), (3, 1)) == [message] * 2
     (alone,) = outcomes(address, (3, 1))
     assert alone.startswith(f"coordinator {address} cannot be reached within 1 s (")

@@ -68,9 +68,9 @@ def test_a_held_out_clip_is_taken_whole_whatever_the_stride_of_training(tmp_path
         ({"task": PAINTED}, "nothing is painted"),
         ({"task": PAINTED, "painted": "all"}, "nothing is painted"),
         ({"task": PAINTED, "painted": {"layers": [None, np.ones((3, 3))]}}, "nothing is painted"),
-        ({"file": 5}, "upload one file that is no list"),
-        ({"file": "/nowhere"}, "upload one file that is no list"),
-        ({"file": "/tmp"}, "upload one file that is no list"),
+        ({"file": 5}, "upload a single file, not a list of files"),
+        ({"file": "/nowhere"}, "upload a single file, not a list of files"),
+        ({"file": "/tmp"}, "upload a single file, not a list of files"),
     ],
 )
 def test_every_value_is_checked(studio, changes, message):
@@ -89,5 +89,5 @@ def test_a_list_that_names_files_of_the_machine_is_not_opened(studio, tmp_path):
     write_video(tmp_path / "secret.mp4", np.zeros((6, 16, 16, 3), np.uint8))
     (tmp_path / "a.CSV").write_text(f"path\n{tmp_path}/secret.mp4\n")
     for call in (lambda: studio.first_frame(str(tmp_path / "a.CSV"), 0), lambda: run(studio, file=str(tmp_path))):
-        with pytest.raises(UserError, match="upload one file that is no list"):
+        with pytest.raises(UserError, match="upload a single file, not a list of files"):
             call()

@@ -251,9 +251,12 @@ def test_all_that_does_not_fit_is_said_at_once(tiny):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"_class_name": "AutoencoderTiny"}, "_class_name='AutoencoderTiny' is not supported"),
-        ({"act_fn": "gelu"}, "act_fn='gelu'"),
-        ({"shift_factor": 0.1}, "shift_factor=0.1"),
+        (
+            {"_class_name": "AutoencoderTiny"},
+            "_class_name of the autoencoder must be 'AutoencoderKL', got 'AutoencoderTiny'",
+        ),
+        ({"act_fn": "gelu"}, "act_fn of the autoencoder must be 'silu', got 'gelu'"),
+        ({"shift_factor": 0.1}, "shift_factor of the autoencoder must be None, got 0.1"),
         ({"latents_mean": [0, 0, 0, 0]}, "latents_mean"),
         ({"down_block_types": ["AttnDownEncoderBlock2D"] * 3}, "AttnDownEncoderBlock2D"),
         ({"block_out_channels": [16, 32, "x"]}, "channels must be multiples of"),

@@ -182,7 +182,7 @@ MISTAKES = [
     ([DIGITS, "--config.tracker=tensorboard"], "tracker must be one of wandb, trackio, got 'tensorboard'"),
     ([DIGITS, "--config.mesh.fsdp=2"], "mesh.fsdp must divide the number of devices, 1, got 2"),
     ([DIGITS, "--config.model.remat=some"], "model.remat must be one of none, full, matmuls, got 'some'"),
-    ([DIGITS, "--config.optimizer.frozen=blocs"], "optimizer.frozen=blocs fits no parameter"),
+    ([DIGITS, "--config.optimizer.frozen=blocs"], "optimizer.frozen=blocs matches no parameter"),
     ([DIGITS, "--num_processes=2"], "also needs coordinator and process_id"),
     ([f"--config={ROOT}/configs/video_folder_tiny.py"], "add --config.data.path=FOLDER"),
     ([f"--config={ROOT}/configs/video_folder_tiny.py", "--config.data.path=/nowhere"], "no folder /nowhere"),

@@ -60,7 +60,7 @@ def test_config_json_has_the_keys_of_the_recipe():
         (
             {"diffusion__zero_terminal_snr": True, "diffusion__noise_schedule": "cosine"}
             | {"diffusion__num_diffusion_timesteps": 1},
-            "diffusion.num_diffusion_timesteps must be > 1 where the last is pure noise, got 1",
+            "diffusion.num_diffusion_timesteps must be > 1 with rectified_flow or zero_terminal_snr, got 1",
         ),
         ({"diffusion__min_snr_gamma": 0}, "diffusion.min_snr_gamma must be > 0, got 0.0"),
         ({"diffusion__num_diffusion_timesteps": 0}, "diffusion.num_diffusion_timesteps must be >= 1, got 0"),

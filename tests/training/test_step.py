@@ -245,7 +245,11 @@ def test_frozen_parameters_stay_and_have_no_moments():
     assert moved == trained_params(params, frozen).keys()
     assert "blocks/temporal_attn/qkv/kernel" in moved and not any(name.startswith("blocks/mlp") for name in moved)
     assert sum(x.size for x in jax.tree.leaves(state)) == 2 * count_trained(params, frozen) + 2
-    for pattern, message in [("(", "is not a regular expression"), ("blocs", "fits no parameter"), (".", "nothing to")]:
+    for pattern, message in [
+        ("(", "is not a regular expression"),
+        ("blocs", "matches no parameter"),
+        (".", "nothing to"),
+    ]:
         with pytest.raises(UserError, match=message):
             trained_params(params, pattern)
 

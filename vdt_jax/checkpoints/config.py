@@ -105,7 +105,7 @@ def check_diffusion(options: DiffusionOptions) -> DiffusionOptions:
     if options.noise_schedule == "linear" and limit <= 20:  # its last beta, 20 / limit, must be below 1
         raise UserError(f"diffusion.num_diffusion_timesteps must be > 20 with the linear schedule, got {limit}")
     if limit == 1 and (options.noise_schedule == "rectified_flow" or options.zero_terminal_snr):
-        raise UserError("diffusion.num_diffusion_timesteps must be > 1 where the last is pure noise, got 1")
+        raise UserError("diffusion.num_diffusion_timesteps must be > 1 with rectified_flow or zero_terminal_snr, got 1")
     make_diffusion(**vars(options))
     return options
 

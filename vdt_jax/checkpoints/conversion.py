@@ -133,7 +133,9 @@ def _adapted(source: Source, options: ConvertOptions) -> tuple[StateDict, dict[s
     grid = _grid(state_dict, options.image_size)
     if dit.is_diffusers_model(state_dict):
         if grid is None:
-            raise UserError("DiT under diffusers' names does not hold its size: add --image_size=256, or as trained")
+            raise UserError(
+                "a DiT with diffusers' names has no image size: add --image_size, that of its training, such as 256"
+            )
         state_dict = dit.official_names(state_dict, grid)
     lacks_null_row = _lacks_null_row(state_dict, options.num_classes)
     if dit.is_image_model(state_dict):

@@ -95,8 +95,8 @@ def newest_checkpoint(path: str | os.PathLike) -> epath.Path:
     if unfinished := all_steps(folder):
         example = folder / str(unfinished[-1])
         raise UserError(
-            f"no finished checkpoint in {path}: {example} has no manifest.json, so it is incomplete, or older than "
-            f"manifests; to take it as it is, name it: {example}"
+            f"no finished checkpoint in {path}: {example} has no manifest.json, so it is incomplete, or was "
+            f"saved by a version without manifests; to load it anyway, give its path: {example}"
         )
     raise UserError(f"no checkpoint in {path} yet: train longer, or name another folder")
 

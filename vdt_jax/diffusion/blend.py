@@ -1,4 +1,4 @@
-"""Linear blending of the given frames: a baseline of the evaluation, and what a residual diffusion starts from."""
+"""Linear blending of the given frames: a baseline of the evaluation, and the reference of residual diffusion."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ Distance = Float[Array, "b f h w 1"]
 def neighbours(video: Video, mask: Mask) -> tuple[Video, Distance, Video, Distance]:
     """For each position the last given value before or at it and the next one after or at it, with their distances.
 
-    A distance is in frames; where there is no such value it is infinite, and the value 0.
+    Distances are in frames. Where there is no such value, the distance is infinite and the returned value 0.
     """
     given = mask < 0.5
     num_frames = video.shape[1]
@@ -30,13 +30,13 @@ def neighbours(video: Video, mask: Mask) -> tuple[Video, Distance, Video, Distan
 
 
 def copy_nearest(video: Video, mask: Mask) -> Video:
-    """Copies each position from the nearest frame in which it is given; of two, from the earlier one."""
+    """Copies each position from the nearest frame in which it is given; of two equally near, the earlier."""
     before, distance_before, after, distance_after = neighbours(video, mask)
     return jnp.where(distance_before <= distance_after, before, after)
 
 
 def linear_blend(video: Video, mask: Mask) -> Video:
-    """Interpolates each position linearly between its given values; before the first and after the last it copies.
+    """Interpolates each position linearly between its given values; outside of them it copies the nearest.
 
     Args:
       video: (B, F, h, w, C), read where mask = 0.

@@ -75,8 +75,10 @@ def _accept_all(
         while missing := set(range(1, count)) - sockets.keys():
             ready = [key for key, _ in selector.select(max(end - time.monotonic(), 0))]
             if not ready:
-                wait = f"not come to {address} within {PATIENCE:.0f} s: start all with the same coordinator"
-                raise UserError(f"process {_listed(missing)} has {wait}")
+                raise UserError(
+                    f"no connection to {address} from process {_listed(missing)} within {PATIENCE:.0f} s: "
+                    "start all processes with the same coordinator"
+                )
             if ended := {key.data for key in ready} - {None}:  # a connected process sends nothing before it is answered
                 raise RunStopped(f"process {_listed(ended)} has ended before {_listed(missing)} came; {RESUME}")
             connection = stack.enter_context(server.accept()[0])

@@ -1,9 +1,10 @@
 """Detection of processes of a run that end or hang: closed connections and missing heartbeats.
 
-Collectives wait for ever for a process that was stopped, or that waits for its data; jax aborts after minutes, without
-a name, where one was killed. So every process keeps its connection to process 0 (from `gather`) open and sends a
-heartbeat every few seconds. The kernel closes the connections of a process that ends, however it ends, and the other
-end is notified at once, whatever its main thread does. A process that hangs, or whose machine is lost, sends nothing.
+A collective waits for ever for a process that is suspended (SIGSTOP) or waits for its data. If a process was killed,
+jax aborts only after minutes, and its message does not name the process. So every process keeps its connection to
+process 0 (from `gather`) open and sends a heartbeat every few seconds. The kernel closes the connections of a process
+that ends, however it ends, and the other end is notified at once, whatever its main thread does. A process that hangs,
+or whose machine is lost, sends nothing.
 """
 
 import ctypes
@@ -29,10 +30,12 @@ READING = 45.0  # timeout in seconds for reading one batch, during which the oth
 FIRST_READING = 600.0  # ... and for the first batch
 _HEARTBEAT = 3.0  # seconds from one heartbeat to the next
 _INTERVAL = 1.0  # seconds from one check to the next
-_LAST_WAIT = 1.0  # seconds that process 0 waits for the others to end: jax aborts them when its service ends
+_LAST_WAIT = (
+    1.0  # seconds that process 0 waits for the others to end: jax aborts them when the service of process 0 ends
+)
 _DONE, _FAILED = "done", "failed"
-_handlers: list[Any] = []  # C keeps no reference
-_others: "list[Connections]" = []  # one in a run of several processes
+_handlers: list[Any] = []  # keeps the callbacks alive: C code holds no reference to them
+_others: "list[Connections]" = []  # of this process; empty in a run of one process
 _end_lock = threading.Lock()
 
 
@@ -46,10 +49,10 @@ class Connections:
     def __init__(self, me: int, sockets: Sockets):
         self.reading_limit = FIRST_READING
         self.reading_since: float | None = None
-        self.clock = 0.0  # seconds that the thread has run: the time after SIGSTOP is not counted as silence of others
+        self.clock = 0.0  # seconds that the thread has run; a suspended process (SIGSTOP) does not count them
         self.me, self._sockets = me, dict(sockets)
         self._last_read = dict.fromkeys(sockets, 0.0)  # on `clock`
-        self._incomplete = dict.fromkeys(sockets, b"")  # lines that have not ended
+        self._incomplete = dict.fromkeys(sockets, b"")  # last lines, so far
         self._done: set[int] = set()
         self._closing = False
         self._lock = threading.Lock()
@@ -131,8 +134,8 @@ class Connections:
 class Watch:
     """Reports the end of this process to the others, and limits how long it reads data; a context manager.
 
-    Does nothing in a run of one process. Where another process ends with an error, this one ends with its message and
-    exit code; where one is lost, with a line that names it and exit code 3. Both hold outside of this context, too.
+    Does nothing in a run of one process. If another process ends with an error, this one ends with that
+    message and exit code; if one is lost, with a line that names it and exit code 3. Both also hold outside of `with`.
     """
 
     def __enter__(self) -> "Watch":
@@ -141,21 +144,20 @@ class Watch:
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         if not _others:
             return
-        if error is None or isinstance(error, RunStopped):  # all processes end
+        if error is None or isinstance(error, RunStopped):  # every process ends by itself
             _others[0].send_line(_DONE)
             return
         code = USER_ERROR if isinstance(error, UserError) else STOPPED
         if code == STOPPED:
             if isinstance(error, (jax.errors.JaxRuntimeError, ValueError)):
-                time.sleep(
-                    SILENCE + 2 * _HEARTBEAT
-                )  # a collective fails so where a process is lost: its name comes first
+                # A collective raises these when a process is lost: wait until `_watch` has named it.
+                time.sleep(SILENCE + 2 * _HEARTBEAT)
             traceback.print_exception(error)
-        end_now(str(error) or type(error).__name__, code)  # at a normal end jax waits for the others
+        end_now(str(error) or type(error).__name__, code)  # a normal exit would wait for the others
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Around the reading of a batch."""
+        """Limits the time for reading a batch; a context manager."""
         if not _others:
             yield
             return
@@ -168,7 +170,7 @@ class Watch:
 
 def watch_others(me: int, sockets: Sockets) -> None:
     """Starts to watch the other processes, over the connections that `gather` returned."""
-    _before_abort(lambda: time.sleep(10))  # jax aborts where process 0 has ended: its name comes first
+    _before_abort(lambda: time.sleep(10))  # so that `_watch` names process 0 before jax aborts
     _others.append(Connections(me, sockets))
 
 
@@ -182,7 +184,7 @@ def end_now(message: str, code: int) -> NoReturn:
 
 @contextmanager
 def _ending() -> Iterator[None]:
-    """Lets the first thread alone end the process."""
+    """Lets only the first thread that enters end the process."""
     if not _end_lock.acquire(blocking=False):
         time.sleep(60)
     yield

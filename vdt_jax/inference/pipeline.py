@@ -37,7 +37,7 @@ class Pipeline:
     Attributes:
       model: the network.
       params: its parameters, on the devices to sample on.
-      config: of the training run; `diffusion`, `data` and `loss.mask_mixture` are read.
+      config: of the training run; `diffusion`, `data`, `loss.mask_mixture` and `loss.label_dropout` are read.
       space: pixels, or the latents of an autoencoder.
       trust_data: whether the `data` section may name a class of your own, whose module is imported.
     """
@@ -61,12 +61,12 @@ class Pipeline:
 
         Args:
           path: a working directory of train.py, a converted folder, or `demo`, the bundled model.
-          vae: the autoencoder of a model of latents: a folder, a file or a repository of the Hugging Face hub.
-          vae_dtype: what the autoencoder computes in, `float32` or `bfloat16`.
+          vae: the autoencoder of a latent-space model: a folder, a file or a repository of the Hugging Face hub.
+          vae_dtype: dtype of the autoencoder's computation, `float32` or `bfloat16`.
           trust_data: see the class; without it, held-out clips of your own class cannot be sampled.
 
         Raises:
-          UserError: no checkpoint there, a model of latents without its autoencoder, or another autoencoder than the
+          UserError: no checkpoint there, a latent-space model without its autoencoder, or another autoencoder than the
             one that the model was trained with.
         """
         config = load_config(path)
@@ -74,7 +74,7 @@ class Pipeline:
         space = load_space(vae, vae_dtype, config)
         if vae is None and model.in_channels not in (1, 3):
             raise UserError(
-                f"{path} is a model of latents ({model.in_channels} channels): name its autoencoder (--vae)"
+                f"{path} is a latent-space model ({model.in_channels} channels): name its autoencoder (--vae)"
             )
         space.clip_shape(model)
         return cls(model, jax.device_put(params, replicated(make_mesh())), config, space, trust_data)
@@ -106,7 +106,11 @@ class Pipeline:
 
     @property
     def data(self) -> Mapping[str, Any]:
-        """The `data` section of the config. UserError: it names a class that must be trusted first."""
+        """The `data` section of the config.
+
+        Raises:
+          UserError: it names a class outside of vdt_jax, and `trust_data` is False.
+        """
         section = self.config["data"]
         if not self.trust_data and not is_built_in(section["name"]):
             raise UserError(
@@ -122,7 +126,7 @@ class Pipeline:
         return pixel_source(data or self.data, self.model, self.space, split, num_frames)
 
     def task_masks(self, task: str, numbers: range, seed: int = 0, num_given: int | None = None) -> jax.Array:
-        """The masks (B, F, h, w, 1) of a task for these sample numbers, over what the model denoises.
+        """The masks (B, F, h, w, 1) of a task for these sample numbers, over the grid that the model denoises.
 
         1 = generate, 0 = given. See `diffusion.masks.task_mask`.
         """
@@ -143,7 +147,7 @@ class Pipeline:
 
         Args:
           clips: (B, F, H, W, C) in [-1, 1].
-          mask: (B, F, h, w, 1) over what the model denoises, 1 = generate, 0 = given.
+          mask: (B, F, h, w, 1) over the grid that the model denoises (pixels or latent cells), 1 = generate, 0 = given.
           keys: (B,) one for each sample, see `sample_keys`.
           diffusion: see the method of this name.
           encode_full, paste: see `latents.space.VaeSpace`.
@@ -174,19 +178,20 @@ class Pipeline:
         progress: Callable[[int, int], object] | None = None,
         **options: Any,
     ) -> Clip | list[Clip]:
-        """Samples any task, mask or length.
+        """Generates clips for any task or mask, of any length.
 
         Args:
           input: a video, GIF, picture, folder of frames, folder or list of videos, .npz, .npy or .pt file, or an array
             (F, H, W, C) of uint8 or of floats in [-1, 1] or [0, 1]; several of them as a list. Frames of videos are
             chosen at the stride or rate that the model was trained with. None takes held-out clips of its data.
           task: one of `diffusion.masks.TASKS`; default: predict.
-          output: an .mp4 or .npz file to write each sample to as it is made, numbered if there are several.
-          progress: called now and then with the network steps done and the steps in all.
+          output: an .mp4 or .npz file, written while the sample is generated; of several samples, each has its number
+            in the name.
+          progress: called about 20 times a batch with the sampling steps done and their total.
           options: the flags of sample.py (`python sample.py --help`), such as steps, sampler, given_frames, seed.
 
         Returns:
-          One clip, or a list where `input` is a list or there is more than one.
+          One clip; a list if `input` is a list or there are several clips.
 
         Raises:
           UserError: options that are not allowed, or an input that cannot be read.
@@ -210,11 +215,11 @@ class Pipeline:
         return self.sample(input, "backward", **options)
 
     def interpolate(self, input: Any = None, **options: Any) -> Any:
-        """Generates the frames between every fourth frame of a clip; `given_frames` of `sample` takes others."""
+        """Generates the frames between every fourth frame of a clip; `sample(given_frames=...)` takes others."""
         return self.sample(input, "interpolation", **options)
 
     def generate(self, **options: Any) -> Any:
-        """Generates a clip from nothing; `labels` chooses its class where the model has classes."""
+        """Generates a clip without given frames; `labels` chooses its class where the model has classes."""
         return self.sample(None, "unconditional", **options)
 
     def inpaint(self, input: Any, mask: Any, **options: Any) -> Any:
@@ -229,9 +234,9 @@ class Pipeline:
         return self.sample(input, mask=mask, **options)
 
     def extend(self, input: Any, num_new: int, **options: Any) -> Any:
-        """Generates `num_new` frames after the `num_given` frames from `start` on; before them with task backward."""
+        """Generates `num_new` frames after the `num_given` from frame `start` on; before them with task backward."""
         return self.sample(input, extend=num_new, **options)
 
     def raise_frame_rate(self, input: Any, factor: int, **options: Any) -> Any:
-        """Generates `factor` - 1 frames between any two frames of a video of any length."""
+        """Generates `factor` - 1 frames between any two neighbouring frames of a video of any length."""
         return self.sample(input, fps_factor=factor, **options)

@@ -248,7 +248,9 @@ def _extend(request: Request) -> Iterator[Clip]:
     for number in range(request.num_samples):
         if (known := len(request.numbers(number, num_given))) < num_given:
             name = request.name(number)
-            raise UserError(f"{name} has {known} of the {num_given} given frames: choose a smaller num_given")
+            raise UserError(
+                f"num_given is {num_given}, but {name} has only {known} such frames: choose a smaller num_given"
+            )
     # Frames before the first one of a file do not exist, so the truth is not known.
     read = _reader(request, num_given if backward and request.videos else total)
     complete = request.completer()

@@ -68,7 +68,9 @@ class Studio:
         if file:
             # A list or a folder would name other files of this machine.
             if not isinstance(file, str) or not Path(file).is_file() or Path(file).suffix.lower() in LIST_SUFFIXES:
-                raise UserError("the page takes one video, GIF, picture or array: upload one file that is no list")
+                raise UserError(
+                    "the page accepts one video, GIF, picture or array: upload a single file, not a list of files"
+                )
             return file, None
         batch = take(self.pipe.source(), [seed])
         labels = tuple(batch["labels"].tolist()) if self.pipe.model.num_classes > 1 else None

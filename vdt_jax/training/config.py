@@ -85,7 +85,7 @@ class TrainConfig:
     init_fresh: str | None = option(None, "Paths that are not taken from there, e.g. y_embedder,time_embed.")
     model: ModelOptions = option(ModelOptions(), "The network.")
     vae: str | None = option(
-        None, "Autoencoder of a model of latents, as --vae of sample.py; encodes batches and is not trained."
+        None, "Autoencoder of a latent-space model, as --vae of sample.py; encodes batches and is not trained."
     )
     diffusion: DiffusionOptions = option(DiffusionOptions(), "The diffusion process.")
     loss: LossOptions = option(LossOptions(), "The loss.")

@@ -105,7 +105,7 @@ def trained_params(params: Any, frozen: str = "") -> dict[str, Any]:
     free = {path: leaf for path, leaf in leaves.items() if path.split("/")[0] not in FROZEN_PARAMS}
     trained = {path: leaf for path, leaf in free.items() if pattern is None or not pattern.search(path)}
     if frozen and len(trained) == len(free):
-        raise UserError(f"optimizer.frozen={frozen} fits no parameter: paths look like {next(iter(free))}")
+        raise UserError(f"optimizer.frozen={frozen} matches no parameter: paths look like {next(iter(free))}")
     if not trained:
         raise UserError(f"optimizer.frozen={frozen} leaves nothing to train: name fewer paths")
     return trained

@@ -1,7 +1,7 @@
 """Read and write video: what FFmpeg decodes, GIF, animated WebP, pictures, folders of frames; mp4, GIF, PNG grids, npz.
 
-On disk and at this door frames are uint8 `(F, H, W, 3)`; inside the program video is float32 `(F, H, W, C)` in [-1, 1].
-mp4 is lossy: what was given comes out of a file nearly, not exactly, as it went in. GIF keeps 256 colours a frame.
+Files and the functions here have frames as uint8 `(F, H, W, 3)`; elsewhere video is float32 `(F, H, W, C)` in [-1, 1].
+mp4 is lossy: given frames in a file differ slightly from the input. GIF keeps 256 colours a frame.
 """
 
 from vdt_jax.video.frames import (

@@ -1,6 +1,6 @@
-"""Read video: every file that FFmpeg or Pillow decodes, and folders of frames, by one door.
+"""Read video: every file that FFmpeg or Pillow decodes, and folders of frames.
 
-What a file is, its first bytes say, not its name.
+The first bytes of a file decide how it is decoded, not its name.
 """
 
 import contextlib

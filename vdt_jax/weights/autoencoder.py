@@ -60,10 +60,10 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
     """
     for name, allowed in _FIXED.items():
         if config.get(name, allowed[0]) not in allowed:
-            raise UserError(f"an autoencoder with {name}={config[name]!r} is not supported: {allowed[0]!r} is")
+            raise UserError(f"{name} of the autoencoder must be {allowed[0]!r}, got {config[name]!r}")
     for name, plain in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
         if set(config.get(name, [plain])) != {plain}:
-            raise UserError(f"an autoencoder with {name}={config[name]} is not supported: {plain} alone is")
+            raise UserError(f"{name} of the autoencoder must all be {plain}, got {config[name]}")
     options = {name: config[name] for name in _SIZES if config.get(name) is not None}
     for name, value in options.items():
         kind = AutoencoderKL.__annotations__[name]

@@ -91,7 +91,7 @@ def read_sizes(
             raise UserError(f"{name} has shape {shapes[name]}, not (1, positions, {hidden_size})")
     depth = 1 + max(int(match[1]) for name in state_dict if (match := re.match(r"blocks\.(\d{1,9})\.", name)))
     if depth > _MAX_DEPTH:
-        raise UserError(f"blocks.{depth - 1} is named: at most {_MAX_DEPTH} blocks are read")
+        raise UserError(f"the file has parameters of blocks.{depth - 1}: a model may have at most {_MAX_DEPTH} blocks")
     count = shapes["pos_embed"][1]
     rows, columns = grid or (round(count**0.5),) * 2
     if rows * columns != count:

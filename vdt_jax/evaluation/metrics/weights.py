@@ -94,7 +94,9 @@ def load_i3d(folder: str | Path | None = None) -> dict[str, Any]:
             params[block] = {name.replace("/", "_"): fold(block, name) for name in tree["params"][block]}
         params["Logits_Conv3d_0c_1x1"] = dict(tree["params"]["Logits/Conv3d_0c_1x1"]["Conv_0"])
     except KeyError as error:
-        raise UserError(f"{find('i3d', folder)} is not I3D: it has no {error}") from None
+        raise UserError(
+            f"{find('i3d', folder)} is not I3D, it has no {error}: name another folder (--metric_weights)"
+        ) from None
     return params
 
 
