@@ -367,7 +367,7 @@ def test_mistakes_get_one_line(pipe, video, call, message):
 def test_a_model_of_latents_with_its_autoencoder(tmp_path, monkeypatch):
     """A converted model on latents: pixels in, pixels out, the given pixels untouched."""
     save_random_model(tmp_path / "model", {"name": "synthetic"}, input_size=(4, 4), in_channels=4, patch_size=2)
-    with pytest.raises(UserError, match=r"model of latents \(4 channels\): name its autoencoder"):
+    with pytest.raises(UserError, match=r"latent-space model \(4 channels\): name its autoencoder"):
         vdt_jax.Pipeline.load(tmp_path / "model")
     pipe = vdt_jax.Pipeline.load(tmp_path / "model", vae=GOLDENS / "vae_tiny")
     assert pipe.shape == (F, 16, 16, 3)
