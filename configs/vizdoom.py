@@ -27,7 +27,7 @@ def get_config(variant: str = "") -> ConfigDict:
     config.data.update(name="vizdoom:my_way_home", hop=1)
     if variant == "cpu":
         config.batch_size = 16
-        config.total_steps = 50_000
+        config.total_steps = 25_000
         config.model.update(input_size=(32, 32), patch_size=8, hidden_size=128, depth=6, num_heads=4, dtype="float32")
         config.model.update(unroll=6, remat="none")  # faster on a CPU
         config.learning_rate.peak = 4e-3

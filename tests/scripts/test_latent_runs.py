@@ -22,7 +22,7 @@ def test_from_the_official_file_to_a_video(tmp_path):
     golden = GOLDENS / "vdt_tiny.pt"
     succeed("convert_torch_ckpt.py", f"--input={golden}", f"--output={tmp_path}/tiny", "--num_heads=3")
     arguments = [f"--checkpoint={tmp_path}/tiny", "--task=predict", f"--input={tmp_path}/clip.mp4", "--steps=2"]
-    assert "model of latents (4 channels): name its autoencoder (--vae)" in fail("sample.py", *arguments)
+    assert "latent-space model (4 channels): name its autoencoder (--vae)" in fail("sample.py", *arguments)
     vae = f"--vae={GOLDENS}/vae_tiny"
     succeed("sample.py", *arguments, vae, f"--output={tmp_path}/out.npz")
     succeed("sample.py", *arguments, vae, f"--output={tmp_path}/through.npz", "--nopaste", "--encode_full")
@@ -62,7 +62,7 @@ def test_train_and_evaluate_a_model_of_latents_on_videos(tmp_path):
     evaluation = [f"--checkpoint={run}", f"--output={tmp_path}/out", "--num_clips=1", "--steps=2"]
     named = [*evaluation, f"--vae={vae}", "--tasks=interpolation,spatial_temporal"]
     mistaken, done = scripts("evaluate.py", evaluation, named)
-    assert "model of latents (4 channels): name its autoencoder (--vae)" in line_of(mistaken)
+    assert "latent-space model (4 channels): name its autoencoder (--vae)" in line_of(mistaken)
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [report["protocol"][size] for size in ("frames", "height", "width", "channels")] == [4, 32, 32, 3]
