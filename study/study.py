@@ -13,7 +13,6 @@ end          the linear schedule rescaled to zero terminal SNR, against the line
 augmentation noise on given frames in training, against none; also over videos extended by 200 frames
 optimizer    Muon at twice AdamW's learning rate, against AdamW
 time         the same, against AdamW with a tenth more steps: at equal seconds
-steps        the same, against AdamW with 2.5 times the steps
 low rate, high rate, AdamW's rate   half and twice Muon's learning rate, and twice AdamW's, against the rate above
 
 Our own arm is one side of most. The results of an arm and seed are kept in a file: re-run the
