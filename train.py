@@ -67,7 +67,6 @@ def train(
     run = Run(config, mirror.folder)
     check_same_run(workdir, run.config_json)
     check_agreement("data", run.config_json, ignore=PLACES)
-    validation = Validation(run, mirror.folder / "samples", stop=lambda: interruption.asked)
 
     # ------------------------------------------------------------------ state: fresh, or the newest checkpoint
     if not (workdir / "config.json").is_file():
@@ -85,6 +84,7 @@ def train(
     log = open_log(run, mirror, first_step)
     with checkpoints, mirror, log or contextlib.nullcontext():
         logger.info(f"{run}, step {first_step} to {last_step}")
+        validation = Validation(run, mirror.folder / "samples", log, stop=lambda: interruption.asked)
         unread: Metrics | None = None  # metrics are read one step late, to avoid blocking on the device
         for step in range(first_step + 1, last_step + 1):
             with watch.reading():
@@ -111,8 +111,6 @@ def train(
                 raise RunStopped(f"interrupted; step {step} is saved: re-run the command to resume", INTERRUPTED)
             if show and not measure:
                 validation(state.ema_params, step, metrics=False, pictures=True)
-            if show and log:
-                log.pictures(step, validation.folder(step))
         if unread is not None:
             run.report_skipped(last_step, unread, checkpoints.newest)
         logger.info(f"saving blocked training for {checkpoints.seconds_blocked:.2f} s")
