@@ -58,22 +58,18 @@ def main(_: Any) -> None:
 def train(
     config: TrainConfig, workdir: epath.Path, stop_after: int | None, interruption: Interruption, watch: Watch
 ) -> None:
-    first_process = jax.process_index() == 0
+    """Trains to the last step, or until an interruption.
 
-    # ------------------------------------------------------------------ model, data, optimizer, step
-    check_same_run(workdir, config.as_json())
-    check_agreement("config", config.as_json() | {"stop_after": stop_after}, ignore=PLACES)
-    mirror = Mirror(workdir, copies=first_process)
-    run = Run(config, mirror.folder)
-    check_same_run(workdir, run.config_json)
-    check_agreement("data", run.config_json, ignore=PLACES)
-    validation = Validation(run, mirror.folder / "samples", stop=lambda: interruption.asked)
+    Args:
+      workdir: local or in a bucket; its newest checkpoint, if any, is where training starts.
+      stop_after: the last step, if it is below `total_steps` of the config.
 
-    # ------------------------------------------------------------------ state: fresh, or the newest checkpoint
-    if not (workdir / "config.json").is_file():
-        run.check_init_from()
-    if first_process:
-        save_config(workdir, run.config_json)
+    Raises:
+      UserError: devices, data or working directory do not fit the config.
+      RunStopped: the run was interrupted and saved, or it cannot continue.
+    """
+    mirror = Mirror(workdir, copies=jax.process_index() == 0)
+    run = open_run(config, workdir, stop_after, mirror)
     every, keep = config.checkpoint_every, config.keep_checkpoints
     checkpoints = Checkpoints(workdir, every=every, keep=keep, keep_every=config.keep_every)
     state = checkpoints.restore(run.state_shapes) or run.first_state()
@@ -81,10 +77,10 @@ def train(
     last_step = min(config.total_steps, stop_after or config.total_steps)
     train_batches = run.batches(first_step)
 
-    # ------------------------------------------------------------------ loop
     log = open_log(run, mirror, first_step)
     with checkpoints, mirror, log or contextlib.nullcontext():
         logger.info(f"{run}, step {first_step} to {last_step}")
+        validation = Validation(run, mirror.folder / "samples", log, stop=lambda: interruption.asked)
         unread: Metrics | None = None  # metrics are read one step late, to avoid blocking on the device
         for step in range(first_step + 1, last_step + 1):
             with watch.reading():
@@ -111,11 +107,28 @@ def train(
                 raise RunStopped(f"interrupted; step {step} is saved: re-run the command to resume", INTERRUPTED)
             if show and not measure:
                 validation(state.ema_params, step, metrics=False, pictures=True)
-            if show and log:
-                log.pictures(step, validation.folder(step))
         if unread is not None:
             run.report_skipped(last_step, unread, checkpoints.newest)
         logger.info(f"saving blocked training for {checkpoints.seconds_blocked:.2f} s")
+
+
+def open_run(config: TrainConfig, workdir: epath.Path, stop_after: int | None, mirror: Mirror) -> Run:
+    """The run of a working directory, whose config.json describes it from here on.
+
+    Raises:
+      UserError: devices, data or `init_from` do not fit the config, the working directory is that of another run, or
+        the processes were started with different values.
+    """
+    check_same_run(workdir, config.as_json())
+    check_agreement("config", config.as_json() | {"stop_after": stop_after}, ignore=PLACES)
+    run = Run(config, mirror.folder)
+    check_same_run(workdir, run.config_json)  # now with the hash of the autoencoder and the identity of the data
+    check_agreement("data", run.config_json, ignore=PLACES)
+    if not (workdir / "config.json").is_file():
+        run.check_init_from()
+    if jax.process_index() == 0:
+        save_config(workdir, run.config_json)
+    return run
 
 
 def open_log(run: Run, mirror: Mirror, first_step: int) -> RunLog | None:

@@ -8,11 +8,12 @@ import sys
 import numpy as np
 import pytest
 from helpers.event_files import pictures, scalars
-from helpers.scripts import DIGITS, ROOT, SHRUNK, fail, line_of, script, scripts, succeed
+from helpers.scripts import DIGITS, ROOT, SHRUNK, environment, fail, line_of, script, scripts, succeed
 from helpers.videos import moving_square
 
 from vdt_jax.data.pipeline import clip_numbers
 from vdt_jax.diffusion.masks import TASKS
+from vdt_jax.errors import INTERRUPTED
 from vdt_jax.video import read_frames, write_video
 
 RECIPES = ["moving_digits", "video_folder_tiny"]  # test_latent_runs.py has the default, test_recipes.py all
@@ -81,6 +82,27 @@ def test_working_directory_after_a_resumed_run(workdir):
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4"]
     assert len(list(workdir.glob("events.*"))) == 2
     assert json.loads((workdir / "config.json").read_text())["batch_size"] == 2
+
+
+# SIGTERM to another process of the run: this one stops after step 2 with the others, and samples meanwhile.
+INTERRUPTED_ELSEWHERE = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+import train
+train.Interruption.requested = lambda self, step: step == 2
+train.cli.run(train.main)
+"""
+
+
+@pytest.mark.slow
+def test_previews_of_the_step_after_which_a_run_is_interrupted_are_logged(tmp_path):
+    arguments = [DIGITS, f"--workdir={tmp_path}", "--config.validation.every=2", "--config.preview.every=2", *SHRUNK]
+    command = [sys.executable, "-c", INTERRUPTED_ELSEWHERE, str(ROOT), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300, check=False)
+    assert done.returncode == INTERRUPTED, done.stderr[-2000:]
+    assert len(list(tmp_path.glob("samples/step_0000002/*.gif"))) == len(TASKS)
+    shown = pictures(tmp_path)
+    assert {name: list(steps) for name, steps in shown.items()} == {f"samples/{task}_0": [2] for task in TASKS}
 
 
 @pytest.mark.slow

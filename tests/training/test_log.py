@@ -143,14 +143,69 @@ def test_a_tracker_that_fails_costs_the_tracker_not_the_training(tmp_path, monke
     assert "tracker=trackio failed, and gets nothing more of this training: no route to host" in caplog.text
 
 
-# What train.py does, killed after step 6 and resumed from a checkpoint of step 4.
-KILLED_AND_RESUMED = """
+@pytest.fixture
+def sent(monkeypatch):
+    """What Trackio gets, (step, names without the rate); no package is needed."""
+    calls = []
+
+    def log_values(values, step):
+        calls.append((step, *(name for name in values if name != "steps_per_second")))
+
+    run = types.SimpleNamespace(log=log_values, finish=lambda: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    module = types.SimpleNamespace(init=lambda **settings: run, Video=lambda path: path)
+    monkeypatch.setitem(sys.modules, "trackio", module)
+    return calls
+
+
+def train(workdir, first_step, *steps, previews=None, tracker="trackio"):
+    with RunLog(workdir, first_step, 10, tracker=tracker) as run:
+        for step in steps:
+            run.metrics(step, {"loss": 1.0 / step})
+            if previews is not None:
+                run.pictures(step, previews)
+
+
+def test_a_run_that_is_killed_twice_reaches_a_tracker_once(tmp_path, sent):
+    train(tmp_path, 0, 2, 4, 6)
+    train(tmp_path, 2, 4)  # resumed at step 2, and killed before step 6
+    train(tmp_path, 2, 4, 6, 8)
+    assert sent == [(step, "loss") for step in (2, 4, 6, 8)] and steps(tmp_path) == [2, 4, 6, 8]
+
+
+def test_previews_of_a_step_whose_metrics_were_logged_before_a_kill(tmp_path, previews, sent):
+    shown = ("samples/backward_0", "samples/predict_0")
+    train(tmp_path, 0, 2)  # killed before its previews
+    for _ in range(2):
+        train(tmp_path, 0, 2, previews=previews)
+    assert sent == [(2, "loss"), (2, *shown)]
+
+
+def test_a_tracker_that_is_added_to_a_run_gets_all_steps_from_then_on(tmp_path, sent):
+    train(tmp_path, 0, 2, 4, 6, tracker=None)
+    train(tmp_path, 4, 6, 8)
+    assert sent == [(6, "loss"), (8, "loss")]
+
+
+DAMAGED = ["", "[]", "null", '{"trackio/metrics": "x"}', '{"trackio/metrics": [1]}', "[" * 100_000]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_record_of_logged_steps_is_replaced(tmp_path, sent, text):
+    (tmp_path / "tracked_steps.json").write_text(text)
+    train(tmp_path, 0, 2)
+    assert sent == [(2, "loss")]
+    assert json.loads((tmp_path / "tracked_steps.json").read_text()) == {"trackio/metrics": 2}
+
+
+# What train.py does, killed after step 6 and then after step 4, and resumed each time from a checkpoint of step 2.
+KILLED_TWICE = """
 import sys
 from pathlib import Path
 from vdt_jax.training.log import RunLog
 
 tracker, workdir = sys.argv[1], Path(sys.argv[2])
-for first_step, steps in ((0, (2, 4, 6)), (4, (6, 8))):
+for first_step, steps in ((0, (2, 4, 6)), (2, (4,)), (2, (4, 6, 8))):
     with RunLog(workdir, first_step, 8, tracker=tracker, config={"model": {"depth": 3}}) as log:
         for step in steps:
             log.metrics(step, {"loss": 1 / step, "validation/predict": 0.5})
@@ -161,7 +216,7 @@ for first_step, steps in ((0, (2, 4, 6)), (4, (6, 8))):
 
 def tracked(tracker, workdir, **environment):
     pytest.importorskip(tracker, reason=f"pip install -e '.[{tracker}]'")
-    command = [sys.executable, "-c", KILLED_AND_RESUMED, tracker, str(workdir)]
+    command = [sys.executable, "-c", KILLED_TWICE, tracker, str(workdir)]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("WANDB", "TRACKIO"))}
     clean |= {"HOME": str(workdir / "home"), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     return subprocess.run(
@@ -192,7 +247,7 @@ def test_weights_and_biases_offline(tmp_path, previews):
     assert done.returncode == 0, done.stderr
     run_id = (tmp_path / "run_id").read_text().strip()
     folders = sorted(tmp_path.glob("wandb/offline-run-*"))
-    assert len(folders) == 2 and all(folder.name.endswith(run_id) for folder in folders)
+    assert len(folders) == 3 and all(run_id in folder.name for folder in folders)  # -1 after one of the same second
     logged = []
     for folder in folders:
         records = list(wandb_records(next(folder.glob("*.wandb"))))
@@ -205,7 +260,7 @@ def test_weights_and_biases_offline(tmp_path, previews):
                     ".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in record.history.item
                 }
                 logged.append((items["_step"], items.get("loss"), items.get("samples/predict_0._type")))
-        assert len(list(folder.rglob("*.gif"))) == 2
+    assert [len(list(folder.rglob("*.gif"))) for folder in folders] == [2, 0, 2]
     assert logged == [(2, 1 / 2, None), (4, 1 / 4, None), (6, 1 / 6, "video-file"), (8, 1 / 8, "video-file")]
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -131,5 +132,14 @@ def test_metrics_and_pictures_share_their_samples(run, params, sampled, tmp_path
 
 
 def test_an_interruption_ends_it_between_two_tasks(run, params, sampled, tmp_path):
-    assert Validation(run, tmp_path, stop=lambda: len(sampled) == 3)(params, 4, pictures=True) == {}
+    logged = []
+    log = types.SimpleNamespace(pictures=lambda step, folder: logged.append((step, len(list(folder.glob("*.gif"))))))
+    assert Validation(run, tmp_path, log, stop=lambda: len(sampled) == 3)(params, 4, pictures=True) == {}
     assert len(sampled) == 3 and len(list(tmp_path.glob("step_0000004/*.gif"))) == 6
+    assert logged == [(4, 6)]
+
+
+def test_nothing_is_logged_where_no_task_is_sampled(run, params, sampled, tmp_path):
+    log = types.SimpleNamespace(pictures=lambda step, folder: pytest.fail("there are no pictures"))
+    assert Validation(run, tmp_path, log, stop=lambda: True)(params, 4, pictures=True) == {}
+    assert len(Validation(run, tmp_path, log)(params, 4)) == 7 + 4 + 2 * 7  # metrics alone

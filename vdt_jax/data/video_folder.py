@@ -17,6 +17,14 @@ _CROPS = {
     "exact": (CENTRED, CENTRE),
     "dit": ("centre, as DiT's center_crop_arr: halved, then bicubic, then whole pixels", CENTRE_AS_DIT),
 }
+# By name of an option: whether a value is in its range, and the range in words.
+_RANGES = {
+    "random_crop": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+    "held_out": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    "max_bad": (lambda value: 0 <= value <= 1, "from 0 to 1"),
+    "time_limit": (lambda value: value > 0, "> 0"),
+    "memory_limit": (lambda value: value > 0, "> 0"),
+}
 
 
 class VideoFolder:
@@ -71,21 +79,9 @@ class VideoFolder:
             raise UserError("data.path is missing: add --config.data.path=FOLDER")
         if shape[3] not in (1, 3):
             raise UserError(f"in_channels must be 3, or 1 for grey, for a folder of videos; got {shape[3]}")
-        limits = {
-            "random_crop": (random_crop, 0 <= random_crop <= 1, "from 0 to 1"),
-            "held_out": (held_out, 0 <= held_out < 1, "at least 0 and below 1"),
-            "max_bad": (max_bad, 0 <= max_bad <= 1, "from 0 to 1"),
-            "time_limit": (time_limit, time_limit > 0, "> 0"),
-            "memory_limit": (memory_limit, memory_limit > 0, "> 0"),
-        }
-        for name, (value, allowed, limit) in limits.items():
-            if not allowed:
-                raise UserError(f"data.{name} must be {limit}, got {value:g}")
-        if crop not in _CROPS:
-            raise UserError(f"data.crop must be one of {', '.join(_CROPS)}, got {crop!r}")
-        if crop != "exact" and random_crop:
-            raise UserError(f"data.crop={crop} and data.random_crop exclude each other: leave out one of them")
-        self.crop, self._centre = _CROPS[crop]
+        _check_ranges(random_crop=random_crop, held_out=held_out, max_bad=max_bad)
+        _check_ranges(time_limit=time_limit, memory_limit=memory_limit)
+        self.crop, self._centre = _centre_crop(crop, random_crop)
         self._shape, self._random_crop, self._random_flip = shape, random_crop, random_flip
         self._window = Window(shape[0], stride, fps, hop, short)
         self._decoders = Decoders(time_limit, memory_limit)
@@ -139,3 +135,20 @@ class VideoFolder:
                 self._slow.add(number)
                 raise
         return {"video": frames, "label": self._labels.get(video.label, 0)}
+
+
+def _check_ranges(**values: float) -> None:
+    """UserError: a value out of the range of its option."""
+    for name, value in values.items():
+        in_range, words = _RANGES[name]
+        if not in_range(value):
+            raise UserError(f"data.{name} must be {words}, got {value:g}")
+
+
+def _centre_crop(crop: str, random_crop: float) -> tuple[str, Crop]:
+    """The entry of _CROPS for an option `crop`. UserError: an unknown one, or one that excludes random crops."""
+    if crop not in _CROPS:
+        raise UserError(f"data.crop must be one of {', '.join(_CROPS)}, got {crop!r}")
+    if crop != "exact" and random_crop:
+        raise UserError(f"data.crop={crop} and data.random_crop exclude each other: leave out one of them")
+    return _CROPS[crop]

@@ -66,23 +66,35 @@ def guide(
         # Stacked as (B, branches, ...), so that a batch that is sharded over devices is not moved.
         inputs, each_label = (jnp.stack(parts, axis=1) for parts in zip(*branches, strict=True))
         outputs = network(inputs.reshape(-1, *x_t.shape[1:]), timesteps.repeat(len(branches)), each_label.reshape(-1))
-        outputs = outputs.reshape(*each_label.shape, *outputs.shape[1:])
-        full, channels = outputs[:, 0], x_t.shape[-1]
-        output = full[..., :channels]
-        for branch, scale in enumerate(scales, 1):
-            output += (scale - 1) * (full[..., :channels] - outputs[:, branch, ..., :channels])
-        return jnp.concatenate([output, full[..., channels:]], axis=-1)
+        return _extrapolate(outputs.reshape(*each_label.shape, *outputs.shape[1:]), scales, x_t.shape[-1])
 
-    if guidance_interval is None:
-        return guided
-    low, high = guidance_interval
+    return guided if guidance_interval is None else _within(guidance_interval, diffusion, guided, plain)
 
-    def within_interval(x_t: Video, timesteps: Int[Array, " b"]) -> Float[Array, "b f h w out"]:
+
+def _extrapolate(
+    outputs: Float[Array, "b branches f h w out"], scales: Sequence[jax.Array | float | int], channels: int
+) -> Float[Array, "b f h w out"]:
+    """The first branch, pushed away from each other one by its scale, in the first `channels`, without the variance."""
+    full = outputs[:, 0]
+    output = full[..., :channels]
+    for branch, scale in enumerate(scales, 1):
+        output += (scale - 1) * (full[..., :channels] - outputs[:, branch, ..., :channels])
+    return jnp.concatenate([output, full[..., channels:]], axis=-1)
+
+
+def _within(
+    interval: Sequence[Any] | jax.Array, diffusion: GaussianDiffusion, guided: DenoiseFn, plain: DenoiseFn
+) -> DenoiseFn:
+    """`guided` where the noise-to-signal ratio is in (low, high], `plain` elsewhere; only one of them is computed."""
+    timestep_map = jnp.asarray(diffusion.schedule.timestep_map)
+    low, high = interval
+
+    def denoise_fn(x_t: Video, timesteps: Int[Array, " b"]) -> Float[Array, "b f h w out"]:
         log_noise = -at(diffusion.schedule.half_log_snr, jnp.searchsorted(timestep_map, timesteps[0]))
         inside = (jnp.log(low) < log_noise) & (log_noise <= jnp.log(high))
         return jax.lax.cond(inside, guided, plain, x_t, timesteps)
 
-    return within_interval
+    return denoise_fn
 
 
 def check_guidance_interval(interval: Any, *scales: Any) -> None:

@@ -70,28 +70,8 @@ def evaluate(
         another protocol.
     """
     given = build(EvaluateOptions, options)
-    chosen, preset = apply_preset(given, pipeline.shape)
-    metrics = chosen.metrics or default_metrics(chosen.lpips, chosen.metric_weights, pipeline.shape)
-    chosen = dataclasses.replace(chosen, metrics=metrics)
-    data = _data(chosen, pipeline)
-    source = pipeline.source(chosen.split or "held_out", data)
-    if chosen.told_labels and not 1 < pipeline.model.num_classes == source.num_classes:
-        counts = f"{pipeline.model.num_classes} in the model and {source.num_classes} in the data"
-        raise UserError(f"told_labels needs a model and data with the same classes, got {counts}: leave it out")
-    measures = make_measures(chosen, pipeline.shape[1:3])
-    protocol = make_protocol(pipeline, source, data, chosen, preset=preset, checkpoint=checkpoint, vae=vae)
-
-    # ------------------------------------------------------------------ protocol
-    output = Path(chosen.output)
-    with writing(output):
-        output.mkdir(parents=True, exist_ok=True)
-    logger.info("%s", protocol_text(protocol))
-    keep_protocol(protocol, output / "protocol.json")
-    evaluation = Evaluation(pipeline, protocol, source, measures, output / "parts", chosen.batch_size)
-    for task in protocol["tasks"]:
-        evaluation.fvd_frames(task)  # its errors end the evaluation before any work
-
-    # ------------------------------------------------------------------ tasks
+    evaluation = _start(pipeline, given, checkpoint, vae)
+    protocol = evaluation.protocol
     done, total = 0, protocol["clips"] * len(protocol["tasks"])
 
     def update(count: int) -> None:
@@ -109,6 +89,30 @@ def evaluate(
     report = Report(protocol, tasks, evaluation.floor())
     write_report(report, given, pictures)
     return report
+
+
+def _start(pipeline: Pipeline, given: EvaluateOptions, checkpoint: str | None, vae: str | None) -> "Evaluation":
+    """An evaluation with these options. Writes protocol.json, or checks that the one of an earlier call agrees."""
+    chosen, preset = apply_preset(given, pipeline.shape)
+    metrics = chosen.metrics or default_metrics(chosen.lpips, chosen.metric_weights, pipeline.shape)
+    chosen = dataclasses.replace(chosen, metrics=metrics)
+    data = _data(chosen, pipeline)
+    source = pipeline.source(chosen.split or "held_out", data)
+    if chosen.told_labels and not 1 < pipeline.model.num_classes == source.num_classes:
+        counts = f"{pipeline.model.num_classes} in the model and {source.num_classes} in the data"
+        raise UserError(f"told_labels needs a model and data with the same classes, got {counts}: leave it out")
+    measures = make_measures(chosen, pipeline.shape[1:3])
+    protocol = make_protocol(pipeline, source, data, chosen, preset=preset, checkpoint=checkpoint, vae=vae)
+
+    output = Path(chosen.output)
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+    logger.info("%s", protocol_text(protocol))
+    keep_protocol(protocol, output / "protocol.json")
+    evaluation = Evaluation(pipeline, protocol, source, measures, output / "parts", chosen.batch_size)
+    for task in protocol["tasks"]:
+        evaluation.fvd_frames(task)  # its errors end the evaluation before any work
+    return evaluation
 
 
 def _data(options: EvaluateOptions, pipeline: Pipeline) -> dict[str, Any]:
@@ -132,12 +136,12 @@ def _data(options: EvaluateOptions, pipeline: Pipeline) -> dict[str, Any]:
 
 
 class Evaluation:
-    """Samples and scores of the clips of a protocol, `batch_size` at once; `folder` keeps finished batches."""
+    """Samples and scores of the clips of `protocol`, `batch_size` at once; `folder` keeps finished batches."""
 
     def __init__(
         self, pipeline: Pipeline, protocol: Protocol, source: Source, measures: Measures, folder: Path, batch_size: int
     ):
-        self._pipeline, self._protocol, self._source, self._measures = pipeline, protocol, source, measures
+        self._pipeline, self.protocol, self._source, self._measures = pipeline, protocol, source, measures
         self._diffusion = pipeline.diffusion(protocol["steps"])
         self._folder, self._batch_size = folder, min(batch_size, protocol["clips"])
         self._numbers, self._all_frames = clip_numbers(protocol), tuple(range(protocol["frames"]))
@@ -185,7 +189,7 @@ class Evaluation:
         Returns:
           Samples and truth (B, F, H, W, C) in [-1, 1], and the mask over pixels (B, F, H, W, 1), 1 = generate.
         """
-        p = self._protocol
+        p = self.protocol
         batch, keys = take(self._source, numbers), sample_keys(seed, numbers)
         options: dict[str, Any] = {"diffusion": self._diffusion, "sampler": p["sampler"]}
         if task in p["told_labels"]:
@@ -203,7 +207,7 @@ class Evaluation:
         """
         if self._measures.fvd is None:
             return None
-        if self._protocol["fvd_frames"] == "all":
+        if self.protocol["fvd_frames"] == "all":
             return self._all_frames
         generated = set()
         for first in self._firsts():
@@ -235,8 +239,8 @@ class Evaluation:
 
     def _mask(self, numbers: Any, task: str) -> Any:
         """Masks (B, F, h, w, 1) over what the model denoises."""
-        num_given = self._protocol["num_given"] if task in ("predict", "backward") else None
-        return self._pipeline.task_masks(task, numbers, self._protocol["seed"], num_given)
+        num_given = self.protocol["num_given"] if task in ("predict", "backward") else None
+        return self._pipeline.task_masks(task, numbers, self.protocol["seed"], num_given)
 
     def _kept(self, name: str, make: Callable[[], Arrays]) -> Arrays:
         """The arrays of `make`, from the file of an earlier call if there is one."""
@@ -251,7 +255,7 @@ class Evaluation:
 
     def _measure(self, task: str, first: int) -> Arrays:
         """The results of one batch, as `summarise` takes them."""
-        p, count = self._protocol, len(self._wanted(first))
+        p, count = self.protocol, len(self._wanted(first))
         drawn = [self.sample(self._batch(first), task, p["seed"] + j) for j in range(p["samples_per_clip"])]
         truth, mask = drawn[0][1][:count], drawn[0][2][:count]
         candidates = {MODEL: [samples[:count] for samples, _, _ in drawn]}

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,40 +57,24 @@ def evaluate_folders(
     """
     if samples is None or truth is None:
         raise UserError(f"samples and truth must both name a folder, got samples={samples} and truth={truth}")
-    given = build(EvaluateOptions, options)
-    for field in dataclasses.fields(given):
-        if field.name not in _OPTIONS and getattr(given, field.name) != field.default:
-            raise UserError(f"{field.name} is for the samples of a model: leave it out with samples and truth")
-    pairs = match(samples, truth)
-    first = pairs[0][1]
-    shape = _read(first).shape
-    metrics = given.metrics or default_metrics(given.lpips, given.metric_weights, shape)
-    if "fvd" in metrics and shape[0] < MIN_FRAMES:
-        raise UserError(f"FVD needs at least {MIN_FRAMES} frames, {first} has {shape[0]}: leave fvd out of metrics")
-    given = dataclasses.replace(given, metrics=metrics, ssim_border=given.ssim_border or 0)
-    measures = make_measures(given, shape[1:3])
+    given = _folder_options(options)
+    pairs = VideoPairs(samples, truth)
+    given = dataclasses.replace(given, metrics=_metrics(given, pairs), ssim_border=given.ssim_border or 0)
+    measures = make_measures(given, pairs.shape[1:3])
     output = Path(given.output)
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
 
     batches: list[Arrays] = []
-    digests = [hashlib.sha256(), hashlib.sha256()]
-    for start in range(0, len(pairs), given.batch_size):
-        batch = pairs[start : start + given.batch_size]
-        videos = [np.stack([_read(path, shape, first) for path in paths]) for paths in zip(*batch, strict=True)]
-        for digest, frames in zip(digests, videos, strict=True):
-            digest.update(frames.tobytes())
+    done = 0
+    for videos in pairs.batches(given.batch_size):
         batches.append(_measured(measures, *map(to_float, videos)))
+        done += len(videos[0])
         if progress is not None:
-            progress(start + len(batch), len(pairs))
+            progress(done, len(pairs))
 
     protocol = {
-        "samples": str(samples),
-        "truth": str(truth),
-        "clips": len(pairs),
-        # Of the frames in the order of names, 8 bits a value.
-        **{f"{name}_sha256": digest.hexdigest() for name, digest in zip((_SAMPLES, TRUTH), digests, strict=True)},
-        **dict(zip(("frames", "height", "width", "channels"), shape, strict=True)),
+        **pairs.protocol(),
         "positions": "all",
         **{name: getattr(given, name) for name in ("psnr_of", "ssim_border", "metrics")},
         **software(given),
@@ -100,6 +84,72 @@ def evaluate_folders(
     report = Report(protocol, {"videos": summarise(arrays)}, {})
     atomic_write(output / "report.json", json.dumps(report.to_json(), indent=2) + "\n")
     return report
+
+
+class VideoPairs:
+    """The videos of two folders, paired by name, all of one length and size.
+
+    Args:
+      samples, truth: as for `evaluate_folders`.
+
+    Attributes:
+      paths: the sample and the true video of each pair, in natural order of the names.
+      shape: (F, H, W, 3), that of the first true video.
+
+    Raises:
+      UserError: a video without its counterpart, or one that cannot be read.
+    """
+
+    def __init__(self, samples: str | os.PathLike, truth: str | os.PathLike):
+        self.paths = match(samples, truth)
+        self.shape = _read(self.paths[0][1]).shape
+        self._folders = {_SAMPLES: str(samples), TRUTH: str(truth)}
+        self._digests = {name: hashlib.sha256() for name in (_SAMPLES, TRUTH)}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batches(self, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Samples and truth (B, F, H, W, 3) uint8 of up to `size` pairs at once.
+
+        Raises:
+          UserError: a video that cannot be read, or of another shape than the first one.
+        """
+        first = self.paths[0][1]
+        for start in range(0, len(self), size):
+            batch = zip(*self.paths[start : start + size], strict=True)
+            samples, truth = (np.stack([_read(path, self.shape, first) for path in paths]) for paths in batch)
+            self._digests[_SAMPLES].update(samples.tobytes())
+            self._digests[TRUTH].update(truth.tobytes())
+            yield samples, truth
+
+    def protocol(self) -> dict[str, Any]:
+        """Folders, number and shape of the videos, and the hashes of what `batches` has read, 8 bits a value."""
+        return {
+            **self._folders,
+            "clips": len(self),
+            **{f"{name}_sha256": digest.hexdigest() for name, digest in self._digests.items()},
+            **dict(zip(("frames", "height", "width", "channels"), self.shape, strict=True)),
+        }
+
+
+def _folder_options(options: Mapping[str, Any]) -> EvaluateOptions:
+    """The options, checked. UserError: one that is only for the samples of a model."""
+    given = build(EvaluateOptions, options)
+    for field in dataclasses.fields(given):
+        if field.name not in _OPTIONS and getattr(given, field.name) != field.default:
+            raise UserError(f"{field.name} is for the samples of a model: leave it out with samples and truth")
+    return given
+
+
+def _metrics(given: EvaluateOptions, pairs: VideoPairs) -> tuple[str, ...]:
+    """The metrics asked for, or those that can be measured. UserError: FVD of fewer frames than it needs."""
+    metrics = given.metrics or default_metrics(given.lpips, given.metric_weights, pairs.shape)
+    num_frames = pairs.shape[0]
+    if "fvd" in metrics and num_frames < MIN_FRAMES:
+        first = pairs.paths[0][1]
+        raise UserError(f"FVD needs at least {MIN_FRAMES} frames, {first} has {num_frames}: leave fvd out of metrics")
+    return metrics
 
 
 def _measured(measures: Measures, samples: np.ndarray, truth: np.ndarray) -> Arrays:

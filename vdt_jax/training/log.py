@@ -26,6 +26,8 @@ from vdt_jax.files import atomic_write, writing
 logger = logging.getLogger(__name__)
 
 TRACKERS = ("wandb", "trackio")
+# Raised by reading JSON that is truncated, or that another program wrote.
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 class Tracker(Protocol):
@@ -61,7 +63,7 @@ class RunLog:
       UserError: a file cannot be written, or the tracker cannot start.
     """
 
-    CONTINUED = ("metrics.jsonl", "run_id")  # files that a resumed run needs
+    CONTINUED = ("metrics.jsonl", "run_id", "tracked_steps.json")  # files that a resumed run needs
 
     def __init__(
         self,
@@ -73,16 +75,15 @@ class RunLog:
         config: Mapping[str, Any] | None = None,
     ):
         workdir = Path(workdir)
-        self._path, logged = workdir / "metrics.jsonl", 0
+        self._path = workdir / "metrics.jsonl"
         if self._path.is_file():
-            lines = [(line, _step(line)) for line in self._path.read_text(errors="replace").splitlines()]
-            logged = max((step for _, step in lines), default=0)
-            atomic_write(self._path, "".join(f"{line}\n" for line, step in lines if 0 < step <= first_step))
+            lines = self._path.read_text(errors="replace").splitlines()
+            atomic_write(self._path, "".join(f"{line}\n" for line in lines if 0 < _step(line) <= first_step))
         with writing(self._path):
             self._file = self._path.open("a")
             self._trackers: list[Tracker] = [TensorBoard(workdir, first_step)]
         if tracker is not None:
-            self._trackers.append(HostedTracker(tracker, workdir, config or {}, logged))
+            self._trackers.append(HostedTracker(tracker, workdir, config or {}))
         self._bar = tqdm(total=total_steps, initial=first_step, unit="step") if sys.stderr.isatty() else None
         self._total, self._last, self._time, self._utilisation = total_steps, first_step, None, utilisation
 
@@ -159,18 +160,18 @@ class TensorBoard:
 class HostedTracker:
     """A run of Weights & Biases or Trackio, whose Python interfaces agree.
 
-    The run's id is kept in WORKDIR/run_id, so that a resumed training continues it. Both can only append: steps that
-    were logged before a training was killed and resumed are not logged again.
+    The run's id is kept in WORKDIR/run_id, so that a resumed training continues it. Both can only append, and a
+    resumed training repeats steps: WORKDIR/tracked_steps.json has the last steps that each tracker logged, and only
+    later ones are logged.
 
     Args:
       name: one of TRACKERS.
-      logged: the last step that was logged.
 
     Raises:
       UserError: the package is not installed, nobody is logged in, or the run cannot be opened.
     """
 
-    def __init__(self, name: str, workdir: Path, config: Mapping[str, Any], logged: int):
+    def __init__(self, name: str, workdir: Path, config: Mapping[str, Any]):
         if importlib.util.find_spec(name) is None:
             raise UserError(f"tracker={name} needs the package {name}: pip install {name}")
         id_file = workdir / "run_id"
@@ -179,7 +180,8 @@ class HostedTracker:
             atomic_write(id_file, f"{stem}-{secrets.token_hex(4)}\n")
         project = os.environ.get(f"{name.upper()}_PROJECT", "vdt_jax")
         settings = {"project": project, "name": id_file.read_text().strip(), "resume": "allow", "config": dict(config)}
-        self._name, self._logged = name, logged
+        self._name, self._steps_file = name, workdir / "tracked_steps.json"
+        self._steps = _last_steps(self._steps_file)
         try:
             self._module: Any = importlib.import_module(name)
             if name == "wandb":
@@ -192,27 +194,32 @@ class HostedTracker:
             raise UserError(f"tracker={name} cannot start: {error}") from None
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
-        if step > self._logged:
-            self._call(lambda run: run.log(dict(values), step=step))
+        self._log("metrics", step, lambda: dict(values))
 
     def pictures(self, step: int, paths: Mapping[str, Path]) -> None:
-        if step > self._logged:
-            self._call(
-                lambda run: run.log({name: self._module.Video(str(path)) for name, path in paths.items()}, step=step)
-            )
+        self._log("pictures", step, lambda: {name: self._module.Video(str(path)) for name, path in paths.items()})
+
+    def _log(self, kind: str, step: int, values: Callable[[], dict[str, Any]]) -> None:
+        """Logs the metrics or the pictures of a step, unless those of this step or a later one were logged before."""
+        key = f"{self._name}/{kind}"
+        if step > self._steps.get(key, 0) and self._call(lambda run: run.log(values(), step=step)):
+            self._steps[key] = step
+            atomic_write(self._steps_file, json.dumps(self._steps))
 
     def close(self, failed: bool) -> None:
         self._call(lambda run: run.finish(**({"exit_code": int(failed)} if self._name == "wandb" else {})))
 
-    def _call(self, function: Callable[[Any], object]) -> None:
-        """Calls the run of the tracker; where that fails, the training continues without the tracker."""
+    def _call(self, function: Callable[[Any], object]) -> bool:
+        """Calls the run of the tracker; False where that fails: the training continues without the tracker."""
         if self._run is None:
-            return
+            return False
         try:
             function(self._run)
+            return True
         except Exception as error:  # of the network, the login or the disk, of many kinds
             logger.warning("tracker=%s failed, and gets nothing more of this training: %s", self._name, error)
             self._run = None
+            return False
 
 
 def _check_login(wandb: Any) -> None:
@@ -227,5 +234,13 @@ def _step(line: str) -> int:
     """The step of a line of metrics; 0 for a truncated or damaged line."""
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
+    except _DAMAGED:
         return 0
+
+
+def _last_steps(path: Path) -> dict[str, int]:
+    """The last step that was logged, by `TRACKER/metrics` and `TRACKER/pictures`; empty for a damaged file or none."""
+    try:
+        return {key: int(step) for key, step in json.loads(path.read_bytes()).items()}
+    except (FileNotFoundError, *_DAMAGED):
+        return {}

@@ -25,6 +25,7 @@ from vdt_jax.inference.outputs import write_comparison
 from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.latents.space import batch_encoder
 from vdt_jax.models.vdt import VDT
+from vdt_jax.training.log import RunLog
 from vdt_jax.training.run import Run
 
 logger = logging.getLogger(__name__)
@@ -36,14 +37,16 @@ class Validation:
 
     Args:
       run: its config says when, and on how many clips with how many sampling steps.
-      folder: where pictures are written.
+      folder: pictures are written to `step_NNNNNNN` in it.
+      log: logs the pictures, those of the tasks before an interruption too; None in all processes but the first.
       stop: asked before each task is sampled; True skips this task and the rest.
     """
 
-    def __init__(self, run: Run, folder: Path, stop: Callable[[], bool] = lambda: False):
+    def __init__(self, run: Run, folder: Path, log: RunLog | None = None, stop: Callable[[], bool] = lambda: False):
         self._measured, self._shown, self._seed = run.config.validation, run.config.preview, run.config.seed
         self._pipeline = Pipeline(run.model, None, run.config.as_json(), run.space)
-        self._source, self._mesh, self._folder, self._stop = run.held_out, run.mesh, folder, stop
+        self._source, self._mesh, self._stop = run.held_out, run.mesh, stop
+        self._folder, self._log = folder, log
         self._losses = _make_losses(run.model, run.diffusion)
 
     def metrics_due(self, step: int) -> bool:
@@ -53,10 +56,6 @@ class Validation:
     def pictures_due(self, step: int, last_step: int) -> bool:
         """Whether the pictures of a step are wanted; those of the last step are."""
         return self._shown.every > 0 and (step % self._shown.every == 0 or step == last_step)
-
-    def folder(self, step: int) -> Path:
-        """Where the pictures of a step are written."""
-        return self._folder / f"step_{step:07d}"
 
     def __call__(self, params: Any, step: int, *, metrics: bool = True, pictures: bool = False) -> dict[str, float]:
         """Samples every task once, for metrics, pictures (a GIF and a PNG a task and clip), or both.
@@ -74,7 +73,7 @@ class Validation:
         values: dict[str, Any] = self._measure_losses(params) if metrics else {}
         measured, shown = self._measured.num_clips if metrics else 0, self._shown.num_clips if pictures else 0
         clips = {name: array[: max(measured, shown)] for name, array in self._clips.items()}
-        truth, folder, sampled = clips["video"], self.folder(step), []
+        truth, folder, sampled = clips["video"], self._folder / f"step_{step:07d}", []
         for task, samples, mask in self._sample(params, clips, (self._measured if metrics else self._shown).num_steps):
             sampled.append(task)
             if metrics:
@@ -83,6 +82,8 @@ class Validation:
                 values[f"evaluation/{task} SSIM"] = ssim(*arrays).mean()
             for n in range(shown):
                 write_comparison(folder / f"{task}_{n}", truth[n], mask[n], [samples[n]])
+        if sampled and pictures and self._log is not None:
+            self._log.pictures(step, folder)
         if len(sampled) < len(TASKS):
             return {}
         if pictures:
