@@ -80,9 +80,18 @@ def test_tensorboard_has_every_number(tmp_path):
     values = {"loss": 0.5, "validation/predict": 0.75, "validation/quartile 1": 0.25, "evaluation/predict PSNR": 9.0}
     with RunLog(tmp_path, 0, 10) as run:
         run.metrics(5, values)
-        # They are in the file at once: a thread that writes them later would not be heard of when the disk is full.
+        # They are in the file at once: a full disk would end a thread that writes them later without a message.
         # TensorBoard's names have no spaces.
         assert scalars(tmp_path) == {name.replace(" ", "_"): {5: value} for name, value in values.items()}
+
+
+def test_metrics_continue_after_their_file_was_deleted(tmp_path):
+    with RunLog(tmp_path, 0, 10) as run:
+        run.metrics(1, {"loss": 0.5})
+        (tmp_path / "metrics.jsonl").unlink()
+        run.metrics(2, {"loss": 0.25})
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["step"] == 2
 
 
 def test_a_full_disk_ends_the_run_in_one_line(tmp_path):

@@ -80,7 +80,7 @@ class RunLog:
             lines = self._path.read_text(errors="replace").splitlines()
             atomic_write(self._path, "".join(f"{line}\n" for line in lines if 0 < _step(line) <= first_step))
         with writing(self._path):
-            self._file = self._path.open("a")
+            self._path.touch()
             self._trackers: list[Tracker] = [TensorBoard(workdir, first_step)]
         if tracker is not None:
             self._trackers.append(HostedTracker(tracker, workdir, config or {}))
@@ -96,7 +96,6 @@ class RunLog:
         with writing(self._path):
             for tracker in self._trackers:
                 tracker.close(failed=error is not None)
-            self._file.close()
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Logs the metrics of a step, with steps a second and `mfu`; the terminal shows those without a slash.
@@ -111,8 +110,8 @@ class RunLog:
                 values["mfu"] = round(share, 4)
             left = f"  {(self._total - step) / max(rate, 1e-9) / 60:.0f} min left"
         with writing(self._path):
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
-            self._file.flush()
+            with self._path.open("a") as file:  # anew each time: the file may have been moved or deleted
+                file.write(json.dumps({"step": step, **values}) + "\n")
             for tracker in self._trackers:
                 tracker.metrics(step, values)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if "/" not in name)
