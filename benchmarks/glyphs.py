@@ -37,7 +37,7 @@ def consistency(videos: np.ndarray) -> dict[str, str]:
     shown = np.stack([digits_shown(jnp.asarray(video)) for video in videos])
     counts = np.stack([np.bincount(row, minlength=NOTHING + 1)[:NOTHING] for row in shown])
     return {
-        "frames that show their sample's commonest digit": f"{(counts.max(1) / shown.shape[1]).mean():.1%}",
+        "frames that show their sample's most common digit": f"{(counts.max(1) / shown.shape[1]).mean():.1%}",
         "samples of one digit throughout": f"{(counts.max(1) == shown.shape[1]).mean():.1%}",
         "frames without a digit": f"{(shown == NOTHING).mean():.1%}",
     }
