@@ -94,7 +94,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     axes.set_xticks(_STEPS.value, [str(steps) for steps in _STEPS.value])
     axes.tick_params(axis="x", which="minor", labelbottom=False)
     axes.grid(alpha=0.3)
-    figure.legend(fontsize=7, loc="outside right upper")
+    figure.legend(fontsize=7, handlelength=3.5, loc="outside right upper")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
 
