@@ -247,7 +247,7 @@ def test_a_checkpoint_without_a_manifest_is_read_where_it_is_named(state, tmp_pa
         checkpoints.save(state.replace(step=jnp.int32(5)))
     folder = tmp_path / "checkpoints" / "5"
     (folder / MANIFEST).unlink()
-    with pytest.raises(UserError, match=f"to take it as it is, name it: {folder}"):
+    with pytest.raises(UserError, match=f"to load it anyway, give its path: {folder}"):
         load_model(tmp_path)
     _, params = load_model(folder)
     jax.tree.map(np.testing.assert_array_equal, params, state.ema_params)

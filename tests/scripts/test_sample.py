@@ -249,7 +249,7 @@ def test_a_page_of_somebody_else_is_not_overwritten(run, tmp_path):
         (["--input=DIR/hole.npz"], "holds mask: an array 'video' is needed"),
         (["--input=DIR/short.mp4"], r"from frame 0 at stride 1 has 2 frame\(s\), and frame 2"),
         (["--input=DIR/short.mp4", "--start=2"], "has no frame 2"),
-        (["--input=DIR/short.mp4", "--extend=3"], "has 2 of the 3 given frames"),
+        (["--input=DIR/short.mp4", "--extend=3"], "has only 2 such frames: choose a smaller num_given"),
         (["--mask=DIR/none.png"], "no mask"),
         (["--mask=DIR/a.mp4", "--input=DIR/a.mp4"], "nothing white"),
         (["--mask=DIR/hole.png"], "32x48 .* 16x24 is needed"),
