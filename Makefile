@@ -89,7 +89,7 @@ endif
 demo: $(CORE)
 	BIN=$(BIN) sh demo.sh
 
-# The model that ships, on all tasks, against the committed report; and the report anew.
+# The bundled demo checkpoint, on all tasks, against the committed report; and the report anew.
 eval-demo: $(READY_ALL)
 	$(BIN)/python benchmarks/eval_demo.py --fresh
 

@@ -102,10 +102,10 @@ def measure_all(arguments: argparse.Namespace, output: Path, deadline: float) ->
     print(", ".join(f"{name} {value}" for name, value in kinds.items()), flush=True)
     if "error" in kinds:
         sys.exit("error: no device can be used: see above")
+    chosen = choose(jobs(kinds["platform"], arguments.tiny, arguments.official), arguments.part, arguments.row)
     done = {row["what"] for row in read_lines(path) if row["part"]}
     if not done:
         append_line(path, {"part": 0, "what": "environment", **kinds})
-    chosen = choose(jobs(kinds["platform"], arguments.tiny, arguments.official), arguments.part, arguments.row)
     left = [job for job in chosen if job.what not in done]
     num_left = len(left)
     while left and time.monotonic() < deadline - _LEAST_SECONDS:
@@ -123,13 +123,15 @@ def measure_all(arguments: argparse.Namespace, output: Path, deadline: float) ->
 
 
 def choose(every: Sequence[Job], parts: Sequence[int] | None, texts: Sequence[str] | None) -> list[Job]:
-    """The jobs of these parts whose names have one of the texts, in the order of the texts; without either all."""
+    """The jobs of these parts whose names contain one of the texts, in their order; all jobs if there are no texts."""
     found = [job for job in every if job.part in (parts or PARTS)]
     if texts is None:
         return found
     for text in texts:
         if not any(text in job.what for job in found):
-            sys.exit(f"error: no row's name has {text!r}: the names are {', '.join(repr(job.what) for job in found)}")
+            names = ", ".join(repr(job.what) for job in found)
+            print(f"error: no row's name has {text!r}: the names are {names}", file=sys.stderr)
+            sys.exit(2)
     return list({job.what: job for text in texts for job in found if text in job.what}.values())
 
 

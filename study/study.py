@@ -1,4 +1,4 @@
-"""What the choices of a recipe do: arms of equal compute, several seeds, intervals. docs/study.md has the results.
+"""What the choices of a recipe do: arms of about equal compute, several seeds, intervals. Results: docs/study.md.
 
     python study/study.py --output=runs/study
     python study/study.py --output=runs/study --arms=ours --seeds=0       # one training, in a process of its own
@@ -12,7 +12,7 @@ path         the straight path of rectified flow alone, against the cosine sched
 end          the linear schedule rescaled to zero terminal SNR, against the linear schedule
 augmentation noise on given frames in training, against none; also over videos extended by 200 frames
 optimizer    Muon at twice AdamW's learning rate, against AdamW
-time         the same, against AdamW with a tenth more steps: at equal seconds
+time         the same, against AdamW with a tenth more steps
 low rate, high rate, AdamW's rate   half and twice Muon's learning rate, and twice AdamW's, against the rate above
 
 Our own arm is one side of most. The results of an arm and seed are kept in a file: re-run the

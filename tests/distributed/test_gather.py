@@ -25,12 +25,12 @@ def outcomes(address, *places):
 
     def start(place):
         try:
-            calls = gather(address, *place)
+            sockets = gather(address, *place)
         except (UserError, RunStopped) as error:
             return str(error)
-        for call in calls.values():
-            call.close()
-        return set(calls)
+        for connection in sockets.values():
+            connection.close()
+        return set(sockets)
 
     with ThreadPoolExecutor(len(places)) as pool:
         return list(pool.map(start, places))

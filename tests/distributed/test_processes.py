@@ -121,7 +121,7 @@ def test_a_scheduler_names_the_processes(monkeypatch, count, gathered):
         monkeypatch.delenv(name, raising=False)
     calls = []
     monkeypatch.setattr(module, "gather", lambda *place: calls.append(place))
-    monkeypatch.setattr(module, "watch_others", lambda me, calls: None)
+    monkeypatch.setattr(module, "watch_others", lambda me, sockets: None)
     monkeypatch.setattr(jax.distributed, "initialize", lambda *place: calls.append(place))
     start_processes(None, None, None)
     assert calls == 2 * gathered

@@ -73,10 +73,10 @@ def connected(ends):
             connections.thread.join()
 
 
-def lines(call):
+def lines(connection):
     """What arrived, without heartbeats."""
-    call.settimeout(10)
-    with call.makefile() as file:
+    connection.settimeout(10)
+    with connection.makefile() as file:
         return next(line for line in file if line.strip()).strip()
 
 

@@ -1,4 +1,4 @@
-"""Models of latents through the scripts: from the official file to a video, training on videos, training on from it."""
+"""Latent-space models in the scripts: from the official file to a video, training on videos, and from its weights."""
 
 import json
 import shutil

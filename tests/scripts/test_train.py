@@ -55,7 +55,7 @@ def digits(tmp_path_factory):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_recipe_trains_and_previews(recipe, request):
+def test_recipes_without_an_autoencoder_train_and_preview(recipe, request):
     if recipe == "video_folder_tiny":
         workdir, last = request.getfixturevalue("workdir"), 4
     else:

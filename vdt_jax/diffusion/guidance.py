@@ -74,7 +74,7 @@ def guide(
 def _extrapolate(
     outputs: Float[Array, "b branches f h w out"], scales: Sequence[jax.Array | float | int], channels: int
 ) -> Float[Array, "b f h w out"]:
-    """The first branch, pushed away from each other one by its scale, in the first `channels`, without the variance."""
+    """Classifier-free guidance of branch 0 by each other branch; its variance, after `channels` channels, is kept."""
     full = outputs[:, 0]
     output = full[..., :channels]
     for branch, scale in enumerate(scales, 1):

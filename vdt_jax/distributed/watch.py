@@ -30,9 +30,7 @@ READING = 45.0  # timeout in seconds for reading one batch, during which the oth
 FIRST_READING = 600.0  # ... and for the first batch
 _HEARTBEAT = 3.0  # seconds from one heartbeat to the next
 _INTERVAL = 1.0  # seconds from one check to the next
-_LAST_WAIT = (
-    1.0  # seconds that process 0 waits for the others to end: jax aborts them when the service of process 0 ends
-)
+_LAST_WAIT = 1.0  # seconds that process 0 waits for the others to end: when it ends, jax aborts them
 _DONE, _FAILED = "done", "failed"
 _handlers: list[Any] = []  # keeps the callbacks alive: C code holds no reference to them
 _others: "list[Connections]" = []  # of this process; empty in a run of one process
