@@ -47,10 +47,10 @@ class Connections:
     def __init__(self, me: int, sockets: Sockets):
         self.reading_limit = FIRST_READING
         self.reading_since: float | None = None
-        self.clock = 0.0  # seconds that the thread has run; a suspended process (SIGSTOP) does not count them
+        self.clock = 0.0  # seconds that the thread has run; time in which the process is suspended does not count
         self.me, self._sockets = me, dict(sockets)
         self._last_read = dict.fromkeys(sockets, 0.0)  # on `clock`
-        self._incomplete = dict.fromkeys(sockets, b"")  # last lines, so far
+        self._incomplete = dict.fromkeys(sockets, b"")  # the beginning of a line whose end has not arrived
         self._done: set[int] = set()
         self._closing = False
         self._lock = threading.Lock()

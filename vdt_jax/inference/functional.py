@@ -196,7 +196,7 @@ def _request(
     _check_sampler(sampler, options)
     if diffusion.residual and (sampler == "repaint" or mask_guidance is not None):
         raise UserError(
-            "sampler=repaint and mask_guidance hide the given frames, from which a residual model's blend is made: "
+            "a residual model needs the given frames, which sampler=repaint and mask_guidance hide: "
             f"leave out mask_guidance, and choose one of {', '.join(sorted(set(SAMPLERS) - {'repaint'}))}"
         )
     if guidance_interval is not None and all(map(_known, guidance_interval)):

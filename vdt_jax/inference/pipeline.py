@@ -234,7 +234,7 @@ class Pipeline:
         return self.sample(input, mask=mask, **options)
 
     def extend(self, input: Any, num_new: int, **options: Any) -> Any:
-        """Generates `num_new` frames after the `num_given` from frame `start` on; before them with task backward."""
+        """Generates `num_new` frames after the given ones, which begin at `start`; with task backward, before them."""
         return self.sample(input, extend=num_new, **options)
 
     def raise_frame_rate(self, input: Any, factor: int, **options: Any) -> Any:

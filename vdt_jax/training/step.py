@@ -62,7 +62,7 @@ def draw_examples(
       mask_mixture: `varied` or `official`, see masks.
       label_dropout: share of samples whose label is replaced by "no label", for guidance.
       noise_shift, times: of the noise levels, see NoiseSchedule.draw_steps.
-      given_noise: largest standard deviation of the noise on given positions, which is drawn uniformly for each sample.
+      given_noise: the standard deviation of the noise on given positions is drawn uniformly from 0 to this value.
 
     Returns:
       `x_start`, `mask`, `steps`, `noise` and, if not 0, `given_noise` as in GaussianDiffusion.training_losses, and
