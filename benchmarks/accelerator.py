@@ -161,7 +161,7 @@ def run_child(job: Job, deadline: float, tiny: bool) -> dict[str, Any]:
 def jobs(platform: str, tiny: bool, official: str | None) -> list[Job]:
     """Every row, in the order of its worth within a part."""
     return [*first_jobs(), *training_jobs(platform), *sampling_jobs(), *official_jobs(official, tiny)] + [
-        Job(6, f"{name}, by kernels", "profile", {"model": name, "batch_size": 8, "attention": kind})
+        Job(6, f"{name}, by kernels, attention {kind}", "profile", {"model": name, "batch_size": 8, "attention": kind})
         for name in ("VDT-L/2", "VDT-S/2")
         for kind in attention_kinds(platform)
     ]

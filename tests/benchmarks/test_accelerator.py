@@ -66,6 +66,11 @@ def test_rows_by_name_come_in_the_order_asked_for(measured, capsys):
     assert ended.value.code == 2 and "no row's name has 'fp8': the names are 'goldens" in capsys.readouterr().err
 
 
+def test_no_two_rows_have_the_same_name():
+    names = [job.what for job in accelerator.jobs("gpu", tiny=False, official="VDT")]
+    assert len(names) == len(set(names))
+
+
 def test_a_job_that_fails_gives_its_reason():
     job = accelerator.Job(1, "goldens", "no such kind", {})
     assert accelerator.run_child(job, time.monotonic() + 60, True) == {"error": "KeyError: 'no such kind'"}
