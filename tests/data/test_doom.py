@@ -53,6 +53,8 @@ def test_mistakes(monkeypatch):
             make_source({"name": name}, shape, "train")
     with pytest.raises(UserError, match="num_clips must be >= 1, got 0"):
         make_source({"name": "vizdoom:basic", "options": {"num_clips": 0}}, (4, 16, 16, 3), "train")
+    with pytest.raises(UserError, match=r"data\.stride must be >= 1, got 0"):
+        make_source({"name": "vizdoom:basic", "stride": 0}, (4, 16, 16, 3), "train")
     monkeypatch.setitem(sys.modules, "vizdoom", None)
     with pytest.raises(UserError, match=r"vizdoom:basic needs the package vizdoom: pip install -e '\.\[vizdoom\]' -c"):
         make_source({"name": "vizdoom:basic"}, (4, 16, 16, 3), "train")
@@ -72,6 +74,15 @@ def test_the_same_seed_gives_the_same_clip():
     assert (clips[0]["video"][0] != clips[0]["video"][3]).any()
     held_out = make_source({"name": "vizdoom:health_gathering"}, shape, "held_out")
     assert (held_out.clip(0)["video"] != clips[0]["video"]).any()
+
+
+def test_a_stride_leaves_frames_out():
+    pytest.importorskip("vizdoom")
+    every = make_source({"name": "vizdoom:my_way_home"}, (7, 24, 32, 3), "train").clip(5)
+    third = make_source({"name": "vizdoom:my_way_home", "stride": 3}, (3, 24, 32, 3), "train").clip(5)
+    for name in ("video", "actions"):
+        np.testing.assert_array_equal(third[name], every[name][::3])
+    assert (every["video"][0] != every["video"][1]).any()
 
 
 def test_a_dataset_of_clips_and_actions_is_written_and_read(tmp_path, monkeypatch):

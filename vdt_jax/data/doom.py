@@ -28,11 +28,11 @@ SCENARIOS = (
     "predict_position",
     "take_cover",
 )
-_TICS = 3  # of the game's 35 a second, from one frame to the next
-_SKIPPED = 8  # frames at the start of an episode, in which weapons are raised
-_HELD = (2, 9)  # frames that an action lasts: from the first number to below the second
-_TURNED = 8  # frames of a turn away from a wall
-_BLOCKED = 4.0  # map units a frame; walking makes 20 and more
+_SKIPPED = 24  # tics at the start of a clip, in which weapons are raised
+_DECISION = 3  # tics from one decision of the player to the next
+_HELD = (2, 9)  # decisions that an action lasts: from the first number to below the second
+_TURNED = 8  # decisions that a turn away from a wall lasts
+_BLOCKED = 4.0  # map units from one decision to the next; walking makes 20 and more
 _HELD_OUT_SEED = 2**30  # the seed of the first held-out clip
 
 
@@ -58,7 +58,7 @@ class RandomPlayer:
         self._position: Sequence[float] = (np.inf, np.inf)
 
     def act(self, position: Sequence[float]) -> int:
-        """The number of the action that follows a frame, in which the player is at a position (x, y)."""
+        """The decision of a player at a position (x, y): the number of the action that follows."""
         moved = np.abs(np.subtract(position, self._position)).max()
         blocked = moved < _BLOCKED and "MOVE_FORWARD" in self._actions[self._action]
         self._position = position
@@ -79,7 +79,7 @@ def _weight(action: tuple[str, ...], blocked: bool) -> float:
 
 
 class Vizdoom:
-    """Clips of a scenario: a frame every 3 tics (11.7 a second), the screen resized, (F, H, W, 3) uint8.
+    """Clips of a scenario: the screen resized, (F, H, W, 3) uint8.
 
     Clip n is played with seed n, and held-out clip n with seed 2^30 + n; the same seed gives the same clip. A clip also
     has `actions`, (F,): the number of the action after each frame. After an episode that ends, a new one follows.
@@ -89,12 +89,13 @@ class Vizdoom:
       split: `train` or `held_out`.
       scenario: one of SCENARIOS.
       num_clips: length of the source.
+      stride: tics of the game, which has 35 a second, from one frame to the next.
 
     Attributes:
       actions: names of the actions: buttons joined by `+`.
 
     Raises:
-      UserError: an unknown scenario, another number of channels, no clips, or no package vizdoom.
+      UserError: an unknown scenario, another number of channels, no clips, a stride < 1, or no package vizdoom.
     """
 
     num_classes = 1
@@ -102,14 +103,23 @@ class Vizdoom:
     generated = True
     crop = "none: the screen of 160x120, resized (bicubic, antialiased)"
 
-    def __init__(self, shape: tuple[int, int, int, int], split: str, scenario: str = "", num_clips: int = 2**20):
+    def __init__(
+        self,
+        shape: tuple[int, int, int, int],
+        split: str,
+        scenario: str = "",
+        num_clips: int = 2**20,
+        stride: int = 1,
+    ):
         if scenario not in SCENARIOS:
             raise UserError(f"no scenario '{scenario}' of vizdoom: choose from {', '.join(SCENARIOS)}")
         if shape[3] != 3:
             raise UserError(f"in_channels must be 3 for clips of vizdoom, got {shape[3]}")
         if num_clips < 1:
             raise UserError(f"num_clips must be >= 1, got {num_clips}")
-        self._shape, self._scenario, self._num_clips = shape, scenario, num_clips
+        if stride < 1:
+            raise UserError(f"data.stride must be >= 1, got {stride}")
+        self._shape, self._scenario, self._num_clips, self._stride = shape, scenario, num_clips, stride
         self._first_seed = _HELD_OUT_SEED if split == "held_out" else 0
         self._engines = threading.local()
         self._buttons = [button.name for button in self._configured().get_available_buttons()]
@@ -146,16 +156,18 @@ class Vizdoom:
         game, player = self._engines.game, RandomPlayer(self._presses, np.random.default_rng(seed))
         game.set_seed(seed)
         game.new_episode()
-        frames, actions = [], []
-        for _ in range(_SKIPPED + self._shape[0]):
+        frames, actions, action = [], [], 0
+        for tic in range(_SKIPPED + (self._shape[0] - 1) * self._stride + 1):
             if game.is_episode_finished():
                 game.new_episode()
             state = game.get_state()
-            frames.append(state.screen_buffer)
-            actions.append(player.act(state.game_variables))
-            pressed = self._presses[actions[-1]]
-            game.make_action([button in pressed for button in self._buttons], _TICS)
-        return frames[_SKIPPED:], np.array(actions[_SKIPPED:])
+            if tic % _DECISION == 0:
+                action = player.act(state.game_variables)
+            if tic >= _SKIPPED and (tic - _SKIPPED) % self._stride == 0:
+                frames.append(state.screen_buffer)
+                actions.append(action)
+            game.make_action([button in self._presses[action] for button in self._buttons])
+        return frames, np.array(actions)
 
     def _configured(self) -> Any:
         """An engine that is not started yet."""

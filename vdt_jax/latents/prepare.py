@@ -121,7 +121,8 @@ def _clips_of(options: PrepareOptions, shape: tuple[int, int, int, int], split: 
     prefix, _, scenario = str(options.input).partition(":")
     if prefix == "vizdoom":
         held_out = min(math.ceil(options.num_clips * options.held_out), options.num_clips - 1)
-        return Vizdoom(shape, split, scenario, held_out if split == "held_out" else options.num_clips - held_out)
+        num_clips = held_out if split == "held_out" else options.num_clips - held_out
+        return Vizdoom(shape, split, scenario, num_clips, options.stride)
     names = ("held_out", "stride", "fps", "hop", "short", "labels", "max_bad")
     chosen = {name: getattr(options, name) for name in names}
     bad_files = Path(str(options.output)) / "bad_files.jsonl"
