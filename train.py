@@ -30,6 +30,7 @@ from vdt_jax.files import Mirror, held, open_folder
 from vdt_jax.options import build
 from vdt_jax.training.config import RunOptions, TrainConfig
 from vdt_jax.training.log import RunLog
+from vdt_jax.training.memory import keep_freed_memory
 from vdt_jax.training.run import PLACES, Run, check_same_run
 from vdt_jax.training.step import Metrics
 from vdt_jax.training.validation import Validation
@@ -43,6 +44,7 @@ def main(_: Any) -> None:
     config = build(TrainConfig, cli.values_of_config())
     options = cli.options_of_flags(RunOptions)
     cli.quiet_start()
+    keep_freed_memory()
     start_processes(options.coordinator, options.num_processes, options.process_id)
     if jax.process_index() > 0:
         logging.getLogger("vdt_jax").setLevel(logging.WARNING)
