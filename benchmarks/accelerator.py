@@ -39,8 +39,8 @@ PARTS = {
     6: "one training step by group of kernels",
 }
 TRAINING = {  # batch sizes, rematerialisation, blocks an iteration of the scan
-    "VDT-L/2": ((8, "matmuls", 1), (8, "none", 1), (8, "matmuls", 4), (16, "matmuls", 1), (32, "full", 1)),
-    "VDT-S/2": ((8, "matmuls", 1), (64, "matmuls", 1), (64, "none", 1), (64, "matmuls", 12), (128, "matmuls", 1)),
+    "VDT-L/2": ((8, "matmuls", 1), (8, "matmuls", 28), (8, "none", 1), (16, "matmuls", 1), (32, "full", 1)),
+    "VDT-S/2": ((8, "matmuls", 1), (8, "none", 12), (64, "matmuls", 1), (64, "matmuls", 12), (128, "matmuls", 1)),
 }
 _LEAST_SECONDS = 20.0  # no row is started with less time left
 _OUT_OF_TIME = "out of time"

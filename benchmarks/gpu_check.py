@@ -70,6 +70,7 @@ class Row(NamedTuple):
 ROWS = (
     Row("S/2", "train", "VDT-S/2"),
     Row("S/2 unrolled", "train", "VDT-S/2", unroll=12),
+    Row("S/2 unrolled remat=none", "train", "VDT-S/2", unroll=12, remat="none"),
     Row("L/2", "train"),
     Row("L/2 unrolled", "train", unroll=28),
     Row("24gb", "train", batch=32, remat="full", grad_accum=32, most=20.0),  # configs/sky_timelapse.py:24gb
