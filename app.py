@@ -16,6 +16,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,20 @@ def page(gr: Any, studio: Studio) -> Any:
     return blocks
 
 
+def check_address(host: str, port: int) -> None:
+    """Raises UserError if this machine cannot listen there."""
+    try:
+        kind, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(kind) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(address)
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name with an empty or a very long part
+        reason = getattr(error, "strerror", None) or "not the name of a host"
+        raise UserError(f"cannot listen on --host={host} --port={port} ({reason}): choose another") from None
+
+
 def main(_) -> None:
+    check_address(_HOST.value, _PORT.value)
     if importlib.util.find_spec("gradio") is None:
         raise UserError("the page needs Gradio: pip install -e '.[app]' -c constraints.txt")
     cli.quiet_start()

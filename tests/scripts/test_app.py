@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.scripts import fail
 
 from vdt_jax.data import make_source
 from vdt_jax.diffusion.masks import TASKS
@@ -183,6 +184,13 @@ def test_a_file_that_is_no_video_is_one_line_on_the_page(browser, address, tmp_p
     page.locator("#file input[type=file]").set_input_files(tmp_path / "words.mp4")
     page.get_by_text("cannot be decoded").first.wait_for()
     page.close()
+
+
+@pytest.mark.parametrize("host", ["/dev/null", "..", "203.0.113.1", "", "127.0.0.1"])
+def test_an_address_that_cannot_be_used(host):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"cannot listen on --host={host} --port={port} (" in fail("app.py", f"--host={host}", f"--port={port}")
 
 
 def test_only_this_machine_is_let_in(address):
