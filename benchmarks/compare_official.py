@@ -37,6 +37,7 @@ from vdt_jax.latents.codec import encode_moments, sample_posterior
 from vdt_jax.latents.space import VaeSpace
 from vdt_jax.models.autoencoder import AutoencoderKL
 from vdt_jax.models.vdt import REMAT, VDT, VDT_VARIANTS
+from vdt_jax.training.memory import keep_freed_memory
 from vdt_jax.training.optimizer import make_learning_rate, make_optimizer
 from vdt_jax.training.step import TrainState, make_train_step
 from vdt_jax.weights.autoencoder import from_torch, param_shapes
@@ -64,6 +65,7 @@ _WORST_DECODED = 3e-2  # in whatever precision ours has
 def main(_) -> None:
     if _OFFICIAL.value is None or not (Path(_OFFICIAL.value) / "models.py").is_file():
         raise UserError(f"official must be a clone of github.com/RERV/VDT, with models.py, got {_OFFICIAL.value}")
+    keep_freed_memory()  # as train.py does; torch has it too
     rows = []
     for mode in _MODES.value:
         torch.backends.cuda.matmul.allow_tf32 = mode != "stock"  # convolutions keep the default of torch

@@ -17,6 +17,7 @@ from work import sampling_row, training_row
 from vdt_jax import cli
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import REMAT, VDT, VDT_VARIANTS
+from vdt_jax.training.memory import keep_freed_memory
 
 _MODELS = flags.DEFINE_list("models", ["VDT-S/2"], f"Networks, of {', '.join(VDT_VARIANTS)}.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Samples a step.")
@@ -33,6 +34,7 @@ _OUTPUT = flags.DEFINE_string("output", "runs/benchmarks/speed.json", "The repor
 def main(_) -> None:
     if unknown := set(_MODELS.value) - set(VDT_VARIANTS):
         raise UserError(f"models must be among {', '.join(VDT_VARIANTS)}, got {', '.join(sorted(unknown))}")
+    keep_freed_memory()  # as train.py does
     rows, batch_size, repeats = [], _BATCH_SIZE.value, _REPEATS.value
     for name in _MODELS.value:
         model = VDT(**VDT_VARIANTS[name], dtype=_DTYPE.value, unroll=_UNROLL.value, remat=_REMAT.value)

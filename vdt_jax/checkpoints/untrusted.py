@@ -52,7 +52,8 @@ def check_files(folder: epath.Path) -> int:
         count += len(children)
         if depth == 0 or count > _MAX_FILES:
             raise UserError(
-                f"{path}: more than {_MAX_DEPTH} levels or {_MAX_FILES} files, which no model has: name its folder"
+                f"{path} has more than {_MAX_DEPTH} levels of folders or {_MAX_FILES} files, unlike any model: "
+                "give the path of the model's own folder"
             )
         waiting += [(child, depth - 1) for child in children]
     return total

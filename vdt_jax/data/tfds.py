@@ -158,7 +158,9 @@ def _open(dataset: str, split: str) -> tuple[Any, Any, bool]:
     if folder:
         _check_classes(folder)
     elif re.match(r"[\w-]+:(?![\d*])", dataset):  # a name may end with a version, as in mnist:3.*.*
-        raise UserError(f"no folder {dataset}, and datasets of communities are not read: prepare a folder of it first")
+        raise UserError(
+            f"no folder {dataset}, and community datasets of tfds are not read: prepare it in a folder first"
+        )
     with _refused(dataset, ImportError, NotImplementedError, ValueError, ParseError):  # ValueError: an unknown name
         builder = tfds.builder_from_directory(folder) if folder else tfds.builder(dataset, file_format="array_record")
     splits = builder.info.splits

@@ -10,8 +10,8 @@ Two mixtures are for training:
   `tests/goldens/mask_stats.npz`). It is defined for 16 frames.
 * `varied`: any number of frames, a random number of given frames, and never empty.
 
-`task_mask` is for sampling. The block of spatial_temporal stands where the mixture has it, since a model has learned no
-other places.
+`task_mask` is for sampling. The position of the block of spatial_temporal is drawn as in the training mixture, since
+the model was not trained on other positions.
 
 The paper (Lu et al. 2024, arXiv 2305.13311, eq. 3) writes M = 1 for *given*; the official code has the opposite sign,
 as here.
@@ -60,8 +60,9 @@ def block_mask(key: Key[Array, ""], grid: tuple[int, int]) -> Bool[Array, "h w"]
     remains), log-uniform aspect in 0.3 to 1/0.3, sides smaller than the grid; a rectangle that adds no new cell, or
     more than remains, is rejected, and ten rejections in a row end the mask.
 
-    A fixed number of rectangles is tried, so that a batch over several devices needs no collective to see whether all
-    masks are done, and the host is not asked: of 48,000 masks, on grids of 8 to 32 cells, none needed more than 46.
+    A fixed number of rectangles is tried, so that a batch that is sharded over several devices needs neither a
+    collective nor the host to find out whether all masks are done. The number is sufficient: of 48,000 masks, on grids
+    of 8 to 32 cells, none needed more than 46.
     """
     height, width = grid
     target = 0.5 * height * width
@@ -113,7 +114,7 @@ def _mask(
         lambda: jax.random.uniform(each_key, (num_frames,)) >= _ARBITRARY_GENERATED,
         lambda: (frames < start) | (frames >= stop),
     )
-    # A task that is known now is compiled alone: compiling all of them takes longer than sampling a short clip.
+    # Of a task that is known at trace time only that one is compiled: all take longer than sampling a short clip.
     chosen = given[task]() if isinstance(task, int) else jnp.stack([of_task() for of_task in given])[task]
     generate = jnp.broadcast_to(~chosen[:, None, None], shape)
     if not isinstance(task, int) or task == SPATIAL_TEMPORAL:
@@ -148,8 +149,8 @@ def official_mask(key: Key[Array, ""], task: Int[Array, ""], shape: tuple[int, i
 def varied_mask(key: Key[Array, ""], task: Int[Array, ""], shape: tuple[int, int, int]) -> Float[Array, "f h w 1"]:
     """One mask of the varied mixture, for the task with this index; it generates at least one position.
 
-    Given are 1 to F - 1 frames in predict and backward, every 2nd to every F//2-th in interpolation, and in
-    spatial_temporal up to 3 whole frames at either end.
+    The given frames are, in predict and backward, 1 to F - 1 frames; in interpolation, every k-th frame, with k drawn
+    from 2 to F // 2; in spatial_temporal, up to 3 whole frames at each end.
     """
     num_frames = shape[0]
     num_given_key, stride_key, start_key, end_key, mask_key = jax.random.split(key, 5)
@@ -196,7 +197,7 @@ def task_mask(
       task: one of TASKS.
       shape: (F, h, w).
       num_given: given frames of predict and backward, 1 to F - 1 (default F // 2).
-      mixture: that the weights were trained with.
+      mixture: the mask mixture that the weights were trained with.
 
     Raises:
       UserError: an unknown task or mixture, num_given out of range, or num_given for another task.
@@ -213,7 +214,7 @@ def task_mask(
         raise UserError(f"num_given must be 1 to {num_frames - 1} for {num_frames} frames, got {num_given}")
     start, stop = 0, num_frames
     if task == TASKS[SPATIAL_TEMPORAL]:
-        # split(key, 3), as in _mask, gives the keys fold_in(key, 0), (key, 1) and (key, 2).
+        # _mask uses split(key, 3), whose keys are those of fold_in(key, i) for i = 0, 1, 2; this one is another.
         start_key, end_key = jax.random.split(jax.random.fold_in(key, 3))
         start, stop = _block_frames(start_key, end_key, num_frames, first_end=1 if mixture == "official" else 0)
     mask = _mask(key, TASKS.index(task), shape, num_given=num_given, stride=4, start=start, stop=stop)

@@ -63,7 +63,7 @@ class Pipeline:
           path: a working directory of train.py, a converted folder, or `demo`, the bundled model.
           vae: the autoencoder of a latent-space model: a folder, a file or a repository of the Hugging Face hub.
           vae_dtype: dtype of the autoencoder's computation, `float32` or `bfloat16`.
-          trust_data: see the class; without it, held-out clips of your own class cannot be sampled.
+          trust_data: see `Pipeline`; if it is False, held-out clips of your own dataset class cannot be sampled.
 
         Raises:
           UserError: no checkpoint there, a latent-space model without its autoencoder, or another autoencoder than the
@@ -215,7 +215,7 @@ class Pipeline:
         return self.sample(input, "backward", **options)
 
     def interpolate(self, input: Any = None, **options: Any) -> Any:
-        """Generates the frames between every fourth frame of a clip; `sample(given_frames=...)` takes others."""
+        """Generates the frames of a clip, of which every fourth is given; `sample(given_frames=...)` takes others."""
         return self.sample(input, "interpolation", **options)
 
     def generate(self, **options: Any) -> Any:

@@ -13,10 +13,11 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # parameters of mallopt(3),
 def keep_freed_memory() -> None:
     """On a CPU, keeps the memory of a step for the next one; call it before jax finds its devices.
 
-    XLA allocates the temporaries of a program when it runs, and frees them at its end. glibc returns large pieces to
-    the system, which then clears every page again in the next step: a fifth of the time of a step of the digits
-    (docs/benchmarks.md). Here all threads share one heap, which never shrinks, and programs run in the thread that
-    calls them. Where jax may find other devices, or the C library is not glibc, nothing changes.
+    XLA allocates the temporaries of a program when it runs, and frees them at its end. glibc returns large blocks to
+    the operating system, which must zero every page again in the next step: with configs/moving_digits.py a fifth of
+    the time of a step (docs/benchmarks.md). This function makes all threads share one heap that never shrinks, and
+    turns off asynchronous dispatch, so that compiled programs run in the calling thread. Where jax may find other
+    devices, or the C library is not glibc, nothing changes.
     """
     if finds_only_cpus() and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -58,6 +58,6 @@ def resize_time_embed(time_embed: np.ndarray, num_frames: int) -> np.ndarray:
     if old == num_frames:
         return time_embed
     if not np.allclose(time_embed[0], sincos_embedding(np.arange(old), width), atol=1e-3):
-        raise UserError("time_embed is not the sinusoidal table: num_frames cannot resize it")
+        raise UserError("time_embed is not the sinusoidal table, so it cannot be resized to another num_frames")
     positions = np.linspace(0, old - 1, num_frames)
     return sincos_embedding(positions, width)[None].astype(np.float32)
