@@ -54,6 +54,7 @@ _SAMPLING_STEPS = flags.DEFINE_multi_integer("sampling_steps", [16], "May be giv
 _FRAMES = flags.DEFINE_integer("frames", 16, "Frames that encode and decode take at once.", lower_bound=1)
 _UNROLL = flags.DEFINE_integer("unroll", 1, "Blocks per iteration of our scan over depth.")
 _REMAT = flags.DEFINE_enum("remat", "matmuls", list(REMAT), "Rematerialisation of our training step.")
+_KEEP_MEMORY = flags.DEFINE_bool("keep_memory", False, "Keep freed memory, as train.py does; torch keeps it, too.")
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Timed calls of each.", lower_bound=1)
 _OUTPUT = flags.DEFINE_string("output", "runs/benchmarks/compare_official.json", "The report.")
 
@@ -65,7 +66,8 @@ _WORST_DECODED = 3e-2  # in whatever precision ours has
 def main(_) -> None:
     if _OFFICIAL.value is None or not (Path(_OFFICIAL.value) / "models.py").is_file():
         raise UserError(f"official must be a clone of github.com/RERV/VDT, with models.py, got {_OFFICIAL.value}")
-    keep_freed_memory()  # as train.py does; torch has it too
+    if _KEEP_MEMORY.value:
+        keep_freed_memory()
     rows = []
     for mode in _MODES.value:
         torch.backends.cuda.matmul.allow_tf32 = mode != "stock"  # convolutions keep the default of torch
