@@ -18,6 +18,7 @@ need more (docs/benchmarks.md).
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -217,9 +218,9 @@ def official_jobs(official: str | None, tiny: bool) -> list[Job]:
     """Part 5: benchmarks/compare_official.py, one mode and one kind of work at a time."""
     if not official:
         return []
-    works = ("forward",) if tiny else ("training", "sampling")
+    names, works = (["VDT-S/2"], ["forward"]) if tiny else (["VDT-L/2", "VDT-S/2"], ["training", "sampling"])
     found = []
-    for name, work in [(name, work) for name in (["VDT-S/2"] if tiny else ["VDT-L/2", "VDT-S/2"]) for work in works]:
+    for name, work in itertools.product(names, works):
         # Both states of VDT-L/2 and the activations of 8 clips do not fit into 80 GB.
         batch = 1 if tiny else 2 if (name, work) == ("VDT-L/2", "training") else 8
         for mode in ("stock", "tf32", "compiled"):

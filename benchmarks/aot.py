@@ -27,7 +27,7 @@ def lowered_train_step(model: VDT, mesh: Mesh, batch_per_device: int, grad_accum
     like = jax.eval_shape(functools.partial(init_state, model, optimizer), jax.random.key(0))
     if mesh.shape["fsdp"] > 1:
         model = model.clone(gather=gather_whole(mesh, model.dtype))
-    train_step = make_train_step(model, make_diffusion(), optimizer, grad_accum=grad_accum)
+    train_step = make_train_step(model, make_diffusion(learn_sigma=model.learn_sigma), optimizer, grad_accum=grad_accum)
     train_step = shard_train_step(train_step, like, mesh)
     size, sharding = batch_per_device * mesh.size, batch_sharding(mesh)
     batch = {

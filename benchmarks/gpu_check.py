@@ -15,6 +15,7 @@ that FSDP gathers more than twice a step, or memory over the limit of the row.
 Needs the compiler, in a folder of its own (a CUDA plugin without a driver logs errors): see the Makefile.
 """
 
+import importlib
 import importlib.util
 import os
 import re
@@ -56,7 +57,7 @@ class Row(NamedTuple):
 
     name: str
     program: str  # train, sample, encode or decode
-    model: str = "VDT-L/2"
+    model: str = "VDT-L/2"  # of VDT_VARIANTS, a recipe of configs/, or autoencoder
     batch: int = 8  # samples a device, or frames
     devices: int = 1
     fsdp: int = 1
@@ -74,6 +75,8 @@ ROWS = (
     Row("L/2", "train"),
     Row("L/2 unrolled", "train", unroll=28),
     Row("24gb", "train", batch=32, remat="full", grad_accum=32, most=20.0),  # configs/sky_timelapse.py:24gb
+    Row("vizdoom", "train", "vizdoom", batch=64, remat="none", unroll=10),
+    Row("moving_fashion_mnist", "train", "moving_fashion_mnist", batch=64, remat="none", unroll=10),
     Row("data", "train", devices=8),
     Row("fsdp", "train", devices=8, fsdp=8),
     Row("sample", "sample"),
@@ -115,7 +118,8 @@ def lower(row: Row, mesh: Mesh) -> tuple[jax.stages.Lowered, VDT | None]:
         apply = jax.jit(lambda params, x: autoencoder.apply({"params": params}, x, method=row.program))
         return apply.lower(*shapes((like, jax.ShapeDtypeStruct(size, jnp.float32)))), None
     how = dict(remat=row.remat, attention=row.attention, unroll=row.unroll)
-    model = VDT(**VDT_VARIANTS[row.model], **how, dtype="bfloat16")
+    sizes = VDT_VARIANTS.get(row.model) or sizes_of_recipe(row.model)
+    model = VDT(**sizes, **how, dtype="bfloat16")
     if row.program == "train":
         return lowered_train_step(model, mesh, row.batch, row.grad_accum), model
     diffusion = make_diffusion(timestep_respacing="16")
@@ -124,6 +128,12 @@ def lower(row: Row, mesh: Mesh) -> tuple[jax.stages.Lowered, VDT | None]:
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), row.batch))
     sample = jax.jit(lambda params, *inputs: generate(model, params, diffusion, *inputs))
     return sample.lower(*shapes((param_shapes(model), clean, mask, keys))), None
+
+
+def sizes_of_recipe(name: str) -> dict[str, Any]:
+    """The model of a recipe of configs/, without what a row says of it."""
+    model = importlib.import_module(f"configs.{name}").get_config().model.to_dict()
+    return {key: value for key, value in model.items() if key not in ("remat", "attention", "unroll", "dtype")}
 
 
 def bandwidth() -> float:

@@ -105,6 +105,11 @@ def test_a_dataset_of_clips_and_actions_is_written_and_read(tmp_path, monkeypatc
     assert builder.info.features["actions"].feature.names == live.actions
 
 
+def test_options_of_videos_are_refused(tmp_path):
+    with pytest.raises(UserError, match="fps is for videos, not for clips of vizdoom: omit it"):
+        prepare(PrepareOptions(input="vizdoom:basic", output=str(tmp_path / "clips"), fps=10.0))
+
+
 def test_an_engine_that_does_not_start(monkeypatch):
     vizdoom = pytest.importorskip("vizdoom")
     game = vizdoom.DoomGame()

@@ -114,7 +114,8 @@ def _mask(
         lambda: jax.random.uniform(each_key, (num_frames,)) >= _ARBITRARY_GENERATED,
         lambda: (frames < start) | (frames >= stop),
     )
-    # Of a task that is known at trace time only that one is compiled: all take longer than sampling a short clip.
+    # If the task is known at trace time, only its mask is compiled: compiling all of them takes longer than sampling a
+    # short clip.
     chosen = given[task]() if isinstance(task, int) else jnp.stack([of_task() for of_task in given])[task]
     generate = jnp.broadcast_to(~chosen[:, None, None], shape)
     if not isinstance(task, int) or task == SPATIAL_TEMPORAL:
@@ -214,7 +215,7 @@ def task_mask(
         raise UserError(f"num_given must be 1 to {num_frames - 1} for {num_frames} frames, got {num_given}")
     start, stop = 0, num_frames
     if task == TASKS[SPATIAL_TEMPORAL]:
-        # _mask uses split(key, 3), whose keys are those of fold_in(key, i) for i = 0, 1, 2; this one is another.
+        # _mask uses split(key, 3), whose keys are those of fold_in(key, i) for i = 0, 1, 2: this key is a new one.
         start_key, end_key = jax.random.split(jax.random.fold_in(key, 3))
         start, stop = _block_frames(start_key, end_key, num_frames, first_end=1 if mixture == "official" else 0)
     mask = _mask(key, TASKS.index(task), shape, num_given=num_given, stride=4, start=start, stop=stop)

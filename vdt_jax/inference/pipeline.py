@@ -215,7 +215,7 @@ class Pipeline:
         return self.sample(input, "backward", **options)
 
     def interpolate(self, input: Any = None, **options: Any) -> Any:
-        """Generates the frames of a clip, of which every fourth is given; `sample(given_frames=...)` takes others."""
+        """Generates all frames of a clip but every fourth, which is given; for others `sample(given_frames=...)`."""
         return self.sample(input, "interpolation", **options)
 
     def generate(self, **options: Any) -> Any:

@@ -119,11 +119,14 @@ def write_clips(options: PrepareOptions) -> None:
 def _clips_of(options: PrepareOptions, shape: tuple[int, int, int, int], split: str) -> VideoFolder | Vizdoom:
     """The clips of a split: of a scenario of ViZDoom, or of the videos of the input."""
     prefix, _, scenario = str(options.input).partition(":")
+    names = ("stride", "held_out", "fps", "hop", "short", "labels", "max_bad")
     if prefix == "vizdoom":
+        for name in names[2:]:
+            if getattr(options, name) != getattr(PrepareOptions, name):
+                raise UserError(f"{name} is for videos, not for clips of vizdoom: omit it")
         held_out = min(math.ceil(options.num_clips * options.held_out), options.num_clips - 1)
         num_clips = held_out if split == "held_out" else options.num_clips - held_out
         return Vizdoom(shape, split, scenario, num_clips, options.stride)
-    names = ("held_out", "stride", "fps", "hop", "short", "labels", "max_bad")
     chosen = {name: getattr(options, name) for name in names}
     bad_files = Path(str(options.output)) / "bad_files.jsonl"
     return VideoFolder(shape, split, str(options.input), **chosen, bad_files=bad_files)
