@@ -115,7 +115,7 @@ def train(
 
 
 def open_run(config: TrainConfig, workdir: epath.Path, stop_after: int | None, mirror: Mirror) -> Run:
-    """The run of a working directory, whose config.json describes it from here on.
+    """The run of a working directory. Writes config.json, which describes the run from now on.
 
     Raises:
       UserError: devices, data or `init_from` do not fit the config, the working directory is that of another run, or

@@ -32,7 +32,7 @@ def test_what_limits_and_crashes_did_is_looked_at_again(tmp_path):
     for name in names:
         (tmp_path / name).write_bytes(video(5))
     reasons = index(tmp_path, SLEEPY(0.5, 1500))
-    assert "takes more than" in reasons["hangs.mp4"] and "died of it" in reasons["crashes.mp4"]
+    assert "takes more than" in reasons["hangs.mp4"] and "that decoded it died" in reasons["crashes.mp4"]
     assert reasons["takes_all_memory.mp4"] == "out of memory"
     assert re.search(r"mistake .* please report it: TypeError.* in .*\.py:\d+$", reasons["finds_a_mistake.mp4"])
     assert index(tmp_path, Decoders()) == dict.fromkeys(names, 5)

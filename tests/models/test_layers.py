@@ -1,4 +1,4 @@
-"""Linear map, LayerNorm and GELU: the gradients that JAX derives, summed in float32 in a bfloat16 model too."""
+"""Layers of a transformer: the gradients that JAX derives, summed in float32 in a bfloat16 model too."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from vdt_jax.models.layers import gelu, layer_norm, linear
+from vdt_jax.models.layers import attention, gated, gelu, layer_norm, linear
 
 KEYS = jax.random.split(jax.random.key(0), 4)
 X = jax.random.normal(KEYS[0], (2, 3, 5, 8))
@@ -31,6 +31,26 @@ def test_layer_norm_is_the_plain_one(size):
     for mine, derived in zip(gradients(ours, X, scale, shift), gradients(plain_norm, X, scale, shift), strict=True):
         assert mine.shape == derived.shape and np.abs(derived).max() > 0.1
         np.testing.assert_allclose(mine, derived, atol=1e-5)
+
+
+@pytest.mark.parametrize("num_keys", [5, 12], ids=["fewer than the width", "more"])
+def test_attention_is_the_plain_one(num_keys):
+    query, key, value = (jax.random.normal(KEYS[n], (2, 3, num_keys, 8)) for n in range(3))
+    plain = lambda query, key, value: nn.softmax(query @ key.swapaxes(-1, -2)) @ value  # noqa: E731
+    np.testing.assert_allclose(attention(query, key, value), plain(query, key, value), atol=1e-5)
+    derived = gradients(plain, query, key, value)
+    for mine, theirs in zip(gradients(attention, query, key, value), derived, strict=True):
+        assert np.abs(theirs).max() > 0.1
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
+
+
+def test_a_gate_is_a_product():
+    gate = jax.random.normal(KEYS[1], (2, 3, 1, 8))
+    np.testing.assert_array_equal(gated(X, gate), gate * X)
+    derived = gradients(lambda x, gate: gate * x, X, gate)
+    for mine, theirs in zip(gradients(gated, X, gate), derived, strict=True):
+        assert mine.shape == theirs.shape
+        np.testing.assert_allclose(mine, theirs, atol=1e-5)
 
 
 def test_gelu_is_the_plain_one():
@@ -67,3 +87,6 @@ def test_gradients_of_a_bfloat16_layer_are_summed_in_float32():
     x, ones = rows.reshape(1, 1, 4095, 2), jnp.ones((1, 1, 1, 2))
     shift = jax.grad(lambda shift: layer_norm(x, ones, shift, 1e-6).sum(dtype=jnp.float32))(jnp.zeros_like(ones))
     np.testing.assert_array_equal(shift, 4095)
+    few = jnp.full((1, 1, 15, 2), 1 + 2.0**-7, jnp.bfloat16)  # its square is not a bfloat16
+    gate = jax.grad(lambda gate: (gated(few, gate) * few).sum(dtype=jnp.float32))(ones)
+    np.testing.assert_array_equal(gate, jnp.full_like(ones, 15 * (1 + 2.0**-7) ** 2))

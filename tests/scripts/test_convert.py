@@ -203,7 +203,9 @@ def test_guidance_needs_a_null_row(official, tmp_path):
 
 def test_dit_under_diffusers_names_needs_a_size(tmp_path):
     weights = {"pos_embed.proj.weight": np.zeros((48, 4, 2, 2)), "transformer_blocks.0.norm1.linear.weight": np.ones(1)}
-    with pytest.raises(UserError, match="has no image size: add --image_size, that of its training, such as 256"):
+    with pytest.raises(
+        UserError, match="does not tell its image size: add --image_size, as in its training, such as 256"
+    ):
         conversion._adapted(Source(weights, {}), ConvertOptions("a.pt", "out"))
 
 

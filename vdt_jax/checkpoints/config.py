@@ -93,8 +93,8 @@ def network_of(values: Mapping[str, Any]) -> VDT:
     tokens = model.grid[0] * model.grid[1]
     if max(tokens, model.num_frames) * model.hidden_size > _MAX_TABLE:
         raise UserError(
-            f"model has {tokens} tokens a frame, {model.num_frames} frames and width {model.hidden_size}: tokens or "
-            f"frames times width must be <= {_MAX_TABLE}; choose smaller frames or a larger patch_size"
+            f"model has {tokens} tokens a frame, {model.num_frames} frames and width {model.hidden_size}: "
+            f"tokens x width and frames x width must each be <= {_MAX_TABLE}: choose smaller sizes"
         )
     return model
 

@@ -134,7 +134,8 @@ def _adapted(source: Source, options: ConvertOptions) -> tuple[StateDict, dict[s
     if dit.is_diffusers_model(state_dict):
         if grid is None:
             raise UserError(
-                "a DiT with diffusers' names has no image size: add --image_size, that of its training, such as 256"
+                "a DiT with the names of diffusers does not tell its image size: add --image_size, as in its training, "
+                "such as 256"
             )
         state_dict = dit.official_names(state_dict, grid)
     lacks_null_row = _lacks_null_row(state_dict, options.num_classes)

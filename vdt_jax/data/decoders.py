@@ -24,8 +24,8 @@ from vdt_jax.data.clips import PassingFailure, SlowClip, UnreadableClip
 from vdt_jax.video import CENTRE, Crop, VideoInfo
 from vdt_jax.video.worker import DONE, REFUSED
 
-_PATIENCE = 11  # times the time limit on the clock, for a process that gets little processor time
-_IDLE = 1e-3  # share of a processor: a process that hangs uses less, one that waits for its turn gets more
+_PATIENCE = 11  # time limits on the clock until a process is ended, which on a busy machine gets little processor time
+_IDLE = 1e-3  # share of a processor: a process that hangs uses less, one that competes for the processor more
 _START_SECONDS = 120  # for Python to start on a busy machine
 _MODULE = (sys.executable, "-m", "vdt_jax.video.worker")
 
@@ -34,8 +34,8 @@ class Decoders:
     """Decodes in other processes; thread-safe.
 
     Args:
-      time_limit: seconds of processor time, of all threads together, that a clip may take. A process ends too when it
-        does not compute for as many seconds on the clock, and after eleven times as many in any case.
+      time_limit: seconds of processor time, of all threads together, that a clip may take. A process is also ended if
+        it uses no processor time for `time_limit` seconds on the clock, and in any case after eleven times as long.
       memory_limit: megabytes that a process may take.
       command: what runs `vdt_jax.video.worker`.
     """
@@ -48,7 +48,7 @@ class Decoders:
         """Length, size and frame times of a file or a folder of frames, or of the file in `content`.
 
         Raises:
-          UnreadableClip: why it cannot be read; PassingFailure where that is not the file's content.
+          UnreadableClip: it cannot be read, and the message says why; PassingFailure if the cause is not its content.
         """
         return VideoInfo.from_json(json.loads(self._ask({"what": "probe", "path": path}, content)))
 
@@ -111,7 +111,7 @@ class _Worker:
                 [*command, *arguments],
                 pass_fds=[theirs.fileno()],
                 env=environment,
-                process_group=0,  # Ctrl-C is for the parent alone: it would pass for a clip that ends the decoder
+                process_group=0,  # else Ctrl-C would end the decoder, too, as if a clip had crashed it
                 **silent,
             )
         self._connection = Connection(ours.detach())  # closed when it is no longer referenced, which ends the process
@@ -133,12 +133,12 @@ class _Worker:
         if code == -signal.SIGPROF:
             raise SlowClip(f"takes more than {self._time_limit:g} s to decode")
         ending = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        raise PassingFailure(f"the decoder died of it ({ending})")
+        raise PassingFailure(f"the process that decoded it died ({ending})")
 
     def _wait(self) -> bool:
-        """Whether the process answers or ends in time: its own timer ends one that computes for too long.
+        """Whether the process answers or ends in time. Its own timer ends it if it computes for too long.
 
-        One that hangs is recognised here: it uses next to no processor time for as many seconds as the time limit.
+        A process that hangs is recognised here: it uses hardly any processor time during `time_limit` seconds.
         """
         for _ in range(_PATIENCE):
             used = self._cpu_seconds()
@@ -149,7 +149,7 @@ class _Worker:
         return False
 
     def _cpu_seconds(self) -> float:
-        """Processor time of all its threads; 0 where the system has no clock of another process."""
+        """Processor time of all its threads; 0 where the system does not tell that of another process."""
         try:
             return time.clock_gettime(~self._process.pid << 3 | 2)  # what clock_getcpuclockid(3) computes on Linux
         except OSError:

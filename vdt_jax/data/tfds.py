@@ -210,8 +210,8 @@ def _refused(dataset: str, *failures: type[Exception]) -> Iterator[None]:
         if isinstance(error, ImportError):
             raise UserError(f"{dataset} needs TensorFlow ({_line(error)}): pip install tensorflow") from None
         raise UserError(
-            f"{dataset} is neither a folder that tfds wrote nor a dataset that it has without TensorFlow "
-            f"({_line(error)}); pip install tensorflow adds those with Image or Video features"
+            f"{dataset} is neither a folder that tfds wrote nor a dataset that tfds knows without TensorFlow "
+            f"({_line(error)}): for its datasets with Image or Video features, pip install tensorflow"
         ) from None
 
 

@@ -12,7 +12,7 @@ from vdt_jax.data.windows import ClipTable, Window, class_numbers, log_short, of
 from vdt_jax.errors import UserError
 from vdt_jax.video import CENTRE, CENTRE_AS_DIT, Crop
 
-# By name: what a protocol says of a crop, and the crop.
+# By name of a crop: how an evaluation's report describes it, and the crop.
 _CROPS = {
     "exact": (CENTRED, CENTRE),
     "dit": ("centre, as DiT's center_crop_arr: halved, then bicubic, then whole pixels", CENTRE_AS_DIT),
@@ -35,10 +35,10 @@ class VideoFolder:
       split: `train` or `held_out`; splits are by whole video, see `of_split`.
       path: the folder, or a .csv or .jsonl list, see `find_videos`.
       held_out_path: another folder or list, for the held-out split; then all of `path` is for training.
-      held_out: share of the videos that is held out, at least one.
+      held_out: share of the videos that is held out, at least one; with 0 all videos are in both splits.
       stride, fps, hop, short: see `Window`.
       labels: whether videos have classes: the folders directly below `path`, or the list's labels, in natural order.
-      crop: `exact`, the largest window at the centre, to a fraction of a pixel; `dit`, as DiT's code crops.
+      crop: `exact`, the largest centred window, with sub-pixel precision; `dit`, as DiT's code crops.
       random_crop: smallest size of the random crops of training clips, as a share of the largest crop that fits; 0 for
         the centre.
       random_flip: whether half of the training clips are mirrored.
@@ -109,7 +109,7 @@ class VideoFolder:
 
     @property
     def identity(self) -> str:
-        """See `Source`; unreadable videos count."""
+        """See `Source`; unreadable videos are part of it."""
         return identity_of(sizes(self._root, self._chosen))
 
     def __len__(self) -> int:

@@ -6,8 +6,8 @@ per sample, on the device, inside the jitted step.
 
 Two mixtures are for training:
 
-* `official`: the distribution of the official code, its empty masks included (20,000 draws of its generator:
-  `tests/goldens/mask_stats.npz`). It is defined for 16 frames.
+* `official`: the distribution of the official code, its empty masks included; `tests/goldens/mask_stats.npz` has
+  the statistics of 20,000 masks of its generator. It is defined for 16 frames.
 * `varied`: any number of frames, a random number of given frames, and never empty.
 
 `task_mask` is for sampling. The position of the block of spatial_temporal is drawn as in the training mixture, since
@@ -56,9 +56,10 @@ def apply_mask(mask: Mask, generated: Video, given: Video) -> Video:
 def block_mask(key: Key[Array, ""], grid: tuple[int, int]) -> Bool[Array, "h w"]:
     """A BEiT block mask (h, w) bool, true = generate: rectangles are added until half the grid is covered.
 
-    Bao et al. 2021 (arXiv 2106.08254), algorithm 1, with the official VDT's numbers: target area uniform in (4, what
-    remains), log-uniform aspect in 0.3 to 1/0.3, sides smaller than the grid; a rectangle that adds no new cell, or
-    more than remains, is rejected, and ten rejections in a row end the mask.
+    Bao et al. 2021 (arXiv 2106.08254), algorithm 1, with the official VDT's numbers: the area of a rectangle is drawn
+    uniformly from 4 to the number of cells that are still missing, its aspect log-uniformly from 0.3 to 1/0.3. It is
+    rejected if a side is not smaller than the grid's, or if it adds no new cell or more cells than are missing; ten
+    rejections in a row end the mask.
 
     A fixed number of rectangles is tried, so that a batch that is sharded over several devices needs neither a
     collective nor the host to find out whether all masks are done. The number is sufficient: of 48,000 masks, on grids
@@ -124,8 +125,8 @@ def _mask(
 
 
 def _block_frames(start_key: Key[Array, ""], end_key: Key[Array, ""], num_frames: int, first_end: int) -> Any:
-    """start and stop of a block mask: start uniform in 0..margin, F - stop in first_end..margin."""
-    margin = min(3, (num_frames - 1) // 2)  # 3 for 7 frames or more, so that start < stop
+    """start and stop of the frames with the block: 0 to margin frames before them, first_end to margin after them."""
+    margin = min(3, (num_frames - 1) // 2)  # so that start < stop
     start = jax.random.randint(start_key, (), 0, margin + 1)
     end = jax.random.randint(end_key, (), first_end, max(margin, first_end) + 1)
     return start, jnp.maximum(num_frames - end, start + 1)
@@ -150,8 +151,8 @@ def official_mask(key: Key[Array, ""], task: Int[Array, ""], shape: tuple[int, i
 def varied_mask(key: Key[Array, ""], task: Int[Array, ""], shape: tuple[int, int, int]) -> Float[Array, "f h w 1"]:
     """One mask of the varied mixture, for the task with this index; it generates at least one position.
 
-    The given frames are, in predict and backward, 1 to F - 1 frames; in interpolation, every k-th frame, with k drawn
-    from 2 to F // 2; in spatial_temporal, up to 3 whole frames at each end.
+    Given are in predict and backward n frames, with n drawn from 1 to F - 1; in interpolation every k-th frame, with k
+    drawn from 2 to F // 2; in spatial_temporal up to 3 whole frames at each end.
     """
     num_frames = shape[0]
     num_given_key, stride_key, start_key, end_key, mask_key = jax.random.split(key, 5)

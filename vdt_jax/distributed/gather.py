@@ -80,7 +80,9 @@ def _accept_all(
                     "start all processes with the same coordinator"
                 )
             if ended := {key.data for key in ready} - {None}:  # a connected process sends nothing before it is answered
-                raise RunStopped(f"process {_listed(ended)} has ended before {_listed(missing)} came; {RESUME}")
+                raise RunStopped(
+                    f"process {_listed(ended)} ended before process {_listed(missing)} had connected; {RESUME}"
+                )
             connection = stack.enter_context(server.accept()[0])
             connection.settimeout(5)
             try:

@@ -21,7 +21,8 @@ def extend(
 ) -> Iterator[np.ndarray]:
     """Generates `num_new` frames after the given ones (B, G, H, W, C), 1 <= G < F, or before them if `backward`.
 
-    Every window of F = `num_frames` frames, of all samples at once, is given the last G frames of the one before.
+    All samples are generated at once, in windows of F = `num_frames` frames. Each is given the last G frames of the
+    previous window, or with `backward` its first G.
 
     Yields:
       New frames (B, f, H, W, C), at most F - G at a time; backward, each block comes before the last one.
@@ -61,7 +62,7 @@ def raise_frame_rate(
     per_window = (num_frames - 1) // factor + 1
     if not 1 <= overlap < per_window:
         raise UserError(
-            f"overlap: windows cannot share {overlap} given frames: 1 to {per_window - 1} of the {per_window} in each"
+            f"overlap must be from 1 to {per_window - 1}, since a window has {per_window} given frames; got {overlap}"
         )
     number, made = 0, np.zeros(0)
     for windows in _batched(_windows(iter(frames), per_window, overlap), batch_size if overlap == 1 else 1):

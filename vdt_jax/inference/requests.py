@@ -349,8 +349,8 @@ def _masks(request: Request) -> Callable[[range], np.ndarray]:
             window = request.window(number, 1)
             pace = f"{window.fps:g} frames a second" if window.fps else f"stride {window.stride}"
             raise UserError(
-                f"{request.name(number)} from frame {options.start} at {pace} has {len(chosen)} frame(s), and frame "
-                f"{last_given} of the clip is to be given: take a longer video, or give fewer frames"
+                f"{request.name(number)} from frame {options.start} at {pace} has only {len(chosen)} frame(s), "
+                f"but frame {last_given} (counted from 0) must be given: take a longer video, or give fewer frames"
             )
         return mask
 

@@ -6,6 +6,7 @@ on a GPU: see the comments.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -82,14 +83,87 @@ def _layer_norm_backward(epsilon: float, kept: Any, gradient: Any) -> Any:
     mean, rate = jax.lax.optimization_barrier((mean, rate))
     normal = (x.astype(jnp.float32) - mean) * rate
     gradient = gradient.astype(jnp.float32)
-    summed = tuple(axis for axis in range(x.ndim) if scale.shape[axis] < x.shape[axis])
-    to_scale, to_shift = ((gradient * factor).sum(summed, keepdims=True) for factor in (normal, 1))
+    to_scale, to_shift = (sum_to(gradient * factor, scale.shape) for factor in (normal, 1))
     scaled = gradient * scale
-    along = normal * (scaled * normal).mean(-1, keepdims=True)
-    return (rate * (scaled - scaled.mean(-1, keepdims=True) - along)).astype(x.dtype), to_scale, to_shift
+    mean_of_scaled, along = (sum_to(scaled * factor, rate.shape) / x.shape[-1] for factor in (1, normal))
+    return (rate * (scaled - mean_of_scaled - normal * along)).astype(x.dtype), to_scale, to_shift
 
 
 _layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+@jax.custom_vjp
+def gated(x: Float[Array, "*rows d"], gate: Float[Array, "*#rows d"]) -> Float[Array, "*rows d"]:
+    """gate * x in the dtype of x; the gate is float32, as is its gradient."""
+    return (gate * x).astype(x.dtype)
+
+
+def _gated_backward(kept: Any, gradient: Any) -> Any:
+    x, gate = kept
+    return gated(gradient, gate), sum_to(gradient.astype(jnp.float32) * x, gate.shape)
+
+
+gated.defvjp(lambda x, gate: (gated(x, gate), (x, gate)), _gated_backward)
+
+
+@jax.custom_vjp
+def attention(
+    query: Float[Array, "*batch q e"], key: Float[Array, "*batch s e"], value: Float[Array, "*batch s e"]
+) -> Float[Array, "*batch q e"]:
+    """softmax(query keyᵀ) value; the softmax in float32, the query scaled by the caller.
+
+    The gradient needs, for each query, the sum of its weights times their gradients. It equals the sum of the output
+    times its gradient (FlashAttention: Dao et al. 2022, arXiv 2205.14135, appendix B.2); the shorter sum is taken.
+    """
+    return _attention_forward(query, key, value)[0]
+
+
+def _attention_forward(query: Any, key: Any, value: Any) -> Any:
+    logits = jnp.einsum("...qe,...se->...qs", query, key)
+    weights = nn.softmax(logits.astype(jnp.float32)).astype(query.dtype)
+    out = jnp.einsum("...qs,...se->...qe", weights, value)
+    return out, (query, key, value, weights, out)
+
+
+def _attention_backward(kept: Any, gradient: Any) -> Any:
+    query, key, value, weights, out = kept
+    to_weights = jnp.einsum("...qe,...se->...qs", gradient, value)
+    one, other = (gradient, out) if out.shape[-1] < weights.shape[-1] else (to_weights, weights)
+    along = sum_to(one.astype(jnp.float32) * other, (*one.shape[:-1], 1))
+    to_logits = (weights * (to_weights - along)).astype(query.dtype)
+    to_key, to_value = _over_queries(to_logits, query), _over_queries(weights, gradient)
+    return jnp.einsum("...qs,...se->...qe", to_logits, key), to_key, to_value
+
+
+def _over_queries(weights: Any, x: Any) -> Any:
+    """weightsᵀ x; on a CPU by way of xᵀ, since XLA's CPU backend is slow where a product's rows are summed over."""
+
+    def by_transposing(weights: Any, x: Any) -> Any:
+        transposed = jax.lax.optimization_barrier(jnp.swapaxes(x, -1, -2))
+        return jnp.swapaxes(jax.lax.optimization_barrier(transposed @ weights), -1, -2)
+
+    default = functools.partial(jnp.einsum, "...qs,...qe->...se")
+    return jax.lax.platform_dependent(weights, x, cpu=by_transposing, default=default)
+
+
+attention.defvjp(_attention_forward, _attention_backward)
+
+
+def sum_to(x: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """Sums of float32 over the axes that have length 1 in `shape`, and keeps these axes.
+
+    On a CPU they are products with ones: a sum of products takes XLA's CPU backend ten times as long.
+    """
+    axes = tuple(axis for axis in range(x.ndim) if shape[axis] < x.shape[axis])
+
+    def by_product(x: Any) -> Any:
+        first, last = axes[0], axes[-1] + 1  # they are next to each other
+        x = x.reshape(math.prod(x.shape[:first]), -1, math.prod(x.shape[last:]))
+        if x.shape[2] == 1:
+            return (x[..., 0] @ jnp.ones(x.shape[1], x.dtype)).reshape(shape)
+        return (jnp.ones((len(x), 1, x.shape[1]), x.dtype) @ x).reshape(shape)
+
+    return jax.lax.platform_dependent(x, cpu=by_product, default=lambda x: x.sum(axes, keepdims=True))
 
 
 @jax.custom_vjp

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Int, Num, PyTree
 
 from vdt_jax.distributed.mesh import GATHERED
 from vdt_jax.errors import UserError
-from vdt_jax.models.layers import LINEAR, AffineNorm, dense, gelu, layer_norm
+from vdt_jax.models.layers import LINEAR, AffineNorm, attention, dense, gated, gelu, layer_norm
 
 VDT_VARIANTS = {
     "VDT-S/2": dict(depth=12, hidden_size=384, patch_size=2, num_heads=6),
@@ -121,10 +121,7 @@ class Attention(nn.Module):
             except RuntimeError as error:
                 raise UserError(f"attention=cudnn does not work here ({error}): use attention=auto or xla") from error
         else:
-            query = query * (width // self.num_heads) ** -0.5
-            logits = jnp.einsum("...qe,...se->...qs", query, key)
-            weights = nn.softmax(logits.astype(jnp.float32)).astype(self.dtype)
-            out = jnp.einsum("...qs,...se->...qe", weights, value)
+            out = attention(query * (width // self.num_heads) ** -0.5, key, value)
         out = rearrange(out, f"{axes} -> b f n (k e)", b=x.shape[0])
         return dense(width, self.dtype, "proj")(out)
 
@@ -166,11 +163,11 @@ class VDTBlock(nn.Module):
 
         spatial = layer_norm(x, 1 + scale_msa, shift_msa, 1e-6)
         spatial = Attention(self.num_heads, "tokens", self.dtype, self.fused, name="attn")(spatial)
-        x = x + (gate_msa * spatial).astype(self.dtype)
+        x = x + gated(spatial, gate_msa)
 
         hidden = layer_norm(x, 1 + scale_mlp, shift_mlp, 1e-6)
         hidden = Mlp(int(width * self.mlp_ratio), self.dtype, name="mlp")(hidden)
-        x = x + (gate_mlp * hidden).astype(self.dtype)
+        x = x + gated(hidden, gate_mlp)
         return x, None
 
 

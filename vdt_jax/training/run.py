@@ -34,19 +34,22 @@ FREE_KEYS = (
     *("data_threads", "data.max_bad", "data.time_limit", "data.memory_limit"),
     *("mesh", "grad_accum", "model.remat", "model.unroll", "model.attention"),  # how a step is computed, not what
 )
-PLACES = ("data.path", "data.held_out_path")  # free, too, where both configs have `clips`, the identity of the data
+# These are free, too, if both configs have `clips`, the identity of the data.
+PLACES = ("data.path", "data.held_out_path")
 
 
 class Run:
-    """What a run trains with. The constructor compiles nothing and writes no file.
+    """What a run trains with. The training step is not compiled yet, and nothing of a checkpoint is read.
 
     Args:
       config: describes the run; UserError where devices, data or autoencoder do not fit it.
       folder: where data sources list the files that they cannot read.
 
     Attributes:
-      mesh, model, diffusion, space: devices, network, diffusion process; pixels, or the latents of an autoencoder.
-      source, held_out: the training clips as they are read, the held-out clips as they are looked at.
+      mesh, model, diffusion: devices, network, diffusion process.
+      space: what the network denoises: pixels, or the latents of an autoencoder.
+      source, held_out: the training clips as they are read (of a latent cache: moments), the held-out clips as they
+        are shown (decoded, if there is an autoencoder).
       state_shapes: shapes and shardings of the training state; `init_state(init_key)` makes a fresh one.
       train_step: `train_step(state, batch, train_key) -> (state, metrics)`; donates the state.
       encode: `encode(video, step)`, which `batch["video"]` passes through before the step.
@@ -85,7 +88,7 @@ class Run:
         return make_source(self.config.data, shape, split, folder / name)
 
     def _encode(self, key: jax.Array) -> Callable[[jax.Array, int], jax.Array]:
-        """`encode(video, step)`, jitted for the mesh, with other draws at each step; the identity for pixels."""
+        """`encode(video, step)`, jitted for the mesh, with new random draws at each step; pixels stay as they are."""
         encoder = batch_encoder(self.space, self.source)
         if encoder is None:
             return lambda video, step: video
@@ -143,14 +146,14 @@ class Run:
         return self.config.as_json() | {"autoencoder": autoencoder_hash(self.space, self.source), "clips": clips}
 
     def check_init_from(self) -> None:
-        """Raises UserError where the parameters of `init_from` do not fit, or `init_fresh` has none to leave out."""
+        """Raises UserError if the parameters of `init_from` do not fit, or `init_fresh` is set without it."""
         if self.config.init_from is None and self._fresh:
             raise UserError(f"init_fresh={self.config.init_fresh} needs init_from, a folder of parameters: name both")
         if self.config.init_from is not None:
             start_from(self.config.init_from, self.state_shapes.params, self._fresh)
 
     def first_state(self) -> TrainState:
-        """The state before the first step; with `init_from`, its parameters but for those that `init_fresh` names."""
+        """The state before the first step; with `init_from`, that folder's parameters, except those of `init_fresh`."""
         state = self.init_state(self.init_key)
         if self.config.init_from is None:
             return state
@@ -191,8 +194,8 @@ class Run:
 def check_same_run(workdir: epath.Path, config: Mapping[str, Any]) -> None:
     """Raises UserError where the working directory belongs to a run with another config.
 
-    A run that failed before its first checkpoint left nothing, so its command may be corrected. `autoencoder` and
-    `clips` are unknown in old runs, and before the data is opened.
+    A run without a checkpoint may be started again with another config. `autoencoder` and `clips` are not compared if
+    one of the configs lacks them: old runs did not store them, and ours has them only after the data was opened.
     """
     saved = [*(workdir / "checkpoints").glob("*"), *workdir.glob("params")]
     if all("tmp" in path.name for path in saved) or not (workdir / "config.json").is_file():

@@ -1,6 +1,6 @@
 """Read video: every file that FFmpeg or Pillow decodes, and folders of frames.
 
-The first bytes of a file decide how it is decoded, not its name.
+The first bytes of a file decide how it is decoded, not its name (except .mjpeg, which begins like a picture).
 """
 
 import contextlib
@@ -33,17 +33,17 @@ VIDEO_SUFFIXES = (
 # Pillow raises OSError, SyntaxError for a broken PNG and struct.error for a GIF that ends too soon.
 _PILLOW_FAILURES = (OSError, SyntaxError, struct.error, EOFError, IndexError, Image.DecompressionBombError)
 _FAILURES = (av.error.FFmpegError, *_PILLOW_FAILURES, ValueError, MemoryError)
-_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")  # they name other files, and some are waited for without end
-# How many frames before the wanted one a seek aims at, one try after another: it may land on a keyframe that is shown
-# later than the wanted frame, since files are searched in the order of decoding, and in an MPEG stream, which has no
-# index, it lands anywhere. The last one reaches over x264's 250 frames from keyframe to keyframe.
+_PLAYLISTS = (b"#EXTM3U", b"ffconcat", b"<?xml", b"<MPD")  # they name other files, for which FFmpeg may wait for ever
+# How many frames before the wanted one a seek aims at, in the order of the tries. A seek may find a keyframe that is
+# shown after the wanted frame, since files are searched in decoding order; in an MPEG stream, which has no index, it
+# may land anywhere. The last try is further back than the 250 frames between two keyframes of x264.
 _SEEK_MARGINS = (0, 16, 128, 300)
-# Of MPEG program streams (.mpg, .vob) the times of frames are guessed from one known time to the next, and otherwise
-# after a seek than from the beginning.
+# In MPEG program streams (.mpg, .vob) FFmpeg guesses the times of the frames between two known times, and after a seek
+# it guesses other times than when it reads from the beginning.
 _GUESSED_TIMES = ("mpeg",)
-# AVI has the order of decoding alone, from which FFmpeg does not find that of showing for these codecs.
+# AVI stores only the decoding order; for these codecs FFmpeg does not find the display order from it.
 _UNORDERED_IN_AVI = ("h264", "hevc")
-_RATE_TOLERANCE = 0.05  # a rate that differs more from that of the frames' times is a guess
+_RATE_TOLERANCE = 0.05  # a declared rate that differs by more from the rate of the frames' times is not used
 _LONGEST_PIXEL = 10  # a larger aspect of a pixel is damage
 _TRANSPOSE = ("transpose", "cclock_flip")
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these leave transparency out
@@ -52,7 +52,7 @@ _METADATA_ERRORS: Any = {"metadata_errors": "replace"} if int(av.__version__.par
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
-    """Counts the frames of a video and finds when each is shown, without decoding more than the first.
+    """Counts the frames of a video and finds when each is shown. Decodes the first; all, if the file's times are wrong.
 
     Raises:
       UserError: nothing there, or nothing that can be decoded.
@@ -72,12 +72,13 @@ def probe(path: str | os.PathLike) -> VideoInfo:
 def read_numbers(
     path: str | os.PathLike, numbers: Sequence[int], pts: Sequence[int] | None = None
 ) -> Iterator[np.ndarray]:
-    """Decodes the frames of these rising numbers, from 0, (H, W, 3) uint8 each, until the video ends.
+    """Decodes the frames with these numbers, (H, W, 3) uint8 each, until the video ends.
 
     Args:
       path: a file, or a folder of frames.
-      numbers: as `probe` counts them.
-      pts: when these frames are shown, from `probe`; the file is then searched, not decoded from its beginning.
+      numbers: rising, counted from 0 as by `probe`.
+      pts: when these frames are shown, from `probe`; a file is then not decoded from its beginning, but from a keyframe
+        before them.
 
     Raises:
       UserError: nothing there, or nothing that can be decoded.
@@ -141,7 +142,7 @@ class _Video:
             yield from (frame for frame in frames if frame.pts is not None and frame.pts >= key.pts)
 
     def rates(self) -> tuple[float, float]:
-        """Frames a second as the file has them, 25 where it does not say, and the seconds that its times count in."""
+        """The frame rate that the file declares (25 if it declares none), and the seconds of one unit of its times."""
         fps = float(self.stream.average_rate or self.stream.guessed_rate or 25)
         return fps, float(self.stream.time_base or 1 / fps)
 
@@ -161,7 +162,7 @@ class _Video:
         return _on_white(pixels, self.decoder.name) if has_alpha else pixels
 
     def _filtered(self, frame: Any, filters: Sequence[tuple[str, str | None]]) -> np.ndarray:
-        """(H, W, C) uint8 by FFmpeg's filters, which place the chroma of interlaced and deep frames as players do."""
+        """(H, W, C) uint8 by FFmpeg's filters, which place chroma as players do."""
         given = {"format": frame.format.name, "width": frame.width, "height": frame.height}
         if self._graph_is_for != (given, filters):
             self._graph_is_for, self._graph = (given, filters), av.filter.Graph()
@@ -196,7 +197,7 @@ def _on_white(pixels: np.ndarray, codec: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def open_video(path: str | os.PathLike) -> Iterator[_Video]:
-    """Opens a file. Nothing that the file names is opened: playlists could name anything."""
+    """Opens a file, but no other file to which it refers: a playlist could refer to anything."""
     with Path(path).open("rb") as file:
         if file.read(16).lstrip(b"\xef\xbb\xbf").startswith(_PLAYLISTS):
             raise UserError(f"{printable(path)} is a playlist: give the videos that it names")
@@ -261,14 +262,14 @@ def _probe_file(path: str | os.PathLike) -> VideoInfo:
 
 
 def _plausible(fps: float, seconds: float) -> float:
-    """The rate that a file has, or that of its frames' times where it differs; `seconds` are from frame to frame."""
+    """The rate that a file declares, or, where that differs too much, that of `seconds` from one frame to the next."""
     return fps if abs(1 / fps - seconds) <= _RATE_TOLERANCE * seconds else 1 / seconds
 
 
 def _chosen(
     path: str | os.PathLike, frames: Iterator[tuple[int, _Video, Any]], wanted: Iterable[int]
 ) -> Iterator[np.ndarray]:
-    """The pixels of the frames with these rising numbers or times."""
+    """The pixels of the frames with these numbers or times, which rise."""
     wanted = iter(wanted)
     key = next(wanted)
     for found, video, frame in frames:
@@ -288,7 +289,7 @@ def _decode_all(path: str | os.PathLike) -> Iterator[tuple[int, _Video, Any]]:
 
 
 def _decode_before(path: str | os.PathLike, stamp: int) -> Iterator[tuple[int, _Video, Any]]:
-    """Frames with their times, from a keyframe at this time or before: from the first one if no seek finds another."""
+    """Frames with their times, from a keyframe at or before this time; if no seek finds one, from the first frame."""
     with open_video(path) as video:
         fps, time_base = video.rates()
         for margin in _SEEK_MARGINS:

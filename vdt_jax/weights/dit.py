@@ -95,7 +95,7 @@ def with_temporal_layers(
         name = f"blocks.{layer}.attn.qkv.weight"
         if name not in state_dict or state_dict[name].shape != (3 * width, width):
             found = f"has shape {state_dict[name].shape}" if name in state_dict else "is missing"
-            raise UserError(f"{name} {found}, ours would be {(3 * width, width)}")
+            raise UserError(f"{name} {found}, expected {(3 * width, width)}")
     found = dict(state_dict)
     table = np.asarray(state_dict[_TABLE])
     row = table[-1:] if null_row else np.mean(table, axis=0, keepdims=True, dtype=np.float64).astype(table.dtype)

@@ -148,7 +148,7 @@ def _misfit(row: Row, array: np.ndarray, expected: Tree) -> str | None:
     except Exception:  # einops has its own: the layout does not fit the number of axes
         found = None
     if found != shape:
-        return f"{row.name} has shape {tuple(array.shape)}, ours would be {shape}"
+        return f"{row.name} has shape {tuple(array.shape)}, expected {shape}"
     return None
 
 
