@@ -204,7 +204,7 @@ def configs() -> Iterator[Case]:
     yield "an unknown key", model(num_framse=3), "did you mean 'model.num_frames'"
     yield "gather in the config", model(gather="os.system"), "unknown option 'model.gather'"
     yield "name in the config", model(parent={}), "unknown option 'model.parent'"
-    yield "large in all", model(input_size=[8192, 8192], num_frames=65536, hidden_size=65536), "must be <="
+    yield "large in all", model(input_size=[8192, 8192], num_frames=65536, hidden_size=65536), "must each be <="
     yield "a model of terabytes", model(hidden_size=8192, depth=1024), "do not fit its config.json"
     yield "another width", model(hidden_size=16), "do not fit its config.json"
     yield "another depth", model(depth=3), "do not fit its config.json"

@@ -82,6 +82,6 @@ def test_what_cannot_be():
 
     fail("fps_factor must be from 2 to 15 with this model, got 1", ramp(range(9)), 1, 16)
     fail("fps_factor must be from 2 to 15 with this model, got 16", ramp(range(9)), 16, 16)
-    fail("share 4 given frames: 1 to 3 of the 4", ramp(range(9)), 4, 16, overlap=4)
-    fail("share 0 given", ramp(range(9)), 4, 16, overlap=0)
+    fail("overlap must be from 1 to 3, since a window has 4 given frames; got 4", ramp(range(9)), 4, 16, overlap=4)
+    fail("overlap must be from 1 to 3.* got 0", ramp(range(9)), 4, 16, overlap=0)
     fail(r"1 frame\(s\)", ramp([0]), 4, 16)

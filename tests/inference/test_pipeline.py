@@ -218,7 +218,7 @@ def test_each_label_gets_a_sample(pipe, video):
 
 
 def test_a_short_video_is_named_before_any_work(pipe, video, tmp_path):
-    with pytest.raises(UserError, match=r"array of shape \(2, 16, 24, 1\) from frame 0 at stride 1 has 2 frame"):
+    with pytest.raises(UserError, match=r"array of shape \(2, 16, 24, 1\) from frame 0 at stride 1 has only 2 frame"):
         pipe.predict([video, video, video[:2]], batch_size=1, steps=2, output=tmp_path / "out.npz")
     assert not list(tmp_path.iterdir())
 
@@ -325,7 +325,7 @@ def test_the_cost_is_measured_and_nothing_is_written(pipe, video, tmp_path):
             r"array of shape \(9, 16, 24, 1\) holds numbers that are not in",
         ),
         (lambda pipe, video: pipe.predict(video[..., 0]), r"\(9, 16, 24\)"),
-        (lambda pipe, video: pipe.predict(video[:2], num_given=4), r"array of shape .* has 2 frame\(s\)"),
+        (lambda pipe, video: pipe.predict(video[:2], num_given=4), r"array of shape .* has only 2 frame\(s\)"),
         (lambda pipe, video: pipe.inpaint(video, np.zeros((3, 4))), "mask an array of shape .* is 3x4"),
         (lambda pipe, video: pipe.extend([video], 3, num_given=6), "num_given must be < 6"),
         (lambda pipe, video: pipe.raise_frame_rate(video, 2, start=9), r"has no frame 9: choose a smaller start"),
