@@ -7,7 +7,7 @@ from importlib import metadata
 
 import jax
 
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # parameters of mallopt(3), of glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # parameters of mallopt(3), of glibc's malloc.h
 
 
 def keep_freed_memory() -> None:
@@ -15,13 +15,14 @@ def keep_freed_memory() -> None:
 
     XLA allocates the temporaries of a program when it runs, and frees them at its end. glibc returns large blocks to
     the operating system, which must zero every page again in the next step: with configs/moving_digits.py a fifth of
-    the time of a step (docs/benchmarks.md). This function makes all threads share one heap that never shrinks, and
-    turns off asynchronous dispatch, so that compiled programs run in the calling thread. Where jax may find other
-    devices, or the C library is not glibc, nothing changes.
+    the time of a step (docs/benchmarks.md). This function keeps glibc's heaps from shrinking and turns off asynchronous
+    dispatch, so that programs run in the calling thread and take their memory from its heap. Compilation runs in other
+    threads and so in other heaps: what it leaves behind is not in the way. Where jax may find other devices, or the C
+    library is not glibc, nothing changes.
     """
     if finds_only_cpus() and platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        for parameter, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)):
+        for parameter, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1)):
             libc.mallopt(parameter, value)
         jax.config.update("jax_cpu_enable_async_dispatch", False)
 
