@@ -55,12 +55,12 @@ def test_a_full_disk_for_the_page(tmp_path):
 
 def test_a_folder_that_cannot_be_written_to_is_named_before_any_work(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"needs the folder .*/file, and it is a file: write to another folder"):
+    with pytest.raises(UserError, match=r"would be below .*/file, but that is a file: write to another folder"):
         check_output(tmp_path / "file" / "new" / "a.mp4")
     (tmp_path / "a.mp4").mkdir()
     with pytest.raises(UserError, match=r"output .*a\.mp4 is a folder: name a file in it"):
         check_output(tmp_path / "a.mp4")
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    with pytest.raises(UserError, match=rf"needs the folder {tmp_path}, and no permission to write there"):
+    with pytest.raises(UserError, match=rf"would be below {tmp_path}, but you may not write there"):
         check_output(tmp_path / "new" / "b.mp4")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "file"]

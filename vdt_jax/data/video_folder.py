@@ -12,7 +12,7 @@ from vdt_jax.data.windows import ClipTable, Window, class_numbers, log_short, of
 from vdt_jax.errors import UserError
 from vdt_jax.video import CENTRE, CENTRE_AS_DIT, Crop
 
-# By name of a crop: how an evaluation's report describes it, and the crop.
+# Name of a crop: its description in the report of an evaluation, and the crop.
 _CROPS = {
     "exact": (CENTRED, CENTRE),
     "dit": ("centre, as DiT's center_crop_arr: halved, then bicubic, then whole pixels", CENTRE_AS_DIT),
@@ -146,7 +146,7 @@ def _check_ranges(**values: float) -> None:
 
 
 def _centre_crop(crop: str, random_crop: float) -> tuple[str, Crop]:
-    """The entry of _CROPS for an option `crop`. UserError: an unknown one, or one that excludes random crops."""
+    """The entry of _CROPS for an option `crop`. UserError: an unknown one, or random crops and not `exact`."""
     if crop not in _CROPS:
         raise UserError(f"data.crop must be one of {', '.join(_CROPS)}, got {crop!r}")
     if crop != "exact" and random_crop:

@@ -125,8 +125,11 @@ def _mask(
 
 
 def _block_frames(start_key: Key[Array, ""], end_key: Key[Array, ""], num_frames: int, first_end: int) -> Any:
-    """start and stop of the frames with the block: 0 to margin frames before them, first_end to margin after them."""
-    margin = min(3, (num_frames - 1) // 2)  # so that start < stop
+    """start and stop of the frames with the block.
+
+    The number of frames before them is drawn from 0 to m, the number after them from `first_end` to m.
+    """
+    margin = min(3, (num_frames - 1) // 2)  # m, so that start < stop
     start = jax.random.randint(start_key, (), 0, margin + 1)
     end = jax.random.randint(end_key, (), first_end, max(margin, first_end) + 1)
     return start, jnp.maximum(num_frames - end, start + 1)
@@ -151,7 +154,7 @@ def official_mask(key: Key[Array, ""], task: Int[Array, ""], shape: tuple[int, i
 def varied_mask(key: Key[Array, ""], task: Int[Array, ""], shape: tuple[int, int, int]) -> Float[Array, "f h w 1"]:
     """One mask of the varied mixture, for the task with this index; it generates at least one position.
 
-    Given are in predict and backward n frames, with n drawn from 1 to F - 1; in interpolation every k-th frame, with k
+    In predict and backward, n frames are given, with n drawn from 1 to F - 1; in interpolation every k-th frame, with k
     drawn from 2 to F // 2; in spatial_temporal up to 3 whole frames at each end.
     """
     num_frames = shape[0]
@@ -189,10 +192,11 @@ def task_mask(
     num_given: int | None = None,
     mixture: str = "varied",
 ) -> Float[Array, "f h w 1"]:
-    """The mask of a named task, for sampling: the official one, with F // 2 given frames in place of 8.
+    """The mask of a named task, for sampling.
 
-    In interpolation frames 0, 4, 8, ... are given. In spatial_temporal the block leaves up to m frames out at either
-    end, m = min(3, (F - 1) // 2); with mixture `official` it leaves out at least the last one, if F > 1.
+    It is that of the official code, where predict and backward give 8 of 16 frames. In interpolation frames 0, 4, 8,
+    ... are given. In spatial_temporal up to m whole frames before the block and up to m after it are given, m = min(3,
+    (F - 1) // 2); with mixture `official` at least the last frame is given, if F > 1.
 
     Args:
       key: random key of the last three tasks; the others do not use it.
@@ -216,7 +220,7 @@ def task_mask(
         raise UserError(f"num_given must be 1 to {num_frames - 1} for {num_frames} frames, got {num_given}")
     start, stop = 0, num_frames
     if task == TASKS[SPATIAL_TEMPORAL]:
-        # _mask uses split(key, 3), whose keys are those of fold_in(key, i) for i = 0, 1, 2: this key is a new one.
+        # split(key, 3) in _mask gives the keys fold_in(key, 0), (key, 1) and (key, 2); this is none of them.
         start_key, end_key = jax.random.split(jax.random.fold_in(key, 3))
         start, stop = _block_frames(start_key, end_key, num_frames, first_end=1 if mixture == "official" else 0)
     mask = _mask(key, TASKS.index(task), shape, num_given=num_given, stride=4, start=start, stop=stop)

@@ -83,8 +83,8 @@ def check_output(output: str | os.PathLike, page: bool = True) -> None:
         raise UserError(f"output {output} is a folder: name a file in it")
     existing = next(folder for folder in Path(output).absolute().parents if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        reason = "no permission to write there" if existing.is_dir() else "it is a file"
-        raise UserError(f"output {output} needs the folder {existing}, and {reason}: write to another folder")
+        reason = "you may not write there" if existing.is_dir() else "that is a file"
+        raise UserError(f"output {output} would be below {existing}, but {reason}: write to another folder")
     path = Path(output).parent / "index.html"
     if page and path.exists() and not is_page(path):
         raise UserError(f"{path} is there and not a page of this program: write to another folder")

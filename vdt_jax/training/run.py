@@ -1,4 +1,4 @@
-"""A training run: what it trains with, whether a working directory is its own, its first state, its skipped steps."""
+"""A training run: what it trains with, its first state, its skipped steps, and the check of its working directory."""
 
 import functools
 import logging
@@ -34,7 +34,7 @@ FREE_KEYS = (
     *("data_threads", "data.max_bad", "data.time_limit", "data.memory_limit"),
     *("mesh", "grad_accum", "model.remat", "model.unroll", "model.attention"),  # how a step is computed, not what
 )
-# These are free, too, if both configs have `clips`, the identity of the data.
+# Free, too, if the identity of the data (`clips`) is known: then it is compared in their place.
 PLACES = ("data.path", "data.held_out_path")
 
 
@@ -48,8 +48,8 @@ class Run:
     Attributes:
       mesh, model, diffusion: devices, network, diffusion process.
       space: what the network denoises: pixels, or the latents of an autoencoder.
-      source, held_out: the training clips as they are read (of a latent cache: moments), the held-out clips as they
-        are shown (decoded, if there is an autoencoder).
+      source: the training clips; of a latent cache, moments.
+      held_out: the held-out clips; of a latent cache, decoded if there is an autoencoder, and else latents.
       state_shapes: shapes and shardings of the training state; `init_state(init_key)` makes a fresh one.
       train_step: `train_step(state, batch, train_key) -> (state, metrics)`; donates the state.
       encode: `encode(video, step)`, which `batch["video"]` passes through before the step.
@@ -194,8 +194,8 @@ class Run:
 def check_same_run(workdir: epath.Path, config: Mapping[str, Any]) -> None:
     """Raises UserError where the working directory belongs to a run with another config.
 
-    A run without a checkpoint may be started again with another config. `autoencoder` and `clips` are not compared if
-    one of the configs lacks them: old runs did not store them, and ours has them only after the data was opened.
+    A run without a checkpoint may be started again with another config. `autoencoder` and `clips` are compared only
+    if both configs have them: old runs did not store them, and this run's has them only after the data was opened.
     """
     saved = [*(workdir / "checkpoints").glob("*"), *workdir.glob("params")]
     if all("tmp" in path.name for path in saved) or not (workdir / "config.json").is_file():
