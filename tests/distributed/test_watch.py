@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 
+import jax
 import pytest
 
 from vdt_jax.distributed import watch
@@ -146,6 +147,23 @@ def test_how_a_process_ends_is_told_to_the_others(connected, ends, error, said, 
     assert lines(there) == said
     assert ends == ([] if said == "done" else [(str(error), int(said.split()[1]))])
     assert ("Traceback" in capsys.readouterr().err) == isinstance(error, OSError)
+
+
+@pytest.mark.parametrize(
+    ("error", "waits"),
+    [
+        (ValueError("a mistake of ours"), False),
+        (ValueError("UNKNOWN: Gloo all-reduce failed: connection closed by peer"), True),
+        (jax.errors.JaxRuntimeError("UNKNOWN: Gloo all-reduce failed: connection closed by peer"), True),
+    ],
+)
+def test_only_a_failed_collective_waits_for_the_name_of_a_lost_process(connected, ends, monkeypatch, error, waits):
+    connected(1, 0)
+    slept, sleep = [], time.sleep
+    monkeypatch.setattr(watch.time, "sleep", lambda seconds: slept.append(seconds) if seconds > 10 else sleep(seconds))
+    with contextlib.suppress(SystemExit), Watch():
+        raise error
+    assert bool(slept) == waits and ends == [(str(error), STOPPED)]
 
 
 def test_an_interrupted_process_is_no_failure(connected, ends):

@@ -9,6 +9,7 @@ or whose machine is lost, sends nothing.
 
 import ctypes
 import os
+import re
 import selectors
 import signal
 import socket
@@ -147,8 +148,7 @@ class Watch:
             return
         code = USER_ERROR if isinstance(error, UserError) else STOPPED
         if code == STOPPED:
-            if isinstance(error, (jax.errors.JaxRuntimeError, ValueError)):
-                # A collective raises these when a process is lost: wait until `_watch` has named it.
+            if _is_of_jax(error):  # as from a collective when a process is lost: wait until `_watch` has named it
                 time.sleep(SILENCE + 2 * _HEARTBEAT)
             traceback.print_exception(error)
         end_now(str(error) or type(error).__name__, code)  # a normal exit would wait for the others
@@ -178,6 +178,12 @@ def end_now(message: str, code: int) -> NoReturn:
         for others in _others:
             others.send_last_line(_DONE if code == INTERRUPTED else f"{_FAILED} {code} process {others.me}: {message}")
         _exit(message, code)
+
+
+def _is_of_jax(error: BaseException) -> bool:
+    """Whether a compiled program, a transfer or a collective failed: the text then begins with a status code of XLA."""
+    is_status = isinstance(error, ValueError) and re.match(r"[A-Z_]+: ", str(error))
+    return isinstance(error, jax.errors.JaxRuntimeError) or bool(is_status)
 
 
 @contextmanager
