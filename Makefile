@@ -72,7 +72,7 @@ $(GPU)/.ready: $(READY)
 
 # Compiles training, sampling and the autoencoder for an H100 on this CPU: minutes a row. ROWS=S/2 for one of them.
 gpu-check: $(GPU)/.ready
-	PYTHONPATH=$(GPU) $(BIN)/python benchmarks/gpu_check.py $(if $(ROWS),--rows=$(ROWS))
+	PYTHONPATH=.:$(GPU) $(BIN)/python benchmarks/gpu_check.py $(if $(ROWS),--rows=$(ROWS))
 
 # The CPU rows of docs/benchmarks.md. OFFICIAL=FOLDER, a clone of github.com/RERV/VDT, adds those beside it, and installs torch.
 bench: $(READY)
