@@ -110,7 +110,7 @@ def test_one_length_and_size(pair, tmp_path, change):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 5}, "steps is for the samples of a model: leave it out with samples and truth"),
+        ({"steps": 5}, "steps applies only if a model makes the samples: leave it out, or leave out samples and truth"),
         ({"metrics": ("fvd",)}, "FVD needs at least 9 frames, .*a.mkv has 4: leave fvd out of metrics"),
         ({"ssim_border": 8}, "ssim_border must be < 8 for frames of 16x24, got 8"),
         ({"output": None}, "output must name a folder for the report, got none"),
@@ -129,7 +129,7 @@ def test_the_script(pair, tmp_path):
     printed = succeed("evaluate.py", *arguments)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert f"{report['tasks']['videos']['samples']['PSNR']:.4g}" in printed and "\nclips: 3\n" in printed
-    message = "checkpoint is for the samples of a model: leave it out with samples and truth"
+    message = "checkpoint applies only if a model makes the samples: leave it out, or leave out samples and truth"
     assert message in fail("evaluate.py", *arguments, "--checkpoint=demo")
 
 

@@ -229,7 +229,7 @@ def test_a_page_of_somebody_else_is_not_overwritten(run, tmp_path):
         (["--start=-1"], "start must be >= 0, got -1"),
         (["--given_frames=0,6"], "given_frames must be < 6, the frames of a clip, got 6"),
         (["--given_frames=first"], "given_frames must be a list of integers, got 'first'"),
-        (["--given_frames=0,1,2,3,4,5"], "the mask leaves nothing to generate"),
+        (["--given_frames=0,1,2,3,4,5"], "nothing is left to generate: list fewer given frames"),
         (
             ["--given_frames=0", "--task=predict"],
             "given_frames says which frames are given: leave out task and num_given",

@@ -151,7 +151,7 @@ def test_a_skipped_step_is_reported_with_its_clips(said):
 
 def test_too_many_in_a_row_end_the_run(said):
     with pytest.raises(
-        RunStopped, match=r"5 steps in a row, the last 9, .* last good checkpoint is run/checkpoints/2"
+        RunStopped, match=r"5 steps in a row, up to step 9, .* last good checkpoint is run/checkpoints/2"
     ) as stop:
         Run.report_skipped(RUN, 9, metrics(MAX_SKIPPED), NEWEST)
     assert stop.value.code == 3 and len(said) == 1

@@ -12,12 +12,12 @@ from vdt_jax.data.windows import ClipTable, Window, class_numbers, log_short, of
 from vdt_jax.errors import UserError
 from vdt_jax.video import CENTRE, CENTRE_AS_DIT, Crop
 
-# Name of a crop: its description in the report of an evaluation, and the crop.
+# From the name of a crop to its description in the report of an evaluation, and the crop itself.
 _CROPS = {
     "exact": (CENTRED, CENTRE),
     "dit": ("centre, as DiT's center_crop_arr: halved, then bicubic, then whole pixels", CENTRE_AS_DIT),
 }
-# By name of an option: whether a value is in its range, and the range in words.
+# From the name of an option to a test whether a value is in its range, and the range in words.
 _RANGES = {
     "random_crop": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "held_out": (lambda value: 0 <= value < 1, "at least 0 and below 1"),
@@ -109,7 +109,7 @@ class VideoFolder:
 
     @property
     def identity(self) -> str:
-        """See `Source`; unreadable videos are part of it."""
+        """See `Source`; it includes unreadable videos."""
         return identity_of(sizes(self._root, self._chosen))
 
     def __len__(self) -> int:
@@ -146,7 +146,7 @@ def _check_ranges(**values: float) -> None:
 
 
 def _centre_crop(crop: str, random_crop: float) -> tuple[str, Crop]:
-    """The entry of _CROPS for an option `crop`. UserError: an unknown one, or random crops and not `exact`."""
+    """The entry of _CROPS for an option `crop`. UserError: unknown, or random crops without `exact`."""
     if crop not in _CROPS:
         raise UserError(f"data.crop must be one of {', '.join(_CROPS)}, got {crop!r}")
     if crop != "exact" and random_crop:

@@ -10,7 +10,7 @@ Two mixtures are for training:
   the statistics of 20,000 masks of its generator. It is defined for 16 frames.
 * `varied`: any number of frames, a random number of given frames, and never empty.
 
-`task_mask` is for sampling. The position of the block of spatial_temporal is drawn as in the training mixture, since
+`task_mask` is for sampling. The block of spatial_temporal and its frames are drawn as in the training mixture, since
 the model was not trained on other positions.
 
 The paper (Lu et al. 2024, arXiv 2305.13311, eq. 3) writes M = 1 for *given*; the official code has the opposite sign,
@@ -61,8 +61,8 @@ def block_mask(key: Key[Array, ""], grid: tuple[int, int]) -> Bool[Array, "h w"]
     rejected if a side is not smaller than the grid's, or if it adds no new cell or more cells than are missing; ten
     rejections in a row end the mask.
 
-    A fixed number of rectangles is tried, so that a batch that is sharded over several devices needs neither a
-    collective nor the host to find out whether all masks are done. The number is sufficient: of 48,000 masks, on grids
+    A fixed number of rectangles is tried, since devices that share a batch would need a collective, or the
+    host, to find out whether all of its masks are done. The number is sufficient: of 48,000 masks, on grids
     of 8 to 32 cells, none needed more than 46.
     """
     height, width = grid
@@ -127,7 +127,8 @@ def _mask(
 def _block_frames(start_key: Key[Array, ""], end_key: Key[Array, ""], num_frames: int, first_end: int) -> Any:
     """start and stop of the frames with the block.
 
-    The number of frames before them is drawn from 0 to m, the number after them from `first_end` to m.
+    The number of frames before them is drawn from 0 to m, the number after them from `first_end` to m; at least one
+    frame has the block.
     """
     margin = min(3, (num_frames - 1) // 2)  # m, so that start < stop
     start = jax.random.randint(start_key, (), 0, margin + 1)
@@ -194,9 +195,9 @@ def task_mask(
 ) -> Float[Array, "f h w 1"]:
     """The mask of a named task, for sampling.
 
-    It is that of the official code, where predict and backward give 8 of 16 frames. In interpolation frames 0, 4, 8,
-    ... are given. In spatial_temporal up to m whole frames before the block and up to m after it are given, m = min(3,
-    (F - 1) // 2); with mixture `official` at least the last frame is given, if F > 1.
+    In predict and backward half of the frames are given by default, 8 of 16 as in the official code; in interpolation
+    frames 0, 4, 8, ... In spatial_temporal up to m whole frames before the block and up to m after it are given, with
+    m = min(3, (F - 1) // 2); with mixture `official` at least the last frame is, as in the official code, if F > 1.
 
     Args:
       key: random key of the last three tasks; the others do not use it.
@@ -220,7 +221,7 @@ def task_mask(
         raise UserError(f"num_given must be 1 to {num_frames - 1} for {num_frames} frames, got {num_given}")
     start, stop = 0, num_frames
     if task == TASKS[SPATIAL_TEMPORAL]:
-        # split(key, 3) in _mask gives the keys fold_in(key, 0), (key, 1) and (key, 2); this is none of them.
+        # _mask uses split(key, 3), that is fold_in(key, n) for n from 0 to 2, so fold_in(key, 3) is a fourth key.
         start_key, end_key = jax.random.split(jax.random.fold_in(key, 3))
         start, stop = _block_frames(start_key, end_key, num_frames, first_end=1 if mixture == "official" else 0)
     mask = _mask(key, TASKS.index(task), shape, num_given=num_given, stride=4, start=start, stop=stop)

@@ -138,7 +138,9 @@ def _folder_options(options: Mapping[str, Any]) -> EvaluateOptions:
     given = build(EvaluateOptions, options)
     for field in dataclasses.fields(given):
         if field.name not in _OPTIONS and getattr(given, field.name) != field.default:
-            raise UserError(f"{field.name} is for the samples of a model: leave it out with samples and truth")
+            raise UserError(
+                f"{field.name} applies only if a model makes the samples: leave it out, or leave out samples and truth"
+            )
     return given
 
 

@@ -337,7 +337,7 @@ def _masks(request: Request) -> Callable[[range], np.ndarray]:
             mask = pipe.space.shrink_mask(opened.of_clip(shape, request.video(number), chosen)[None])[0]
         mask[list(options.given_frames or ())] = 0
         if not mask.any():
-            raise UserError("the mask leaves nothing to generate: give fewer frames")
+            raise UserError("nothing is left to generate: list fewer given frames")
         return mask
 
     def mask_of(number: int) -> np.ndarray:

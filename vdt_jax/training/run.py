@@ -34,7 +34,7 @@ FREE_KEYS = (
     *("data_threads", "data.max_bad", "data.time_limit", "data.memory_limit"),
     *("mesh", "grad_accum", "model.remat", "model.unroll", "model.attention"),  # how a step is computed, not what
 )
-# Free, too, if the identity of the data (`clips`) is known: then it is compared in their place.
+# These keys are free, too, if the identity of the data (`clips`) is known: then `clips` is compared instead of them.
 PLACES = ("data.path", "data.held_out_path")
 
 
@@ -48,8 +48,8 @@ class Run:
     Attributes:
       mesh, model, diffusion: devices, network, diffusion process.
       space: what the network denoises: pixels, or the latents of an autoencoder.
-      source: the training clips; of a latent cache, moments.
-      held_out: the held-out clips; of a latent cache, decoded if there is an autoencoder, and else latents.
+      source: the training clips; if the data is a latent cache, moments.
+      held_out: the held-out clips; if the data is a latent cache, decoded, or latents if there is no autoencoder.
       state_shapes: shapes and shardings of the training state; `init_state(init_key)` makes a fresh one.
       train_step: `train_step(state, batch, train_key) -> (state, metrics)`; donates the state.
       encode: `encode(video, step)`, which `batch["video"]` passes through before the step.
@@ -186,7 +186,7 @@ class Run:
         )
         if in_a_row >= MAX_SKIPPED:
             raise RunStopped(
-                f"{in_a_row} steps in a row, the last {step}, had a loss or a gradient that is not finite; the last "
+                f"{in_a_row} steps in a row, up to step {step}, had a loss or a gradient that is not finite; the last "
                 f"good checkpoint is {newest()}"
             )
 
@@ -195,13 +195,13 @@ def check_same_run(workdir: epath.Path, config: Mapping[str, Any]) -> None:
     """Raises UserError where the working directory belongs to a run with another config.
 
     A run without a checkpoint may be started again with another config. `autoencoder` and `clips` are compared only
-    if both configs have them: old runs did not store them, and this run's has them only after the data was opened.
+    if both configs have them: old runs did not store them, and the new one has them only when its data is open.
     """
     saved = [*(workdir / "checkpoints").glob("*"), *workdir.glob("params")]
     if all("tmp" in path.name for path in saved) or not (workdir / "config.json").is_file():
         return
     theirs, ours, ignore = load_config(workdir), dict(config), list(FREE_KEYS)
-    for key, default in TrainConfig().as_json().items():  # a key that is newer than their run
+    for key, default in TrainConfig().as_json().items():  # a key that did not exist yet when the saved run was made
         theirs[key] = default | theirs.get(key, {}) if isinstance(default, dict) else theirs.get(key, default)
     ignore += [key for key in ("autoencoder", "clips") if key not in theirs or key not in ours]
     if theirs.get("clips") and ours.get("clips", "unknown"):
