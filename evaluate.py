@@ -25,7 +25,7 @@ from vdt_jax import cli
 from vdt_jax.checkpoints import DEMO
 from vdt_jax.errors import UserError
 from vdt_jax.evaluation.evaluator import evaluate
-from vdt_jax.evaluation.folders import evaluate_folders
+from vdt_jax.evaluation.folders import evaluate_folders, only_for_a_model
 from vdt_jax.evaluation.options import EvaluateOptions
 from vdt_jax.inference.pipeline import Pipeline
 from vdt_jax.progress import steps_progress
@@ -44,7 +44,7 @@ def main(_) -> None:
     if _SAMPLES.value or _TRUTH.value:
         for flag in (_CHECKPOINT, _VAE, _TRUST_DATA):
             if flag.present:
-                raise UserError(f"{flag.name} is for the samples of a model: leave it out with samples and truth")
+                raise UserError(only_for_a_model(flag.name))
         with steps_progress("videos", "video") as progress:
             report = evaluate_folders(_SAMPLES.value, _TRUTH.value, progress=progress, **dataclasses.asdict(options))
         print(report)

@@ -8,7 +8,7 @@
     python train.py --config=configs/sky_timelapse.py:from_image --config.init_from=runs/sky_timelapse_image ...
 
 VDT-L/2 has 860 M parameters; its state alone is 12.8 GiB on every device, less with --config.mesh.fsdp. By the
-compilers' count :24gb takes 19.76 GiB on an H100 and 21.53 GiB on one TPU chip (docs/scaling.md). The paper publishes
+compilers' count :24gb takes 19.76 GiB on an H100 and 21.65 GiB on one TPU chip (docs/scaling.md). The paper publishes
 neither learning rate, batch size nor iterations: these are those of DiT and its followers.
 """
 

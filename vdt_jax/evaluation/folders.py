@@ -133,14 +133,17 @@ class VideoPairs:
         }
 
 
+def only_for_a_model(name: str) -> str:
+    """The message for an option that was given together with finished samples."""
+    return f"{name} applies only if a model makes the samples: leave it out, or leave out samples and truth"
+
+
 def _folder_options(options: Mapping[str, Any]) -> EvaluateOptions:
     """The options, checked. UserError: one that is only for the samples of a model."""
     given = build(EvaluateOptions, options)
     for field in dataclasses.fields(given):
         if field.name not in _OPTIONS and getattr(given, field.name) != field.default:
-            raise UserError(
-                f"{field.name} applies only if a model makes the samples: leave it out, or leave out samples and truth"
-            )
+            raise UserError(only_for_a_model(field.name))
     return given
 
 
