@@ -8,9 +8,10 @@ continue, 75 it was interrupted (Ctrl-C, SIGTERM) and saved, 130 a second Ctrl-C
 """
 
 if __name__ == "__main__":
-    from vdt_jax.errors import end_at_ctrl_c
+    from vdt_jax.errors import end_at_ctrl_c, end_at_sigterm
 
     end_at_ctrl_c()  # while the rest is imported
+    end_at_sigterm()
 
 import contextlib
 import logging

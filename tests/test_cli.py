@@ -44,21 +44,30 @@ def test_the_compilation_cache_is_optional(variables, folder, tmp_path, monkeypa
 SCRIPTS = ("train.py", "sample.py", "evaluate.py", "prepare.py", "convert_torch_ckpt.py", "app.py")
 
 
-@pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_while_python_imports(tmp_path):
-    """In place of jax a module that hangs, and catches what is raised in it."""
-    (tmp_path / "jax.py").write_text(
+def ends_while_python_imports(folder, signal_number, *lines):
+    """(stderr, exit code) of each command; in place of jax a module that hangs, and catches what is raised in it."""
+    (folder / "jax.py").write_text(
         "import time\nprint('importing', flush=True)\ntry:\n    time.sleep(60)\nexcept BaseException:\n    pass\n"
     )
-    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    lines = [*([str(ROOT / name)] for name in SCRIPTS), ["-m", "vdt_jax"]]
+    environment = os.environ | {"PYTHONPATH": f"{folder}:{ROOT}"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     processes = [subprocess.Popen([sys.executable, *line], env=environment, **pipes) for line in lines]
     for process in processes:
         assert process.stdout.readline() == b"importing\n"
-        process.send_signal(signal.SIGINT)
-    ends = [(process.communicate(timeout=60)[1], process.returncode) for process in processes]
+        process.send_signal(signal_number)
+    return [(process.communicate(timeout=60)[1], process.returncode) for process in processes]
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_ctrl_c_while_python_imports(tmp_path):
+    lines = [*([str(ROOT / name)] for name in SCRIPTS), ["-m", "vdt_jax"]]
+    ends = ends_while_python_imports(tmp_path, signal.SIGINT, *lines)
     assert ends == [(b"stopped: interrupted\n", 130)] * len(lines)
+
+
+def test_a_run_that_is_preempted_while_python_imports_asks_to_be_started_again(tmp_path):
+    ((message, code),) = ends_while_python_imports(tmp_path, signal.SIGTERM, [str(ROOT / "train.py")])
+    assert message.startswith(b"stopped: interrupted before the first step") and code == 75
 
 
 def test_the_later_value_of_a_key_counts(monkeypatch):

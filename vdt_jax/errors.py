@@ -1,4 +1,4 @@
-"""Errors that the user can correct, exit codes of a run that stops before its end, Ctrl-C before a script runs."""
+"""Errors that the user can correct, exit codes of a run that stops before its end, signals before a script runs."""
 
 import os
 import signal
@@ -21,6 +21,20 @@ def end_at_ctrl_c() -> None:
 def _end(*_: object) -> None:
     os.write(2, b"stopped: interrupted\n")
     os._exit(CANCELLED)
+
+
+def end_at_sigterm() -> None:
+    """Lets SIGTERM end this process with INTERRUPTED, until the run itself takes over: a scheduler then restarts it.
+
+    train.py calls this before it imports, which takes seconds; then it may wait for other processes, minutes.
+    """
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _end_to_resume)
+
+
+def _end_to_resume(*_: object) -> None:
+    os.write(2, b"stopped: interrupted before the first step: re-run the command\n")
+    os._exit(INTERRUPTED)
 
 
 # What a mistake in this code raises, rather than a disk, a network or a file: never taken for one of these.

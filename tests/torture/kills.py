@@ -27,7 +27,7 @@ from helpers import forked  # noqa: E402
 
 import train  # noqa: E402
 from vdt_jax.checkpoints.manifest import MANIFEST, all_steps, finished_steps  # noqa: E402
-from vdt_jax.errors import INTERRUPTED  # noqa: E402
+from vdt_jax.errors import INTERRUPTED, end_at_sigterm  # noqa: E402
 
 STEPS, EVERY = 24, 2
 TINY = {
@@ -50,6 +50,7 @@ def start(workdir: Path, *arguments: str) -> int:
     """Starts train.py in a child; its process id."""
     command = ["train.py", f"--config={ROOT}/configs/moving_digits.py", f"--workdir={workdir}"]
     command += [f"--config.{key}={value}" for key, value in TINY.items()]
+    end_at_sigterm()  # as train.py before its imports; the child keeps it
     output = os.open(workdir.parent / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     try:
         return forked.start(train.main, [*command, *arguments], output, output)
