@@ -82,7 +82,7 @@ def test_who_ends_while_it_waits_is_named(address):
         first = pool.submit(outcomes, address, (4, 0))
         with come(b"[2, 4]\n") as waits:
             come(b"[1, 4]\n").close()
-            message = f"process 1 ended before process 3 had connected; {RESUME}"
+            message = f"process 1 has ended before process 3 connected; {RESUME}"
             assert first.result() == [message]
             assert message in waits.recv(200).decode()
 

@@ -81,7 +81,7 @@ def _accept_all(
                 )
             if ended := {key.data for key in ready} - {None}:  # a connected process sends nothing before it is answered
                 raise RunStopped(
-                    f"process {_listed(ended)} ended before process {_listed(missing)} had connected; {RESUME}"
+                    f"process {_listed(ended)} has ended before process {_listed(missing)} connected; {RESUME}"
                 )
             connection = stack.enter_context(server.accept()[0])
             connection.settimeout(5)
