@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_dict, config_flags
 
 from vdt_jax.distributed.processes import SecondCtrlC, listen
-from vdt_jax.errors import CANCELLED, INTERRUPTED, USER_ERROR, RunStopped, UserError
+from vdt_jax.errors import CANCELLED, INTERRUPTED, USER_ERROR, RunStopped, UserError, printable
 from vdt_jax.files import REFUSALS, cache_folder
 from vdt_jax.options import Options, kind_of
 from vdt_jax.progress import show_log
@@ -176,5 +176,5 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _fail(message: str) -> NoReturn:
-    print("error:", " ".join(message.split()), file=sys.stderr)
+    print("error:", printable(" ".join(message.split())), file=sys.stderr)
     sys.exit(USER_ERROR)

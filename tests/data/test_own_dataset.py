@@ -78,6 +78,7 @@ def test_keys_of_the_config_and_options_are_arguments(own):
         ({"name": ":NpyClips"}, "cannot be imported"),
         ({"name": "my_clips.NpyClips"}, "no data source 'my_clips.NpyClips': choose from .*package.module:Class"),
         ({"options": {"evry": 5}}, r"NpyClips takes no evry: it takes \['every', 'path'\]"),
+        ({"options": {1: 2}}, r"data.options must give a value for each name, \{'name': value\}, got \{1: 2\}"),
         ({"stride": 2}, "NpyClips takes no stride"),
         (
             {"path": ""},

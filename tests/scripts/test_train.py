@@ -182,6 +182,7 @@ MISTAKES = [
     (["--config=configs/moving_digts.py"], "cannot be loaded"),
     (["--config=", "--config.seed=1"], "--config cannot be loaded: "),
     (["--config=/nowhere.py", "--config.seed=1"], "--config cannot be loaded: "),
+    (["--config=\x1b[31m"], r"[Relative path]: \x1b[31m"),
     ([DIGITS, "--config.model.depth=1000000"], "error: model.depth must be <= 1024, got 1000000"),
     ([DIGITS, "--num_processes=0"], "error: num_processes must be >= 1, got 0"),
     ([], "add --config=configs/"),

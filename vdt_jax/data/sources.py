@@ -47,6 +47,8 @@ def make_source(
     """
     options = {key: value for key, value in section.items() if value not in (None, "")}
     name, free = options.pop("name"), options.pop("options", None)
+    if not all(isinstance(key, str) for key in free or {}):
+        raise UserError(f"data.options must give a value for each name, {{'name': value}}, got {dict(free)!r}")
     options |= free or {}
     cls, named = _find(name)
     signature, taken = inspect.signature(cls), keys_of(name)
