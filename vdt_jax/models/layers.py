@@ -155,9 +155,11 @@ def sum_to(x: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "..."
     On a CPU they are products with ones: a sum of products takes XLA's CPU backend ten times as long.
     """
     axes = tuple(axis for axis in range(x.ndim) if shape[axis] < x.shape[axis])
+    if not axes:
+        return x
 
     def by_product(x: Any) -> Any:
-        first, last = axes[0], axes[-1] + 1  # they are next to each other
+        first, last = axes[0], axes[-1] + 1  # between them are only axes of length 1
         x = x.reshape(math.prod(x.shape[:first]), -1, math.prod(x.shape[last:]))
         if x.shape[2] == 1:
             return (x[..., 0] @ jnp.ones(x.shape[1], x.dtype)).reshape(shape)
