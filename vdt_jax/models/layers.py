@@ -1,8 +1,8 @@
-"""Linear map, LayerNorm and GELU of a transformer, with their gradients written out.
+"""Linear map, LayerNorm, gate, attention and GELU of a transformer, with their gradients written out.
 
 The gradients are those that JAX would derive. Written out, every sum over rows is accumulated and returned in float32,
 also in a bfloat16 model, so gradients are summed over devices in float32, too. And the backward pass moves less memory
-on a GPU: see the comments.
+on a GPU and takes less time on a CPU: see the comments.
 """
 
 import functools
@@ -159,7 +159,7 @@ def sum_to(x: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "..."
         return x
 
     def by_product(x: Any) -> Any:
-        first, last = axes[0], axes[-1] + 1  # between them are only axes of length 1
+        first, last = axes[0], axes[-1] + 1  # other axes between these have length 1
         x = x.reshape(math.prod(x.shape[:first]), -1, math.prod(x.shape[last:]))
         if x.shape[2] == 1:
             return (x[..., 0] @ jnp.ones(x.shape[1], x.dtype)).reshape(shape)
