@@ -5,7 +5,7 @@ r"""Moving Fashion-MNIST as OpenSTL makes it, 64x64, 20 frames in grey: 10 given
     python evaluate.py --checkpoint=runs/moving_fashion_mnist --output=runs/mfmnist --preset=openstl-mfmnist
 
 24.1 M parameters in bfloat16, patches of 4, meant for 18 minutes of one H100, and not trained yet. By
-`make gpu-check` a step takes at least 138 ms and 52 GiB there, so the 5,000 steps at least 11 minutes; 16 if the
+`make gpu-check` a step takes at least 137 ms and 52 GiB there, so the 5,000 steps at least 11 minutes; 16 if the
 step takes 1.4 times its bound, as VDT-L/2's does (docs/benchmarks.md). docs/data.md has published scores of others.
 """
 

@@ -52,7 +52,7 @@ def pixels(**model: Any) -> ConfigDict:
 def short_run(**model: Any) -> ConfigDict:
     """`pixels` for minutes of one accelerator: 24 M parameters in patches of 4, Muon as in configs/moving_digits.py."""
     config: Any = pixels(patch_size=4, hidden_size=320, depth=10, num_heads=5, **model)
-    config.model.update(unroll=10, remat="none")  # a bound of the step of 110 ms on an H100, not 152; docs/scaling.md
+    config.model.update(unroll=10, remat="none")  # a bound of the step of 109 ms on an H100, not 152; docs/scaling.md
     config.batch_size = 64
     config.checkpoint_every = 500
     config.data.stride = None

@@ -67,7 +67,7 @@ def test_ctrl_c_while_python_imports(tmp_path):
 
 def test_a_run_that_is_preempted_while_python_imports_asks_to_be_started_again(tmp_path):
     ((message, code),) = ends_while_python_imports(tmp_path, signal.SIGTERM, [str(ROOT / "train.py")])
-    assert message.startswith(b"stopped: interrupted before the first step") and code == 75
+    assert (message, code) == (b"stopped: interrupted: re-run the command to resume\n", 75)
 
 
 def test_the_later_value_of_a_key_counts(monkeypatch):

@@ -1,5 +1,6 @@
 """Errors that the user can correct, exit codes of a run that stops before its end, signals before a script runs."""
 
+import functools
 import os
 import signal
 
@@ -15,12 +16,7 @@ def end_at_ctrl_c() -> None:
     A KeyboardInterrupt could be lost there, inside of an import that catches it. Scripts call this before they import.
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # shells ignore it in background jobs
-        signal.signal(signal.SIGINT, _end)
-
-
-def _end(*_: object) -> None:
-    os.write(2, b"stopped: interrupted\n")
-    os._exit(CANCELLED)
+        signal.signal(signal.SIGINT, functools.partial(_end, "interrupted", CANCELLED))
 
 
 def end_at_sigterm() -> None:
@@ -29,12 +25,12 @@ def end_at_sigterm() -> None:
     train.py calls this before it imports, which takes seconds; then it may wait for other processes, minutes.
     """
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        signal.signal(signal.SIGTERM, _end_to_resume)
+        signal.signal(signal.SIGTERM, functools.partial(_end, "interrupted: re-run the command to resume", INTERRUPTED))
 
 
-def _end_to_resume(*_: object) -> None:
-    os.write(2, b"stopped: interrupted before the first step: re-run the command\n")
-    os._exit(INTERRUPTED)
+def _end(message: str, code: int, *_: object) -> None:
+    os.write(2, f"stopped: {message}\n".encode())
+    os._exit(code)
 
 
 # What a mistake in this code raises, rather than a disk, a network or a file: never taken for one of these.
