@@ -18,7 +18,7 @@ from vdt_jax.errors import UserError
 from vdt_jax.inference import functional
 from vdt_jax.inference.functional import generate, generate_on_devices, sample_keys, task_masks
 from vdt_jax.inference.outputs import write_comparison
-from vdt_jax.models.vdt import VDT
+from vdt_jax.models.vdt import VDT, param_shapes
 
 MODEL = VDT(input_size=4, num_frames=4, in_channels=1, patch_size=2, hidden_size=8, depth=1, num_heads=1, num_classes=2)
 DIFFUSION = make_diffusion(timestep_respacing="3")
@@ -33,6 +33,17 @@ def params():
 
 def clean(batch):
     return np.random.default_rng(0).uniform(-1, 1, (batch, *MODEL.video_shape)).astype(np.float32)
+
+
+def test_sampling_scans_the_blocks_however_the_model_was_trained():
+    deep = MODEL.clone(depth=2)
+    given, mask, keys = clean(1), np.ones((1, *MODEL.video_shape[:3], 1), np.float32), sample_keys(0, range(1))
+    scanned, unrolled = (
+        str(jax.make_jaxpr(lambda params, model=model: generate(model, params, DIFFUSION, given, mask, keys))(shapes))
+        for model in (deep, deep.clone(unroll=2))
+        for shapes in [param_shapes(model)]
+    )
+    assert "length=2" in scanned and scanned == unrolled
 
 
 @pytest.mark.parametrize("task", TASKS)

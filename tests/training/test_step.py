@@ -35,7 +35,13 @@ from vdt_jax.distributed.mesh import (
 from vdt_jax.errors import UserError
 from vdt_jax.models.vdt import FROZEN_PARAMS, VDT
 from vdt_jax.training.optimizer import count_trained, make_learning_rate, make_optimizer, trained_params
-from vdt_jax.training.step import draw_examples, loss_fn, update_ema
+from vdt_jax.training.step import draw_examples, init_state, loss_fn, update_ema
+
+
+def test_the_first_state_is_computed_with_a_scan_over_the_blocks():
+    models = [VDT(input_size=4, num_frames=2, hidden_size=8, depth=2, num_heads=1, unroll=n) for n in (1, 2)]
+    scanned, unrolled = (str(jax.make_jaxpr(lambda key, m=m: init_state(m, OPTIMIZER, key))(KEY)) for m in models)
+    assert "length=2" in scanned and scanned == unrolled
 
 
 def test_loss_falls():

@@ -42,7 +42,7 @@ class ModelOptions:
     num_classes: int = option(1, "Classes of the labels; 1 is unlabelled.", minimum=1, maximum=1_000_000)
     learn_sigma: bool = option(True, "Predict the variance of the reverse process, too.")
     dtype: str = option("float32", "Type of the computation; parameters are float32.", choices=("float32", "bfloat16"))
-    unroll: int = option(1, "Blocks per iteration of the scan over depth.", minimum=1, maximum=1024)
+    unroll: int = option(1, "Training: blocks per iteration of the scan over depth.", minimum=1, maximum=1024)
     remat: str = option(
         "matmuls",
         "Rematerialisation: what of a block is kept for its gradient; none keeps all, full nothing.",

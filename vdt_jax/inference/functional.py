@@ -213,7 +213,8 @@ def _request(
         check_labels(labels, model)
     guiding = {"guidance": guidance, "mask_guidance": mask_guidance, "guidance_interval": guidance_interval}
     guiding["given_noise"] = options.pop("given_noise", None)
-    return _Request(model, diffusion, sampler, params, clean, mask, keys, labels, guiding, options)
+    scanned = model.clone(unroll=1)  # unrolled, which is for training, it is no faster and takes long to compile
+    return _Request(scanned, diffusion, sampler, params, clean, mask, keys, labels, guiding, options)
 
 
 def check_labels(labels: Any, model: VDT) -> None:
