@@ -161,11 +161,8 @@ def run_child(job: Job, deadline: float, tiny: bool) -> dict[str, Any]:
 
 def jobs(platform: str, tiny: bool, official: str | None) -> list[Job]:
     """Every row, in the order of its worth within a part."""
-    return [*first_jobs(), *training_jobs(platform), *sampling_jobs(), *official_jobs(official, tiny)] + [
-        Job(6, f"{name}, by kernels, attention {kind}", "profile", {"model": name, "batch_size": 8, "attention": kind})
-        for name in ("VDT-L/2", "VDT-S/2")
-        for kind in attention_kinds(platform)
-    ]
+    first, training, sampling = first_jobs(platform), training_jobs(platform), sampling_jobs()
+    return [*first, *training, *sampling, *official_jobs(official, tiny), *profile_jobs(platform)]
 
 
 def attention_kinds(platform: str) -> Sequence[str]:
@@ -173,12 +170,17 @@ def attention_kinds(platform: str) -> Sequence[str]:
     return ("xla", "cudnn") if platform in ("gpu", "cuda") else ("xla",)
 
 
-def first_jobs() -> list[Job]:
+def first_jobs(platform: str) -> list[Job]:
     """Part 1."""
+    attentions = [
+        Job(1, f"VDT-S/2, bfloat16 beside float32, attention {kind}", "attention", {"attention": kind})
+        for kind in attention_kinds(platform)
+    ]
     return [
         Job(1, "goldens, float32, products in float32", "goldens", {"dtype": "float32", "precision": "highest"}),
         Job(1, "goldens, float32, products in TF32", "goldens", {"dtype": "float32", "precision": "tensorfloat32"}),
         Job(1, "goldens, bfloat16", "goldens", {"dtype": "bfloat16", "precision": None}),
+        *attentions,
         Job(1, "VDT-S/2, step, batch 8, first figure", "training", {"model": "VDT-S/2", "batch_size": 8}),
         Job(1, "VDT-S/2, 16 steps, first figure", "sampling", {"model": "VDT-S/2", "batch_size": 1, "steps": 16}),
     ]
@@ -228,6 +230,21 @@ def official_jobs(official: str | None, tiny: bool) -> list[Job]:
             what = f"{name}, batch {batch}, official code {mode}, {work}"
             found.append(Job(5, what, "official", arguments | {"batch": batch}))
     return found
+
+
+def profile_jobs(platform: str) -> list[Job]:
+    """Part 6: with the scan over depth, and without it."""
+    return [
+        Job(
+            6,
+            f"{name}, by kernels, unroll {unroll}, attention {kind}",
+            "profile",
+            {"model": name, "batch_size": 8, "attention": kind, "unroll": unroll},
+        )
+        for name, depth in (("VDT-L/2", 28), ("VDT-S/2", 12))
+        for unroll in (1, depth)
+        for kind in attention_kinds(platform)
+    ]
 
 
 def tables(rows: Sequence[dict[str, Any]]) -> str:

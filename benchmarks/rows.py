@@ -86,6 +86,35 @@ def goldens_row(tiny: bool, dtype: str, precision: str | None) -> dict[str, Any]
     return {name: f"{float(error):.1e}" for name, error in errors.items()}
 
 
+def attention_row(tiny: bool, attention: str) -> dict[str, Any]:
+    """How far bfloat16 with a kind of attention is from float32: norm of the difference over norm, random weights."""
+    import jax
+    import numpy as np
+    import work
+
+    jax.config.update("jax_default_matmul_precision", "highest")  # of float32
+    kinds = [network("VDT-S/2", tiny, "float32"), network("VDT-S/2", tiny, attention=attention)]
+    random, clips = np.random.default_rng(0), work.random_clips(kinds[0], 2)
+    # Not the initial weights: with them the output does not depend on attention.
+    noisy = jax.tree.map(lambda leaf: leaf + 0.02 * random.standard_normal(leaf.shape), work.random_params(kinds[0]))
+
+    def outputs(model: Any) -> tuple[Any, Any]:
+        def loss(params: Any, clips: Any) -> tuple[Any, Any]:
+            out = model.apply({"params": params}, clips, np.full(2, 500.0))
+            return (out**2).mean(), out
+
+        (_, out), gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(noisy, clips)
+        return out, gradients
+
+    def norm(tree: Any) -> float:
+        return sum(float((np.asarray(leaf, np.float64) ** 2).sum()) for leaf in jax.tree.leaves(tree)) ** 0.5
+
+    exact, other = (outputs(model) for model in kinds)
+    pairs = zip(("output", "gradients"), exact, other, strict=True)
+    errors = {name: norm(jax.tree.map(np.subtract, *map(jax.device_get, (b, a)))) / norm(a) for name, a, b in pairs}
+    return {name: f"{error:.1e}" for name, error in errors.items()}
+
+
 def training_row(
     tiny: bool,
     model: str,
@@ -132,13 +161,13 @@ def official_row(tiny: bool, official: str, model: str, mode: str, work: str, ba
     return texts | {name: row[name] for name in ("official / ours", "outputs differ by")}
 
 
-def profile_row(tiny: bool, model: str, batch_size: int, attention: str | None) -> dict[str, Any]:
+def profile_row(tiny: bool, model: str, batch_size: int, attention: str | None, unroll: int) -> dict[str, Any]:
     """Milliseconds of each group of kernels in a training step, and the longest kernels."""
     import kernels
     import work
 
     found = []
-    made = network(model, tiny, remat="matmuls", attention=attention)
+    made = network(model, tiny, remat="matmuls", attention=attention, unroll=None if tiny else unroll)
     row = work.training_row(made, 2 if tiny else batch_size, 3, lambda one: found.append(kernels.kernel_seconds(one)))
     (seconds,) = found
     total = sum(seconds.values())
@@ -150,6 +179,7 @@ def profile_row(tiny: bool, model: str, batch_size: int, attention: str | None) 
 ROWS: dict[str, Any] = {
     "where": where_row,
     "goldens": goldens_row,
+    "attention": attention_row,
     "training": training_row,
     "sampling": sampling_row,
     "video": video_row,
