@@ -1,8 +1,10 @@
 """Checkpoints: kept, verified, skipped, set aside; and model folders."""
 
+import asyncio
 import functools
 import re
 import shutil
+import sys
 import threading
 
 import jax
@@ -11,6 +13,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
+import tensorstore as ts
 from etils import epath
 from helpers.checkpoint_damage import assert_same, damaged_corpus, files_of, logged, save_steps, small_state
 
@@ -170,6 +173,41 @@ def test_a_failed_save_is_told_and_tried_again(run, monkeypatch):
         checkpoints.wait()
         assert [step for step in range(111, 201) if checkpoints.due(step)] == [200]
     assert_same(restored(run), small_state(110))
+
+
+def test_writes_that_end_after_their_save_failed_are_not_printed(tmp_path, monkeypatch):
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: printed.append(str(error.exc_value)))
+    with Checkpoints(tmp_path):
+        end_a_write_whose_loop_is_closed()
+        assert printed == []
+        FailsAtItsEnd()
+        assert printed == ["division by zero"]
+    end_a_write_whose_loop_is_closed()
+    assert printed == ["division by zero", "Event loop is closed"]
+
+
+class FailsAtItsEnd:
+    def __del__(self):
+        _ = 1 / 0
+
+
+def end_a_write_whose_loop_is_closed():
+    """What happens where a save fails because of another write."""
+    promise, future = ts.Promise.new()
+
+    async def wait():
+        await future
+
+    async def fail():
+        waiting = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        return waiting
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(fail())
+    loop.close()
+    promise.set_result(None)
 
 
 def test_a_mistake_in_the_code_is_no_failed_save(run, monkeypatch):

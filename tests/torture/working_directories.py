@@ -99,9 +99,25 @@ def unmounted(workdir: Path) -> None:
     subprocess.run(["umount", workdir / "checkpoints"], check=True)
 
 
-def filled(workdir: Path) -> None:
-    """Leaves one page of the disk of checkpoints."""
-    (workdir / "checkpoints" / "filler").write_bytes(bytes(shutil.disk_usage(workdir / "checkpoints").free - 4096))
+def filled(workdir: Path, last: Callable[[], object] = lambda: None) -> None:
+    """Fills the disk of checkpoints, anew until a save has failed: the run may be removing an old one."""
+    fill(workdir)
+    if os.fork():
+        return
+    with contextlib.suppress(OSError):
+        for _ in range(600):  # a minute
+            if "(1 of 5 in a row)" in (workdir.parent / "output.txt").read_text():
+                break
+            fill(workdir)
+            time.sleep(0.1)
+        last()
+    os._exit(0)
+
+
+def fill(workdir: Path) -> None:
+    """Leaves a page of the disk."""
+    with (workdir / "checkpoints" / "filler").open("ab") as file:
+        file.write(bytes(max(shutil.disk_usage(workdir / "checkpoints").free - 4096, 0)))
 
 
 def emptied(workdir: Path) -> None:
@@ -109,17 +125,7 @@ def emptied(workdir: Path) -> None:
 
 
 def filled_for_a_time(workdir: Path) -> None:
-    filled(workdir)
-    _later(lambda: emptied(workdir))
-
-
-def _later(call: Callable[[], object]) -> None:
-    """Calls a function in three seconds, in another process."""
-    if not os.fork():
-        with contextlib.suppress(OSError):
-            time.sleep(3)
-            call()
-        os._exit(0)
+    filled(workdir, lambda: emptied(workdir))
 
 
 def nothing(_: Path) -> None:

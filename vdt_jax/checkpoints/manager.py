@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -51,12 +52,21 @@ class Checkpoints:
                 self._remove_leftovers()
 
     def __enter__(self) -> "Checkpoints":
+        self._unraisable = sys.unraisablehook
+        sys.unraisablehook = self._on_unraisable
         return self
 
     def __exit__(self, *_: object) -> None:
         self.wait()
         self._thread.shutdown()
         self._orbax.close()
+        sys.unraisablehook = self._unraisable
+
+    def _on_unraisable(self, error: Any) -> None:
+        """Without what TensorStore says when a write ends after the save has failed, which `wait` logs in one line."""
+        late = isinstance(error.exc_value, RuntimeError) and str(error.exc_value) == "Event loop is closed"
+        if not (late and error.object is None):
+            self._unraisable(error)
 
     def due(self, step: int) -> bool:
         """Whether to save this step: every N-th, and sooner where the last save failed."""
