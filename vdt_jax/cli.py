@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import signal
 import sys
 import typing
@@ -124,8 +125,8 @@ def values_of_config() -> dict[str, Any]:
         raise UserError("no recipe was named: add --config=configs/moving_digits.py, or another of configs/")
     try:
         config: Any = ConfigDict(flags.FLAGS.config)
-    except (OSError, ImportError, TypeError) as error:  # ml_collections keeps a failed file's error until it is used
-        raise UserError(f"--config cannot be loaded: {error}") from None
+    except (OSError, ImportError, TypeError, AttributeError) as error:  # ml_collections keeps errors until it is used
+        raise UserError(_not_loaded(config_flags.get_config_filename(flags.FLAGS["config"]), error)) from None
     chosen = config_flags.get_override_values(flags.FLAGS["config"])
     if "data.name" in chosen:
         from vdt_jax.data import keys_of  # grain takes a second, and not every script needs it
@@ -134,6 +135,21 @@ def values_of_config() -> dict[str, Any]:
             if not any(name == f"data.{key}" or name.startswith(f"data.{key}.") for name in chosen):
                 config.data[key] = None
     return config.to_dict()
+
+
+def _not_loaded(path: str, error: object) -> str:
+    """The message about a recipe that cannot be loaded; `error`: an exception, or its text."""
+    text = str(error).rpartition("earlier failure to load: ")[2].strip()
+    reason = text.splitlines()[-1] if text else type(error).__name__
+    if lines := re.findall(rf'File "{re.escape(path.partition(":")[0])}", line (\d+)', text):
+        reason += f", line {lines[-1]}"
+    if of_system := re.search(r"\[Errno \d+\] ([^:]+)", text):
+        reason = of_system[1]
+    if isinstance(error, SyntaxError) and error.lineno:
+        reason = f"{error.msg}, line {error.lineno}"
+    if "get_config'" in f"{text}'":
+        reason = "it has no function get_config()"
+    return f"--config={path} cannot be loaded ({reason}): name a recipe, such as configs/moving_digits.py"
 
 
 def recipe_name() -> str:
@@ -160,19 +176,23 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     keys = [name if sign and name.lstrip("-").startswith("config.") else "" for name, sign, _ in parts]
     last = {key: number for number, key in enumerate(keys) if key}
     argv = [text for number, text in enumerate(argv) if last.get(keys[number], number) == number]
+    recipe = next((value for name, _, value in reversed(parts) if name.lstrip("-") == "config"), "")
     try:
         return app.parse_flags_with_usage(list(argv)) if asks_for_help else flags.FLAGS(list(argv))
     except flags.Error as error:  # of what a recipe raises ml_collections gives the traceback, the reason last
-        _fail(str(error).rpartition("UserError: ")[2])
+        text = str(error).rpartition("UserError: ")[2]
+        _fail(_not_loaded(recipe, text) if "\n" in text else text)
     except (AttributeError, KeyError) as error:  # ml_collections: a key that the config does not have
+        if "get_config" in str(error):
+            _fail(_not_loaded(recipe, error))
         lines = str(error).strip("'\"").replace("\\n", "\n").replace("\\'", "'").splitlines()
         own = "options of your own data source are set together, --config.data.options=\"{'name': value}\""
         hint = " ".join(lines[1:]) or f"The keys are in vdt_jax/training/config.py; {own}."
         _fail(f"the config has no {lines[0]}. {hint}")
     except (TypeError, ValueError) as error:
         _fail(f"a config value does not fit: {error}")
-    except (OSError, ImportError) as error:
-        _fail(f"--config cannot be loaded: {error}")
+    except (OSError, ImportError, SyntaxError) as error:
+        _fail(_not_loaded(recipe, error))
 
 
 def _fail(message: str) -> NoReturn:

@@ -179,10 +179,17 @@ def test_python_m_says_what_there_is():
 
 
 MISTAKES = [
-    (["--config=configs/moving_digts.py"], "cannot be loaded"),
-    (["--config=", "--config.seed=1"], "--config cannot be loaded: "),
-    (["--config=/nowhere.py", "--config.seed=1"], "--config cannot be loaded: "),
-    (["--config=\x1b[31m"], r"[Relative path]: \x1b[31m"),
+    (
+        ["--config=configs/moving_digts.py"],
+        "moving_digts.py cannot be loaded (No such file or directory): name a recipe, ",
+    ),
+    (["--config=", "--config.seed=1"], "--config= cannot be loaded (Path to config file is an empty string.): "),
+    (["--config=/nowhere.py", "--config.seed=1"], "error: --config=/nowhere.py cannot be loaded (No such file"),
+    (["--config=configs"], "--config=configs cannot be loaded (Is a directory)"),
+    (["--config=LICENSE"], "--config=LICENSE cannot be loaded (unexpected indent, line 2)"),
+    (["--config=/dev/null"], "--config=/dev/null cannot be loaded (it has no function get_config())"),
+    ([DIGITS + ":small"], "(TypeError: get_config() takes 0 positional arguments but 1 was given"),
+    (["--config=\x1b[31m"], r"--config=\x1b[31m cannot be loaded"),
     ([DIGITS, "--config.model.depth=1000000"], "error: model.depth must be <= 1024, got 1000000"),
     ([DIGITS, "--num_processes=0"], "error: num_processes must be >= 1, got 0"),
     ([], "add --config=configs/"),
