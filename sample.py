@@ -18,6 +18,7 @@ if __name__ == "__main__":
 import dataclasses
 import shlex
 import sys
+from pathlib import Path
 
 from absl import flags
 
@@ -52,8 +53,9 @@ def main(_) -> None:
     if _DRY_RUN.value:
         print(pipe.cost(_INPUT.value, **arguments))
         return
+    output = None if Path(_OUTPUT.value).suffix in (".gif", ".png") else _OUTPUT.value  # those are written below
     with steps_progress("sampling") as progress:
-        clips = pipe.sample(_INPUT.value, output=_OUTPUT.value, progress=progress, **arguments)
+        clips = pipe.sample(_INPUT.value, output=output, progress=progress, **arguments)
     page = write_gallery(
         _OUTPUT.value, clips if isinstance(clips, list) else [clips], shlex.join(["python", *sys.argv])
     )

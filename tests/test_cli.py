@@ -9,7 +9,7 @@ import sys
 import jax
 import pytest
 from absl import flags
-from helpers.scripts import ROOT
+from helpers.scripts import ROOT, environment
 from ml_collections import config_flags
 
 from vdt_jax import cli
@@ -68,6 +68,16 @@ def test_ctrl_c_while_python_imports(tmp_path):
 def test_a_run_that_is_preempted_while_python_imports_asks_to_be_started_again(tmp_path):
     ((message, code),) = ends_while_python_imports(tmp_path, signal.SIGTERM, [str(ROOT / "train.py")])
     assert (message, code) == (b"stopped: interrupted: re-run the command to resume\n", 75)
+
+
+@pytest.mark.parametrize("arguments", [["prepare.py", "--help"], ["sample.py", "--dry_run", "--steps=2"]])
+def test_output_that_nobody_reads_ends_a_script_without_a_word(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, str(ROOT / arguments[0]), *arguments[1:]]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, env=environment(), timeout=100, check=False)
+    os.close(writing)
+    assert (done.stderr, done.returncode) == (b"", 1)
 
 
 def test_the_later_value_of_a_key_counts(monkeypatch):

@@ -43,6 +43,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             sys.exit(CANCELLED)
         except UserError as error:
             _fail(str(error))
+        except BrokenPipeError:
+            _end_unread()
         except OSError as error:
             if error.errno not in REFUSALS:
                 raise
@@ -179,6 +181,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     recipe = next((value for name, _, value in reversed(parts) if name.lstrip("-") == "config"), "")
     try:
         return app.parse_flags_with_usage(list(argv)) if asks_for_help else flags.FLAGS(list(argv))
+    except BrokenPipeError:
+        _end_unread()
     except flags.Error as error:  # of what a recipe raises ml_collections gives the traceback, the reason last
         text = str(error).rpartition("UserError: ")[2]
         _fail(_not_loaded(recipe, text) if "\n" in text else text)
@@ -193,6 +197,12 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
         _fail(f"a config value does not fit: {error}")
     except (OSError, ImportError, SyntaxError) as error:
         _fail(_not_loaded(recipe, error))
+
+
+def _end_unread() -> NoReturn:
+    """Ends without a word where nothing reads the output any more, as after `| head`."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at its end
+    sys.exit(1)
 
 
 def _fail(message: str) -> NoReturn:

@@ -292,6 +292,15 @@ def test_progress_counts_all_steps_and_changes_no_bits(pipe, video):
         np.testing.assert_array_equal(a.video, b.video)
 
 
+@pytest.mark.parametrize("name", ["out.gif", "out.png"])
+@pytest.mark.parametrize("long", [False, True])
+def test_an_output_that_is_an_image_is_the_sample(pipe, video, tmp_path, name, long):
+    options = {"extend": 3, "num_given": 2} if long else {}
+    clip = pipe.sample(video, steps=2, output=tmp_path / name, **options)
+    clip.save(tmp_path / f"again_{name}")
+    assert (tmp_path / name).read_bytes() == (tmp_path / f"again_{name}").read_bytes()
+
+
 def test_saving(pipe, video, tmp_path):
     clip = dataclasses.replace(pipe.predict(video, steps=2), fps=12.5)
     clip.save(tmp_path / "out.mp4")

@@ -185,8 +185,8 @@ class Pipeline:
             (F, H, W, C) of uint8 or of floats in [-1, 1] or [0, 1]; several of them as a list. Frames of videos are
             chosen at the stride or rate that the model was trained with. None takes held-out clips of its data.
           task: one of `diffusion.masks.TASKS`; default: predict.
-          output: an .mp4 or .npz file, written while the sample is generated; of several samples, each has its number
-            in the name.
+          output: a file in one of the formats of `Clip.save`, written while the sample is generated; of several
+            samples each has its own, `out_3.mp4`.
           progress: called about 20 times a batch with the sampling steps done and their total.
           options: the flags of sample.py (`python sample.py --help`), such as steps, sampler, given_frames, seed.
 
@@ -201,7 +201,7 @@ class Pipeline:
         return clips if isinstance(input, list | tuple) or len(clips) > 1 else clips[0]
 
     def cost(self, input: Input | Sequence[Input] | None = None, **options: Any) -> requests.Cost:
-        """Memory and time that `sample` would take with the same arguments; nothing is written."""
+        """Memory and time that `sample` would take with this input and these options; nothing is written."""
         return requests.measure(self, input, build(SampleOptions, options))
 
     # Each of the methods below is `sample` with a task or an option.

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 DEFAULT_FPS = 8.0
 KEPT_FRAMES = 64  # of a long video that is written to a file
-VIDEO_SUFFIXES = (".mp4", ".npz")
 
 Inputs = inputs.Input | Sequence[inputs.Input] | None
 Progress = Callable[[int, int], object] | None
@@ -178,8 +177,8 @@ class Request:
         return numbers[: self.num_samples - numbers[0]]
 
     def files(self, numbers: range) -> list[Path]:
-        """The video files of samples; none without an output, or where it is a picture for the comparison alone."""
-        if self.output is None or self.output.suffix not in VIDEO_SUFFIXES:
+        """The files of samples; none without an output."""
+        if self.output is None:
             return []
         return [numbered(self.output, number, self.num_samples) for number in numbers]
 
