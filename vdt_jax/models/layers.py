@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-LINEAR = "linear"  # the name of what linear layers return, bias included, for the policies of remat
+KEPT = "kept"  # the name of what remat=matmuls keeps: products of linear layers, and queries, keys and values
 
 
 def linear(
@@ -37,7 +37,8 @@ def _linear(x: Any, kernel: Any, bias: Any, parts: int) -> Any:
 
 def _linear_forward(x: Any, kernel: Any, bias: Any, parts: int) -> Any:
     pieces = zip(jnp.split(kernel.astype(x.dtype), parts, axis=1), jnp.split(bias.astype(x.dtype), parts), strict=True)
-    return tuple(checkpoint_name(x @ each + shift[None], LINEAR) for each, shift in pieces), (x, kernel)
+    # The product is kept, not its sum with the bias: what uses the sum adds the bias again, without a pass of its own.
+    return tuple(checkpoint_name(x @ each, KEPT) + shift[None] for each, shift in pieces), (x, kernel)
 
 
 def _linear_backward(parts: int, kept: Any, gradients: Any) -> Any:

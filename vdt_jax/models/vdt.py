@@ -19,11 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, Num, PyTree
 
 from vdt_jax.distributed.mesh import GATHERED
 from vdt_jax.errors import UserError
-from vdt_jax.models.layers import LINEAR, AffineNorm, attention, dense, gated, gelu, layer_norm
+from vdt_jax.models.layers import KEPT, AffineNorm, attention, dense, gated, gelu, layer_norm
 
 VDT_VARIANTS = {
     "VDT-S/2": dict(depth=12, hidden_size=384, patch_size=2, num_heads=6),
@@ -32,9 +33,9 @@ VDT_VARIANTS = {
 
 
 def _keeps(primitive: Any, *args: Any, **params: Any) -> bool:
-    """The outputs of linear layers and of fused attention; not attention weights."""
-    linear_layers = jax.checkpoint_policies.save_only_these_names(LINEAR)
-    return primitive.name.startswith("dot_product_attention_fwd") or linear_layers(primitive, *args, **params)
+    """Products of linear layers, queries, keys and values, and the output of fused attention; not attention weights."""
+    named = jax.checkpoint_policies.save_only_these_names(KEPT)
+    return primitive.name.startswith("dot_product_attention_fwd") or named(primitive, *args, **params)
 
 
 # Rematerialisation policies: what the backward pass keeps of a block's forward pass; it computes the rest again.
@@ -114,7 +115,15 @@ class Attention(nn.Module):
         axes = "b n k f e" if self.over == "frames" else "b f k n e"
         if self.fused:
             axes = "(b f) n k e"
-        query, key, value = (rearrange(part, f"b f n (k e) -> {axes}", k=self.num_heads) for part in parts)
+
+        def laid_out(part: Any) -> Any:
+            return rearrange(part, f"b f n (k e) -> {axes}", k=self.num_heads)
+
+        # Kept as attention over frames takes them, GPUs transpose them once; over tokens this would cost TPUs memory.
+        query, key, value = (
+            checkpoint_name(laid_out(part), KEPT) if self.over == "frames" else laid_out(checkpoint_name(part, KEPT))
+            for part in parts
+        )
         if self.fused:
             try:
                 out = jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
