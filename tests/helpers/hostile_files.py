@@ -71,7 +71,7 @@ def archives() -> Iterator[Case]:
     yield "another name length", patched(good, local + 26, "<H", 7), "m/data/0"
     yield "an extra field in front", patched(good, local + 28, "<H", 60_000), "m/data/0"
     yield "damaged data", good[: local + 40] + b"\xff" + good[local + 41 :], "'0' is corrupt"
-    yield "damaged pickle", good.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v3"), "data.pkl is damaged"
+    yield "damaged pickle", good.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v3"), "data.pkl is corrupt"
     yield "both checksums changed", patched(patched(good, last + 16, "<I", 1), local + 14, "<I", 1), "'0' is corrupt"
     yield (
         "two entries on the same bytes",

@@ -67,7 +67,7 @@ def evaluate(
 
     Raises:
       UserError: options that are not allowed, missing weights of a metric, or an output folder with an evaluation of
-        another protocol.
+        a different protocol.
     """
     given = build(EvaluateOptions, options)
     evaluation = _start(pipeline, given, checkpoint, vae)

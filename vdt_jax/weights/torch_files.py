@@ -103,7 +103,7 @@ class _Archive:
                 raise
             raise UnsafeFileError(f"not a zip archive that can be read ({shown(error)})") from None
         if comment or disk or first_disk or here != entries or entries != min(len(infos), 0xFFFF):
-            raise UnsafeFileError("an archive with a comment, in parts, or with a wrong number of entries")
+            raise UnsafeFileError("an archive with a comment, in parts, or with a directory of wrong length")
         if offset not in (self._stop, _WIDE) or (infos and min(info.header_offset for info in infos)):
             raise UnsafeFileError("the directory or the first entry of the archive is not where the file says")
         if len({info.filename for info in infos}) != len(infos):
@@ -185,7 +185,7 @@ def _strided(flat: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarra
     if not (is_shape((offset,)) and is_shape(size) and is_shape(stride)):
         raise UnsafeFileError("a tensor's offset, size or stride is not what torch writes")
     if len(size) != len(stride):
-        raise UnsafeFileError("a tensor has a different number of strides than of dimensions")
+        raise UnsafeFileError(f"a tensor of {len(size)} dimensions has strides of {len(stride)}")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if math.prod(size) > 0 and last >= flat.size:
         raise UnsafeFileError(f"a tensor of size {size} reaches past its storage of {flat.size} numbers")
