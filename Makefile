@@ -57,7 +57,7 @@ torture: $(READY)
 	PYTHONPATH=.:tests $(BIN)/python tests/torture/values.py 300 0
 	PYTHONPATH=.:tests $(BIN)/python tests/torture/working_directories.py
 
-# Compiles VDT-L/2 for TPU pods on this CPU: minutes a row. ROWS=v5e:4x4/16 for one of them.
+# Compiles VDT-L/2 for TPU pods on this CPU: minutes per row. ROWS=v5e:4x4/16 for one of them.
 pod-check: $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[tpu]' --constraint constraints.txt
 	$(BIN)/python benchmarks/pod_check.py $(if $(ROWS),--rows=$(ROWS))
@@ -70,7 +70,7 @@ $(GPU)/.ready: $(READY)
 	  nvidia-cuda-nvcc nvidia-nvvm nvidia-cudnn-cu13
 	@touch $@
 
-# Compiles training, sampling and the autoencoder for an H100 on this CPU: minutes a row. ROWS=S/2 for one of them.
+# Compiles training, sampling and the autoencoder for an H100 on this CPU: minutes per row. ROWS=S/2 for one of them.
 gpu-check: $(GPU)/.ready
 	PYTHONPATH=.:$(GPU) $(BIN)/python benchmarks/gpu_check.py $(if $(ROWS),--rows=$(ROWS))
 

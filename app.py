@@ -66,7 +66,7 @@ def page(gr: Any, studio: Studio) -> Any:
         gr.Markdown(f"# vdt_jax\n{num_frames} frames of {height}x{width}; larger videos are cropped and resized.")
         with gr.Row():
             with gr.Column():
-                file = gr.File(label="Video, GIF, picture or .npz; none: a held-out clip", elem_id="file")
+                file = gr.File(label="Video, GIF, image or .npz; none: a held-out clip", elem_id="file")
                 task = gr.Dropdown([*TASKS, PAINTED], value="predict", label="What is generated", elem_id="task")
                 given = "Frames given (predict, backward)"
                 num_given = gr.Slider(1, num_frames - 1, num_frames // 2, step=1, label=given)
@@ -75,7 +75,7 @@ def page(gr: Any, studio: Studio) -> Any:
                 seed = gr.Number(0, precision=0, minimum=0, label="Seed", elem_id="seed")
                 button = gr.Button("Generate", variant="primary", elem_id="generate")
             with gr.Column():
-                gr.Markdown("given | sample | truth")  # a label would cover the picture
+                gr.Markdown("given | sample | truth")  # a label would cover the image
                 comparison = gr.Image(show_label=False, elem_id="comparison", buttons=["fullscreen"])
                 video = gr.File(label="The sample", elem_id="sample")
                 gr.Markdown(f"For `{PAINTED}`: paint over the region to generate.")

@@ -1,4 +1,4 @@
-"""Convert PyTorch weights of a VDT, without torch and without trusting the file; and back.
+"""Convert the PyTorch weights of a VDT to vdt_jax, or back; needs no torch and executes nothing from the file.
 
     python convert_torch_ckpt.py --input=model.pt --output=checkpoints/sky
     python convert_torch_ckpt.py --to_torch --input=checkpoints/sky --output=sky.safetensors

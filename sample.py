@@ -1,12 +1,12 @@
 """Sample a checkpoint: any task, any mask, any length, on your own video or on held-out clips of its training data.
 
     python sample.py --task=interpolation --input=clip.mp4 --output=samples/out.mp4
-    python sample.py --input=clip.mp4 --mask=hole.png                # white is generated
-    python sample.py --task=predict --input=clip.mp4 --extend=200    # and backward
+    python sample.py --input=clip.mp4 --mask=hole.png                # the white region is generated
+    python sample.py --task=predict --input=clip.mp4 --extend=200    # or --task=backward
     python sample.py --input=clip.mp4 --fps_factor=4
 
 A latent-space model needs --vae, the autoencoder that it was trained with. For each sample OUT: OUT.mp4 (or .npz),
-OUT.gif (given | sample | truth), OUT.png (the same as rows of frames), and index.html, which shows them.
+OUT.gif (given | sample | truth), OUT.png (the same three, one row of frames each), and index.html, which shows them.
 docs/sampling.md has examples of everything.
 """
 
@@ -35,9 +35,9 @@ _VAE = flags.DEFINE_string("vae", None, "Autoencoder: a folder, a file, or a rep
 _TRUST_DATA = flags.DEFINE_bool("trust_data", False, "Import the class of clips that the checkpoint's config names.")
 _VAE_DTYPE = flags.DEFINE_enum("vae_dtype", "float32", ["float32", "bfloat16"], "What the autoencoder computes in.")
 _INPUT = flags.DEFINE_multi_string(
-    "input", None, "A video, picture, folder of frames or videos, list, .npz, .npy or .pt; default: held-out clips."
+    "input", None, "A video, image, folder of frames or videos, list, .npz, .npy or .pt; default: held-out clips."
 )
-_OUTPUT = flags.DEFINE_string("output", "samples/sample.mp4", ".mp4, .npz, or .gif or .png for pictures only.")
+_OUTPUT = flags.DEFINE_string("output", "samples/sample.mp4", ".mp4 or .npz; .gif or .png for the comparison alone.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print shapes, memory and time, and write nothing.")
 cli.define_flags(SampleOptions)
 
@@ -47,7 +47,7 @@ def main(_) -> None:
     check_output(_OUTPUT.value)
     cli.quiet_start()
     if _CHECKPOINT.value == DEMO:
-        print("checkpoint: the bundled demo model (moving digits); --checkpoint names another")
+        print("checkpoint: the bundled demo model (moving digits); choose another with --checkpoint")
     pipe = Pipeline.load(_CHECKPOINT.value, vae=_VAE.value, vae_dtype=_VAE_DTYPE.value, trust_data=_TRUST_DATA.value)
     arguments = dataclasses.asdict(options)
     if _DRY_RUN.value:

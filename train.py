@@ -119,7 +119,7 @@ def open_run(config: TrainConfig, workdir: epath.Path, stop_after: int | None, m
     """The run of a working directory. Writes config.json, which describes the run from now on.
 
     Raises:
-      UserError: devices, data or `init_from` do not fit the config, the working directory is that of another run, or
+      UserError: devices, data or `init_from` do not fit the config, the working directory is of a different run, or
         the processes were started with different values.
     """
     check_same_run(workdir, config.as_json())

@@ -39,7 +39,7 @@ PARTS = {
     5: "the official code (--official)",
     6: "one training step by group of kernels",
 }
-TRAINING = {  # batch sizes, rematerialisation, blocks an iteration of the scan
+TRAINING = {  # batch sizes, rematerialisation, blocks per iteration of the scan
     "VDT-L/2": ((8, "matmuls", 1), (8, "matmuls", 28), (8, "none", 1), (16, "matmuls", 1), (32, "full", 1)),
     "VDT-S/2": ((8, "matmuls", 1), (8, "none", 12), (64, "matmuls", 1), (64, "matmuls", 12), (128, "matmuls", 1)),
 }

@@ -2,7 +2,7 @@
 
     python benchmarks/data.py --input=FOLDER_OF_VIDEOS --sections=decode,latents,index,memory
 
-decode: clips a second from random places of the same files, ours (cropped, antialiased, in a process with limits)
+decode: clips per second from random places of the same files, ours (cropped, antialiased, in a process with limits)
 beside decord, OpenCV and PyAV by hand (opened, searched, decoded, resized), all on one core; then the whole pipeline.
 latents: the share of its time that a step would wait, at the pace of an accelerator, with a cache of random latents.
 index: seconds to index 10,000 files, and to load the index. memory: of a process that serves a million clips.
@@ -37,7 +37,7 @@ _SERVED = flags.DEFINE_integer("served", 1_000_000, "Clips of memory.")
 _SIZE = flags.DEFINE_integer("size", 64, "Height and width of frames in decode.")
 
 _FRAMES = 16
-_RATES = {"VDT-L/2": (37, 32), "VDT-S/2": (740, 256)}  # assumed samples a second of one H100, batch
+_RATES = {"VDT-L/2": (37, 32), "VDT-S/2": (740, 256)}  # assumed samples per second of one H100, batch
 _SECONDS = 20.0  # of each measurement
 
 
@@ -89,7 +89,8 @@ def rate_of(read: Callable[[Sequence[int], int], object], starts: Sequence[int],
 def decode() -> None:
     (root, found), size = find_videos(_INPUT.value), _SIZE.value
     print(
-        f"| clips a second, {_FRAMES} frames of {size}x{size} | ours | PyAV | OpenCV | decord |\n|---|---|---|---|---|"
+        f"| clips per second, {_FRAMES} frames of {size}x{size} | ours | PyAV | OpenCV | decord |\n"
+        "|---|---|---|---|---|"
     )
     known, cores = index_videos(root, found, Decoders()), os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
@@ -114,7 +115,7 @@ def decode() -> None:
     for workers in (1, 2):
         stream = batches(source, batch_size=8, seed=0, num_threads=workers)
         rate = 8 * per_second(lambda _: next(stream), _CLIPS.value // 4)  # noqa: B023
-        print(f"all of them in shuffled order, {workers} decoding process(es): {rate:.1f} clips a second", flush=True)
+        print(f"all of them in shuffled order, {workers} decoding process(es): {rate:.1f} clips per second", flush=True)
 
 
 def latents() -> None:
@@ -132,14 +133,14 @@ def latents() -> None:
         for threads in (1, 2):
             stream = batches(source, batch_size=32, seed=0, num_threads=threads)
             rate = 32 * per_second(lambda _: next(stream), 30)  # noqa: B023
-            print(f"latents 16x32x32x4 with {threads} thread(s): {rate:.0f} clips a second", flush=True)
+            print(f"latents 16x32x32x4 with {threads} thread(s): {rate:.0f} clips per second", flush=True)
             for model, (pace, batch_size) in _RATES.items():
                 share = waiting(source, pace, batch_size, threads)
-                print(f"  {model}, {pace} samples a second: waits {100 * share:.2f} %", flush=True)
+                print(f"  {model}, {pace} samples per second: waits {100 * share:.2f} %", flush=True)
 
 
 def waiting(source: object, pace: float, batch_size: int, threads: int) -> float:
-    """The share of its time that a training step waits for data, if it could process `pace` samples a second."""
+    """The share of its time that a training step waits for data, if it could process `pace` samples per second."""
     stream = batches(source, batch_size=batch_size, seed=0, num_threads=threads)  # type: ignore[arg-type]
     next(stream)
     start, waited = time.perf_counter(), 0.0

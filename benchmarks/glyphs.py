@@ -13,7 +13,7 @@ NOTHING = 10  # for a frame that is nearer to black than to any glyph
 
 @functools.cache
 def glyphs() -> tuple[np.ndarray, np.ndarray]:
-    """Every digit at every second eighth of a pixel: pictures (N, 1, h, w) in [0, 1], and their digits (N,)."""
+    """Every digit at every second eighth of a pixel: images (N, 1, h, w) in [0, 1], and their digits (N,)."""
     tiles = [tile for phases in glyph_tiles() for tile in phases[::2, ::2].reshape(-1, *phases.shape[2:])]
     height, width = max(tile.shape[0] for tile in tiles), max(tile.shape[1] for tile in tiles)
     padded = [np.pad(tile, ((0, height - tile.shape[0]), (0, width - tile.shape[1]))) for tile in tiles]
@@ -25,7 +25,7 @@ def digits_shown(video: jax.Array) -> jax.Array:
     """For each frame of a video (F, H, W, 1) in [-1, 1] the nearest by squared distance, (F,): a digit or NOTHING."""
     pictures, digits = map(jnp.asarray, glyphs())
     frames = (jnp.clip(jnp.moveaxis(video, -1, 1), -1, 1) + 1) / 2
-    beyond = [(0, side - 1) for side in pictures.shape[2:]]  # pictures are as large as the largest glyph
+    beyond = [(0, side - 1) for side in pictures.shape[2:]]  # images are as large as the largest glyph
     overlap = jax.lax.conv_general_dilated(frames, pictures, (1, 1), beyond)
     # Without the square of the frame, which is a part of all of its distances.
     distances = (pictures**2).sum((1, 2, 3))[None] - 2 * overlap.max((2, 3))

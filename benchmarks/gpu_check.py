@@ -137,7 +137,7 @@ def sizes_of_recipe(name: str) -> dict[str, Any]:
 
 
 def bandwidth() -> float:
-    """Bytes a second that the memory of the target moves."""
+    """Bytes per second that the memory of the target moves."""
     found = re.search(r"memory_bandwidth: (\d+)", TARGET.read_text())
     assert found, f"{TARGET} states no memory_bandwidth"
     return float(found.group(1))

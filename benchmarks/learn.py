@@ -25,7 +25,7 @@ import numpy as np
 from json_lines import read_lines
 
 PART_BYTES = 16 << 20
-ENDING = 120.0  # seconds of the last call that are kept for validation, pictures, and writing the weights
+ENDING = 120.0  # seconds of the last call that are kept for validation, images, and writing the weights
 _SAVING = 30.0  # seconds that a save after SIGTERM may take
 _OUT_OF_REACH = 10_000_000  # steps
 _STOPPED = 75  # exit code of train.py after SIGTERM
@@ -94,7 +94,7 @@ def reachable(workdir: Path, seconds: float) -> int:
 
 
 def export(workdir: Path, output: Path) -> None:
-    """Writes the newest EMA weights, the config, the metrics, a table and pictures."""
+    """Writes the newest EMA weights, the config, the metrics, a table and images."""
     import jax
     from ml_dtypes import bfloat16
 

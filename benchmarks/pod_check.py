@@ -43,7 +43,7 @@ class Row(NamedTuple):
     model: str = "VDT-L/2"
 
 
-# v5e has 16 GiB a chip, v6e 32, v5p 95.
+# v5e has 16 GiB per chip, v6e 32, v5p 95.
 ROWS = (
     Row("v5e:16x16", 16, 1, "full"),
     Row("v6e:16x16", 1, 2, "matmuls"),
@@ -121,7 +121,7 @@ def problems(found: list[dict]) -> list[str]:
             same = all(small[key] == large[key] for key in ("fsdp", "batch_per_chip", "remat", "grad_accum"))
             kinds = {row["topology"].split(":")[0] for row in (small, large)}
             if same and len(kinds) == 1 and small["chips"] < large["chips"] and large["peak"] > 1.02 * small["peak"]:
-                wrong.append(f"{large['topology']}: {large['peak']} GiB a chip, {small['topology']}: {small['peak']}")
+                wrong.append(f"{large['topology']}: {large['peak']} GiB per chip, {small['topology']}: {small['peak']}")
     return wrong
 
 

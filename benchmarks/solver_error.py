@@ -29,10 +29,10 @@ _TASK = flags.DEFINE_string("task", "predict", "As for sample.py.")
 _NUM_CLIPS = flags.DEFINE_integer("num_clips", 8, "Held-out clips.")
 _STEPS = flags.DEFINE_multi_integer("steps", [5, 10, 20, 50, 100], "Network calls; may be given more than once.")
 _REFERENCE = flags.DEFINE_integer("reference", 1000, "Steps of ddim for the reference solution.")
-_PLOT = flags.DEFINE_string("plot", None, "A picture of the table.")
+_PLOT = flags.DEFINE_string("plot", None, "Write a plot of the table to this file.")
 _OUTPUT = flags.DEFINE_string("output", "runs/benchmarks/solver_error.json", "The report.")
 
-# Each solver with all spacings of its steps; ddpm, which solves another equation, with one.
+# Each solver with all spacings of its steps; ddpm, which solves a different equation, with one.
 _SAMPLERS = {
     "ddim": ddim,
     "dpm_solver_pp": dpm_solver_pp,

@@ -4,7 +4,7 @@
 
 The blocks are scanned, so that a deep network compiles about as fast as a shallow one. A start is that of train.py or
 of sample.py with the bundled model, in a process of its own, with a compilation cache that is empty and then with the
-cache that this left. Beside the time on the clock is the processor time, which other work changes less.
+cache that this left. Beside the time on the clock is the CPU time, which other work changes less.
 """
 
 import functools
@@ -38,7 +38,7 @@ _ROOT = Path(__file__).parent.parent
 
 def main(_) -> None:
     rows = []
-    compile_seconds(1)  # what is done once a process
+    compile_seconds(1)  # what is done once per process
     for depth in _DEPTHS.value:
         taken = sorted(compile_seconds(depth) for _ in range(_REPEATS.value))
         median = taken[len(taken) // 2]

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
         held_out_path=config_dict.placeholder(str),  # another folder or list that is held out
         held_out=config_dict.placeholder(float),  # or a share of the videos: 0.1
         stride=config_dict.placeholder(int),  # frames of the video from one frame of a clip to the next: 1
-        fps=config_dict.placeholder(float),  # or frames a second of a clip, whatever the videos'
+        fps=config_dict.placeholder(float),  # or frames per second of a clip, whatever the videos'
         hop=config_dict.placeholder(int),  # frames of the video from one clip to the next: 4
         short=config_dict.placeholder(str),  # videos shorter than a clip: skip, or pad
         labels=config_dict.placeholder(bool),  # classes from folders, list or dataset; set model.num_classes
@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
         random_crop=config_dict.placeholder(float),  # smallest size of a random crop, e.g. 0.8
         random_flip=config_dict.placeholder(bool),
         max_bad=config_dict.placeholder(float),  # share of the videos that may be unreadable: 0.1
-        time_limit=config_dict.placeholder(float),  # seconds of processor time for decoding a clip: 10
+        time_limit=config_dict.placeholder(float),  # seconds of CPU time for decoding a clip: 10
         memory_limit=config_dict.placeholder(int),  # megabytes for decoding a clip: 3000
         feature=config_dict.placeholder(str),  # of a tfds dataset: video
         num_digits=config_dict.placeholder(int),  # of moving digits and moving MNIST: 2

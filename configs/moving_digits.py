@@ -2,7 +2,7 @@
 
     python train.py --config=configs/moving_digits.py --workdir=runs/digits
 
-2.38 M parameters, 16 frames of 32x32. One CPU core does 1.8 steps a second, so 25,000 steps take 4 hours; at the
+2.38 M parameters, 16 frames of 32x32. One CPU core does 1.8 steps per second, so 25,000 steps take 4 hours; at the
 rate of an H100 they take 6 minutes. The hard part is a digit that keeps its identity over the clip. Labels on
 some of the clips (`label_dropout`) and more noise (`noise_shift`), which hides single frames but not the whole clip,
 make that faster to learn.

@@ -5,7 +5,7 @@ r"""ViZDoom, 16 frames of 64x64 in colour: a random player walks through the roo
     python train.py --config=configs/vizdoom.py --config.data.name=tfds:DIR
     python train.py --config=configs/vizdoom.py:cpu --config.data.name=tfds:DIR     # 32x32, for two CPU cores
 
-Without --config.data.name clips are played during training, at 1.7 times the processor time. 24.1 M parameters
+Without --config.data.name clips are played during training, at 1.7 times the CPU time. 24.1 M parameters
 in bfloat16, patches of 4, meant for 18 minutes of one H100, and not trained yet. By `make gpu-check` a step takes at
 least 109 ms and 41 GiB there, so the 6,000 steps at least 11 minutes; 15 if the step takes 1.4 times its bound, as
 VDT-L/2's does (docs/benchmarks.md). `cpu` is the model of configs/moving_digits.py, 2.4 M parameters: docs/vizdoom.md

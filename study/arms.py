@@ -27,7 +27,7 @@ from vdt_jax.video import to_uint8
 MODEL = dict(num_frames=16, in_channels=1, hidden_size=64, depth=4, num_heads=4, learn_sigma=False, unroll=4)
 SMOKE = dict(hidden_size=16, depth=1, num_heads=2, unroll=1)
 ONE_DIGIT = {"name": "moving_digits", "num_digits": 1}
-# Datasets: options of the source, and sizes that give 9, 16 and 16 tokens a frame. `digits_32`: the bundled model's.
+# Datasets: options of the source, and sizes that give 9, 16 and 16 tokens per frame. `digits_32`: the bundled model's.
 DATASETS = {
     "digits": (ONE_DIGIT, dict(input_size=(24, 24), patch_size=8)),
     "digits_32": (ONE_DIGIT, dict(input_size=(32, 32), patch_size=8, hidden_size=128, depth=6, unroll=6)),

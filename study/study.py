@@ -76,7 +76,7 @@ _DIGITS = flags.DEFINE_string("digits", None, "For --data=mnist, the file of dig
 _ARMS = flags.DEFINE_list("arms", list(ARMS), "Arms to train now.")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of initialisation, data order, masks and noise.")
 _STEPS = flags.DEFINE_integer("steps", 1750, "Training steps of an arm, all of its models together.")
-_NUM_CLIPS = flags.DEFINE_integer("num_clips", 64, "Held-out clips a task.")
+_NUM_CLIPS = flags.DEFINE_integer("num_clips", 64, "Held-out clips per task.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "A tiny model, 14 steps, two clips: a smoke test; its numbers mean nothing.")
 _SHOWN = 4  # clips whose samples are kept
 

@@ -31,7 +31,7 @@ def test_arguments_of_the_launchers_are_those_of_the_recipe():
 
 
 def fake(folder: Path, name: str, body: str) -> None:
-    """An executable on PATH that logs its arguments, one call a line, and runs `body`."""
+    """An executable on PATH that logs its arguments, one call per line, and runs `body`."""
     file = folder / name
     file.write_text(f'#!/bin/bash\necho "{name} $*" >> "{folder}/calls"\n{body}\n')
     file.chmod(0o755)

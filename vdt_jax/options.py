@@ -26,7 +26,7 @@ from vdt_jax.errors import UserError
 
 Options = TypeVar("Options")
 _SATISFIES = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
-_LARGEST = 2**31 - 1  # of an integer without another limit: jax's integers are int32
+_LARGEST = 2**31 - 1  # of an integer without any other limit: jax's integers are int32
 _KINDS = {bool: "true or false", int: "an integer", float: "a number", str: "a text", dict: "a mapping"}
 
 

@@ -32,7 +32,7 @@ def progress(what: str, total: int, unit: str = "B") -> Iterator[Callable[[int],
 
 @contextlib.contextmanager
 def steps_progress(what: str, unit: str = "step") -> Iterator[Callable[[int, int], object]]:
-    """`progress` for work whose total is known only once it runs; yields a function of steps done and steps in all."""
+    """`progress` for work whose total is known only once it runs; yields a function of steps done and their total."""
     with contextlib.ExitStack() as stack:
         done, update = 0, None
 

@@ -29,7 +29,7 @@ def test_every_file_is_served_listed_or_short_and_no_look_is_long(outcome):
 
 
 def test_what_does_not_end_is_ended_in_time(outcome):
-    """What sleeps, by the clock; what computes, by its own processor time."""
+    """What sleeps, by the clock; what computes, by its own CPU time."""
     looks = {os.path.basename(path): look for path, look in outcome.looks.items()}  # noqa: PTH119
     assert 0.9 * LIMIT < looks["hangs.mp4"][0] < LIMIT + 5
     assert 0.9 * LIMIT < looks["spins.mp4"][1] < 1.5 * LIMIT
@@ -74,7 +74,7 @@ def test_a_file_that_goes_away_during_the_run_is_replaced(tmp_path):
     (tmp_path / "videos" / "b.mp4").unlink()
     first = [next(batches(source, batch_size=4, seed=0))["video"] for _ in range(2)]
     np.testing.assert_array_equal(*first)
-    assert "no file" in (tmp_path / "bad.jsonl").read_text()
+    assert "file not found" in (tmp_path / "bad.jsonl").read_text()
     (tmp_path / "videos" / "c.mp4").unlink()
     with pytest.raises(UserError, match="2 of 4 videos cannot be read"):
         next(batches(source, batch_size=4, seed=0))

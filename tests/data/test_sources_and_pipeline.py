@@ -105,7 +105,7 @@ def test_video_folder_stride_skips_frames(folder):
     ("options", "message"),
     [
         ({"path": ""}, "config.data.path=FOLDER"),
-        ({"path": "/nowhere"}, "no folder /nowhere"),
+        ({"path": "/nowhere"}, "folder not found: /nowhere"),
         ({"stride": 30}, "the longest has"),
         ({"hop": 0}, "data.hop must be >= 1, got 0"),
     ],

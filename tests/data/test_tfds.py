@@ -62,7 +62,9 @@ def test_a_dataset_does_not_name_code_to_import(dataset, tmp_path, monkeypatch, 
 
 
 def test_datasets_of_communities_are_not_fetched():
-    with pytest.raises(UserError, match="no folder kaggle:videos, and community datasets of tfds are not read"):
+    with pytest.raises(
+        UserError, match="folder not found: kaggle:videos; community datasets of tfds are not supported"
+    ):
         make_source({"name": "tfds:kaggle:videos"}, (4, 8, 12, 3), "train")
     with pytest.raises(UserError, match="no_such_set") as refused:  # a version, not a community
         make_source({"name": "tfds:no_such_set:1.0.0"}, (4, 8, 12, 3), "train")

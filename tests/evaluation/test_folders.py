@@ -115,7 +115,7 @@ def test_one_length_and_size(pair, tmp_path, change):
         ({"ssim_border": 8}, "ssim_border must be < 8 for frames of 16x24, got 8"),
         ({"output": None}, "output must name a folder for the report, got none"),
         ({"truth": None}, "samples and truth must both name a folder, got samples=.* and truth=None"),
-        ({"truth": "/nowhere"}, "no folder /nowhere"),
+        ({"truth": "/nowhere"}, "folder not found: /nowhere"),
     ],
 )
 def test_mistakes(pair, tmp_path, options, message):

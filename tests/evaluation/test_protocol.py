@@ -55,6 +55,6 @@ def test_which_clips(caplog):
     assert list(chosen_clips(10, 3, 1, 4)) == [1, 5, 9] and list(chosen_clips(10, 3, 2, 5)) == [2, 7]
     assert list(chosen_clips(10, 3, every=None)) == [0, 3, 6] and list(chosen_clips(10, 4, 7, None)) == [7, 8, 9]
     assert len(caplog.records) == 3  # not where there are enough
-    assert "2 clips are measured, not num_clips=99: there are 10 in all (first_clip=8, every=1)" in caplog.text
+    assert "2 clips are measured, not num_clips=99: there are 10 in total (first_clip=8, every=1)" in caplog.text
     with pytest.raises(UserError, match="first_clip must be < 10, the clips of the split, got 10"):
         chosen_clips(10, 1, 10)

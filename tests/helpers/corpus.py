@@ -49,7 +49,7 @@ class Outcome(NamedTuple):
 
 
 def timer_seconds(worker):
-    """Processor time of a decoding process by the clock of its own timer, which counts ticks; 0 after its end.
+    """CPU time of a decoding process by the clock of its own timer, which counts ticks; 0 after its end.
 
     Under load the ticks can exceed the exact time by a tenth or more.
     """

@@ -70,9 +70,9 @@ def archives() -> Iterator[Case]:
     yield "another name in front", good[: local + 30] + b"m/data/9" + good[local + 38 :], "m/data/0"
     yield "another name length", patched(good, local + 26, "<H", 7), "m/data/0"
     yield "an extra field in front", patched(good, local + 28, "<H", 60_000), "m/data/0"
-    yield "damaged data", good[: local + 40] + b"\xff" + good[local + 41 :], "'0' is damaged"
-    yield "damaged pickle", good.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v3"), "data.pkl is damaged"
-    yield "both checksums changed", patched(patched(good, last + 16, "<I", 1), local + 14, "<I", 1), "'0' is damaged"
+    yield "damaged data", good[: local + 40] + b"\xff" + good[local + 41 :], "'0' is corrupt"
+    yield "damaged pickle", good.replace(b"_rebuild_tensor_v2", b"_rebuild_tensor_v3"), "data.pkl is corrupt"
+    yield "both checksums changed", patched(patched(good, last + 16, "<I", 1), local + 14, "<I", 1), "'0' is corrupt"
     yield (
         "two entries on the same bytes",
         patched(good, last + 42, "<I", struct.unpack_from("<I", good, first + 42)[0]),
@@ -84,7 +84,7 @@ def archives() -> Iterator[Case]:
     yield "a part of several", patched(good, end + 4, "<2H", 1, 1), "parts"
     yield "the directory elsewhere", patched(good, end + 16, "<I", 7), "directory"
     yield "a comment", patched(good, end + 20, "<H", 3) + b"abc", ""
-    yield "bytes after the end", good + b"\0", "end record"
+    yield "bytes after the end", good + b"\0", "no end-of-central-directory record"
     yield "another archive after the end", good + archived(b"\x80\x02}."), ""
     yield "bytes before the start", b"\x80\x02}." + good, "directory"
     yield "a pickle before the start", pickle.dumps({"a": 1}) + good, "directory"

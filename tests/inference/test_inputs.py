@@ -20,7 +20,7 @@ def counted(num_frames=40, size=16):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Videos whose frame n is grey 6 n, at 30 and 60 frames a second."""
+    """Videos whose frame n is grey 6 n, at 30 and 60 frames per second."""
     folder = tmp_path_factory.mktemp("videos")
     write_video(folder / "a30.mp4", counted(), 30)
     write_video(folder / "more" / "b60.mp4", counted(), 60)

@@ -136,7 +136,7 @@ def test_a_rate_that_no_player_shows_is_refused_before_any_work(pipe, video, tmp
 
 @pytest.fixture(scope="module")
 def counted(tmp_path_factory):
-    """A folder of two videos whose frame n is grey 6 n, at 30 and 60 frames a second."""
+    """A folder of two videos whose frame n is grey 6 n, at 30 and 60 frames per second."""
     folder = tmp_path_factory.mktemp("counted")
     frames = np.broadcast_to(6 * np.arange(40, dtype=np.uint8)[:, None, None, None], (40, H, W, 3))
     write_video(folder / "a30.mp4", frames, 30)
@@ -355,7 +355,10 @@ def test_the_cost_is_measured_and_nothing_is_written(pipe, video, tmp_path):
         (lambda pipe, video: pipe.predict([]), "input must name at least one video, got an empty list"),
         (lambda pipe, video: pipe.predict(5), "must be a path or an array, got a value of type int"),
         (lambda pipe, video: pipe.inpaint(video, [[1]]), "must be a path or an array, got a value of type list"),
-        (lambda pipe, video: pipe.inpaint(video, None), "inpaint needs a mask, a picture, video, .npz or array, got"),
+        (
+            lambda pipe, video: pipe.inpaint(video, None),
+            r"inpaint needs a mask \(an image, video, .npz or array\), got",
+        ),
         (lambda pipe, video: pipe.diffusion(0), "steps must be >= 1, got 0"),
         (
             lambda pipe, video: pipe.complete(video[None, :F], None, None, diffusion=None),

@@ -315,7 +315,7 @@ def test_a_repository_of_the_hub_is_fetched_or_said_to_be_missing(tiny, monkeypa
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(hub, "snapshot_download", offline, raising=False)
-    with pytest.raises(UserError, match=r"did not give that repository \(no route\)"):
+    with pytest.raises(UserError, match=r"cannot be fetched from the hub \(no route\)"):
         load_autoencoder("somebody/some-vae")
     monkeypatch.setattr(hub, "snapshot_download", lambda name, allow_patterns: str(FOLDER))
     assert load_autoencoder("somebody/some-vae")[0] == tiny[0]

@@ -106,7 +106,7 @@ def test_a_cache_is_continued_and_its_damaged_shards_are_written_again(cache, vi
     with pytest.raises(UserError, match="2 of its 3 shards"):
         source_of(copy)
     (copy / "shard_00001.json").write_text("")
-    with pytest.raises(UserError, match=r"shard_00001\.json is damaged: run prepare.py again"):
+    with pytest.raises(UserError, match=r"shard_00001\.json is corrupt: re-run prepare.py to repair it"):
         source_of(copy)
     (copy / "shard_00000.npy").unlink()
     data = bytearray(before["shard_00002.npy"])
@@ -180,7 +180,7 @@ def test_a_damaged_cache_is_noticed_while_it_is_read(cache, tmp_path, damage):
         file.write_bytes({"changed": data, "cut": data[: len(data) // 2]}.get(damage, b""))
         if damage == "gone":
             file.unlink()
-    with pytest.raises(UserError, match=r"shard_0000\d\.npy is damaged"):
+    with pytest.raises(UserError, match=r"shard_0000\d\.npy is corrupt"):
         source_of(copy).clip(0)
 
 

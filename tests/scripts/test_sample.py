@@ -166,7 +166,7 @@ def test_extend_forward(run, inputs, caplog):
         assert out.shape == (13, H, W, 3)
         np.testing.assert_array_equal(out[:2, ..., :1], truth([0, 1]))
     assert np.abs(out.astype(int) - sampled(folder, "out_0.npz")).max() > 20
-    assert "out_1.npz: frames 0-1 of 13 given; 8 frames a second" in caplog.text
+    assert "out_1.npz: frames 0-1 of 13 given; 8 frames per second" in caplog.text
 
 
 def test_extend_backward_to_an_mp4(run, inputs):
@@ -248,12 +248,12 @@ def test_a_page_of_somebody_else_is_not_overwritten(run, tmp_path):
             "overlap must be from 1 to 2, .* has 3 given frames; got 3",
         ),
         (["--fps_factor=2", "--input=DIR/a.png"], "nothing between them"),
-        (["--input=DIR/none.mp4"], "no file"),
+        (["--input=DIR/none.mp4"], "file not found"),
         (["--input=DIR/hole.npz"], "holds mask: an array 'video' is needed"),
         (["--input=DIR/short.mp4"], r"from frame 0 at stride 1 has only 2 frame\(s\), but frame 2"),
         (["--input=DIR/short.mp4", "--start=2"], "has no frame 2"),
         (["--input=DIR/short.mp4", "--extend=3"], "has only 2 such frames: choose a smaller num_given"),
-        (["--mask=DIR/none.png"], "no mask"),
+        (["--mask=DIR/none.png"], "mask not found"),
         (["--mask=DIR/a.mp4", "--input=DIR/a.mp4"], "nothing white"),
         (["--mask=DIR/hole.png"], "32x48 .* 16x24 is needed"),
         (["--mask=DIR/wide.png", "--input=DIR/a.mp4"], "8x9 .* 16x24 or 32x48 is needed"),
@@ -263,7 +263,7 @@ def test_a_page_of_somebody_else_is_not_overwritten(run, tmp_path):
         (["--input=DIR/flat.npz"], r"shape \(5, 5, 5\)"),
         (["--input=DIR/large.npz"], r"not in \[-1, 1\]"),
         (["--input=DIR/broken.npz"], "cannot be read"),
-        (["--input=DIR/broken.pt"], "was not loaded"),
+        (["--input=DIR/broken.pt"], "cannot be loaded"),
     ],
 )
 def test_mistakes(run, inputs, arguments, message, tmp_path):

@@ -215,7 +215,7 @@ MISTAKES = [
     ([DIGITS, "--config.optimizer.frozen=blocs"], "optimizer.frozen=blocs matches no parameter"),
     ([DIGITS, "--num_processes=2"], "also needs coordinator and process_id"),
     ([f"--config={ROOT}/configs/video_folder_tiny.py"], "add --config.data.path=FOLDER"),
-    ([f"--config={ROOT}/configs/video_folder_tiny.py", "--config.data.path=/nowhere"], "no folder /nowhere"),
+    ([f"--config={ROOT}/configs/video_folder_tiny.py", "--config.data.path=/nowhere"], "folder not found: /nowhere"),
 ]
 
 
@@ -257,7 +257,7 @@ def test_a_run_without_a_finite_loss_is_stopped(tmp_path):
     left_out = [line for line in done.stdout.splitlines() if line.startswith("WARNING")]
     assert [re.search(r"step (\d) is skipped", line)[1] for line in left_out] == list("34567")
     clips = clip_numbers(1 << 20, 0, range(4, 6))
-    assert left_out[0].endswith(f"1 skipped in all, 1 in a row; clips {clips[0]}, {clips[1]}")
+    assert left_out[0].endswith(f"1 skipped in total, 1 in a row; clips {clips[0]}, {clips[1]}")
 
 
 def test_a_mistake_in_sampling(workdir):

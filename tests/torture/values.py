@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "tests"))
 
-SECONDS = 5.0  # of processor time, after the imports
+SECONDS = 5.0  # of CPU time, after the imports
 GIBIBYTES = 3.0  # of memory, with all that is imported
 CLOCK = 120  # seconds, on a busy machine
 

@@ -145,7 +145,7 @@ def test_a_skipped_step_is_reported_with_its_clips(said):
     Run.report_skipped(RUN, 4, metrics(1), NEWEST)
     first, second = clip_numbers(100, 3, range(6, 8))
     assert said == [
-        f"step 4 is skipped: loss nan, gradient norm 2; 7 skipped in all, 1 in a row; clips {first}, {second}"
+        f"step 4 is skipped: loss nan, gradient norm 2; 7 skipped in total, 1 in a row; clips {first}, {second}"
     ]
 
 

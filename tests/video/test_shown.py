@@ -183,7 +183,7 @@ def test_an_empty_fourth_channel_of_raw_video_is_no_transparency(tmp_path):
 
 @pytest.mark.parametrize("name", ["a.mkv", "a.webm", "a.mov"])
 def test_a_rate_that_is_a_guess_is_taken_from_the_times_of_the_frames(tmp_path, name):
-    """A browser's recording counts milliseconds, and FFmpeg takes that for 1000 frames a second."""
+    """A browser's recording counts milliseconds, and FFmpeg takes that for 1000 frames per second."""
     codec = "libvpx" if name == "a.webm" else "libx264"
     times = [round(1000 * n / 30) for n in range(30)]
     write(tmp_path / name, count_up(30), times, codec=codec, rate=1000)

@@ -13,7 +13,7 @@ RATE = 48000
 
 
 def with_sound(path, codec, seconds=2.0, num_frames=60, offset=0):
-    """`count_up` at 30 frames a second with a rising tone, both `offset` thirtieths of a second late."""
+    """`count_up` at 30 frames per second with a rising tone, both `offset` thirtieths of a second late."""
     with av.open(os.fspath(path), "w") as container:
         film = container.add_stream("mpeg4", rate=30)
         film.height, film.width, film.pix_fmt = 32, 48, "yuv420p"

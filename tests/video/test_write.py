@@ -94,7 +94,7 @@ def test_frames_are_read_from_a_start_at_a_stride(tmp_path):
 
 def test_what_is_no_video_is_refused(tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"no video at all" * 100)
-    for path, message in [(tmp_path / "a.mp4", "cannot be decoded"), (tmp_path / "b.mp4", "no file")]:
+    for path, message in [(tmp_path / "a.mp4", "cannot be decoded"), (tmp_path / "b.mp4", "file not found")]:
         with pytest.raises(UserError, match=message):
             list(read_frames(path))
 

@@ -74,7 +74,7 @@ def test_the_pieces_make_an_array(tmp_path):
         (array(order=b">"), "little-endian"),
         (array(kind=b"cnumpy\ndtype\n"), "begun as NumPy does not"),
         (array(kind=b"cnumpy\nmatrix\n"), "numpy.matrix"),
-        (array()[:-2] + b"b.", "damaged"),
+        (array()[:-2] + b"b.", "corrupt"),
         (b"\x80\x03}" + text("w") + text("not an array") + b"s.", "holds a str"),
         (b"\x80\x03}q\x00" + text("w") + b"h\x00s.", "levels"),
         (b"\x80\x03}" + text("w") + b"K\x00Qs.", "opcode BINPERSID"),

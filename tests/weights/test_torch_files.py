@@ -130,7 +130,7 @@ def test_archives_that_torch_does_not_write(tmp_path):
     (tmp_path / "e.pt").write_bytes(b"\x80\x02}q\x00.")
     with pytest.raises(UnsafeFileError, match="not a zip archive"):
         load_torch(tmp_path / "e.pt")
-    with pytest.raises(UserError, match="no file"):
+    with pytest.raises(UserError, match="file not found"):
         load_torch(tmp_path / "f.pt")
 
 

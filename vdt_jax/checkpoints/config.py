@@ -76,7 +76,7 @@ def network_of(values: Mapping[str, Any]) -> VDT:
     """The network of a config's `model` section, which is checked before anything is computed.
 
     Raises:
-      UserError: an unknown key, or a value of another type or outside of its limits.
+      UserError: an unknown key, or a value of a wrong type or outside of its limits.
     """
     size = values.get("input_size")
     checked = {**values, "input_size": (size, size)} if type(size) is int else values
@@ -93,7 +93,7 @@ def network_of(values: Mapping[str, Any]) -> VDT:
     tokens = model.grid[0] * model.grid[1]
     if max(tokens, model.num_frames) * model.hidden_size > _MAX_TABLE:
         raise UserError(
-            f"model has {tokens} tokens a frame, {model.num_frames} frames and width {model.hidden_size}: "
+            f"model has {tokens} tokens per frame, {model.num_frames} frames and width {model.hidden_size}: "
             f"tokens x width and frames x width must each be <= {_MAX_TABLE}: choose smaller sizes"
         )
     return model

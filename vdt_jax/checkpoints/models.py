@@ -132,7 +132,7 @@ def start_from(path: str | os.PathLike, params: Any, fresh: Sequence[str] = ()) 
       fresh: paths like "y_embedder" or "blocks/temporal_fc" whose leaves are kept from `params`.
 
     Raises:
-      UserError: parameters that are missing, left over, of another shape, or named by `fresh` and unknown to `params`.
+      UserError: parameters that are missing, left over, of a wrong shape, or named by `fresh` and unknown to `params`.
     """
     loaded = load_model(path)[1]
     theirs, ours = (

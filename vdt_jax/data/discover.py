@@ -30,7 +30,7 @@ class Found(NamedTuple):
 def find_videos(path: str | os.PathLike) -> tuple[Path, list[Found]]:
     """The root and the videos of a folder, or of a .csv or .jsonl list, in natural order.
 
-    In a folder: files with the suffix of a video, animated WebP, and folders of pictures without a video among them.
+    In a folder: files with a video extension, animated WebP, and folders of images without a video among them.
     Links are followed, and no folder is entered twice. Names that begin with a dot are skipped. A list has columns (or
     keys) `path`, relative to the list, and optionally `label` and `split` (train, or held_out, val, validation, test).
 
@@ -43,9 +43,10 @@ def find_videos(path: str | os.PathLike) -> tuple[Path, list[Found]]:
     elif path.is_dir():
         root, found = path, list(_walk(path))
     else:
-        raise UserError(f"no folder {path}: name one with videos in it, or a .csv or .jsonl list")
+        problem = "neither a folder nor a list" if path.exists() else "folder not found"
+        raise UserError(f"{problem}: {path} (give a folder of videos, or a .csv or .jsonl list)")
     if not found:
-        raise UserError(f"no videos in {path}: looked for {', '.join(VIDEO_SUFFIXES)}, .webp and folders of pictures")
+        raise UserError(f"no videos in {path}: looked for {', '.join(VIDEO_SUFFIXES)}, .webp and folders of images")
     return root, sorted(found, key=lambda video: natural_key(video.name))
 
 

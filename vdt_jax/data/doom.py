@@ -89,13 +89,13 @@ class Vizdoom:
       split: `train` or `held_out`.
       scenario: one of SCENARIOS.
       num_clips: length of the source.
-      stride: tics of the game, which has 35 a second, from one frame to the next.
+      stride: tics of the game, which has 35 per second, from one frame to the next.
 
     Attributes:
       actions: names of the actions: buttons joined by `+`.
 
     Raises:
-      UserError: an unknown scenario, another number of channels, no clips, a stride < 1, or no package vizdoom.
+      UserError: an unknown scenario, a wrong number of channels, no clips, a stride < 1, or no package vizdoom.
     """
 
     num_classes = 1

@@ -1,9 +1,9 @@
-"""An index of the videos of a folder: length, size and frame times of each, or why it cannot be read.
+"""An index of the videos of a folder: length, size and timestamps of each, or why it cannot be read.
 
 It is made once, in parallel, and kept as JSON lines in the user's cache folder, since data is often read-only. An entry
 is valid while the path, the size and the modification time of its file are the same. Failures are kept if they are due
-to the file's content; failures due to a limit, a permission or a disk are retried, and so are folders of pictures,
-whose modification time does not change when a picture is repaired in place.
+to the file's content; failures due to a limit, a permission or a disk are retried, and so are folders of images,
+whose modification time does not change when an image is repaired in place.
 """
 
 import contextlib

@@ -16,7 +16,7 @@ from vdt_jax.errors import UserError
 DEBIAN = "/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz"
 _GARMENT = 28  # pixels
 _GARMENTS = 2  # in a clip
-_STEP = 0.1  # of the room between the walls, a frame
+_STEP = 0.1  # of the room between the walls, per frame
 _TEST_CLIPS = 10_000
 _TEST_SEED = 0
 
@@ -34,7 +34,7 @@ class MovingFashionMnist(Computed):
       path: Fashion-MNIST's train-images-idx3-ubyte.gz, that of Debian's package dataset-fashion-mnist by default.
 
     Raises:
-      UserError: another shape, or no garments there.
+      UserError: an unsupported shape, or no garments there.
     """
 
     def __init__(self, shape: tuple[int, int, int, int], split: str, path: str = DEBIAN):

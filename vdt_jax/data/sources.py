@@ -124,7 +124,7 @@ class CheckedSource:
         return len(self._source)
 
     def clip(self, number: int, rng: np.random.Generator | None = None) -> Clip:
-        """See `Source`; a UserError for a clip of another type, shape, dtype or label range."""
+        """See `Source`; a UserError for a clip of a wrong type, shape, dtype or label range."""
         clip = self._source.clip(number, rng)
         if not isinstance(clip, Mapping) or "video" not in clip:
             raise self._wrong(number, _described(clip), "a dict with video and label")

@@ -124,7 +124,7 @@ class Tfds:
         """The values of a record, and the VideoInfo of its video: an array, or the bytes of a file."""
         try:
             values = self._data[record]
-        except Exception as error:  # array_record, protobuf and tfds raise many types on a damaged file
+        except Exception as error:  # array_record, protobuf and tfds raise many types on a corrupt file
             raise UnreadableClip(f"cannot be read ({_line(error)})") from None
         video = values[self._feature]
         if isinstance(video, bytes):
@@ -159,7 +159,7 @@ def _open(dataset: str, split: str) -> tuple[Any, Any, bool]:
         _check_classes(folder)
     elif re.match(r"[\w-]+:(?![\d*])", dataset):  # a name may end with a version, as in mnist:3.*.*
         raise UserError(
-            f"no folder {dataset}, and community datasets of tfds are not read: prepare it in a folder first"
+            f"folder not found: {dataset}; community datasets of tfds are not supported: prepare it in a folder first"
         )
     with _refused(dataset, ImportError, NotImplementedError, ValueError, ParseError):  # ValueError: an unknown name
         builder = tfds.builder_from_directory(folder) if folder else tfds.builder(dataset, file_format="array_record")

@@ -104,7 +104,7 @@ class VideoFolder:
         self.num_classes = len(self.classes)
         if labels and (unknown := {video.label for video, _ in self._videos} - classes.keys()):
             names = ", ".join(sorted(unknown)[:5])
-            remedy = f"({len(unknown)} in all): remove them, or set data.labels=False"
+            remedy = f"({len(unknown)} in total): remove them, or set data.labels=False"
             raise UserError(f"{self._root} has classes that {path} lacks: {names} {remedy}")
 
     @property

@@ -13,8 +13,8 @@ Two mixtures are for training:
 `task_mask` is for sampling. The block of spatial_temporal and its frames are drawn as in the training mixture, since
 the model was not trained on other positions.
 
-The paper (Lu et al. 2024, arXiv 2305.13311, eq. 3) writes M = 1 for *given*; the official code has the opposite sign,
-as here.
+The paper (Lu et al. 2024, arXiv 2305.13311, eq. 3) writes M = 1 for *given*; the official code, like this one,
+writes the opposite.
 """
 
 from typing import Any
@@ -61,8 +61,8 @@ def block_mask(key: Key[Array, ""], grid: tuple[int, int]) -> Bool[Array, "h w"]
     rejected if a side is not smaller than the grid's, or if it adds no new cell or more cells than are missing; ten
     rejections in a row end the mask.
 
-    A fixed number of rectangles is tried, since devices that share a batch would need a collective, or the
-    host, to find out whether all of its masks are done. The number is sufficient: of 48,000 masks, on grids
+    A fixed number of rectangles is tried: in a while loop, devices that share a batch would need a collective, or the
+    host, to find out whether all masks of the batch are complete. The number is sufficient: of 48,000 masks, on grids
     of 8 to 32 cells, none needed more than 46.
     """
     height, width = grid
@@ -140,7 +140,7 @@ def official_mask(key: Key[Array, ""], task: Int[Array, ""], shape: tuple[int, i
     """One mask of the official mixture, for the task with this index and 16 frames; may be empty.
 
     Raises:
-      UserError: another number of frames, for which the official masks are not defined.
+      UserError: a number of frames other than 16, for which the official masks are not defined.
     """
     num_frames = shape[0]
     if num_frames != 16:
@@ -207,7 +207,7 @@ def task_mask(
       mixture: the mask mixture that the weights were trained with.
 
     Raises:
-      UserError: an unknown task or mixture, num_given out of range, or num_given for another task.
+      UserError: an unknown task or mixture, num_given out of range, or num_given for any other task.
     """
     num_frames = shape[0]
     _check_mixture(mixture)

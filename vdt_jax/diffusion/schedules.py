@@ -156,7 +156,7 @@ def respace_timesteps(schedule: NoiseSchedule, timestep_respacing: str) -> Int[n
         arXiv 2305.08891); "logsnr16" is even in log(alpha / sigma), which suits ODE solvers.
 
     Raises:
-      UserError: text of another form, or a count that does not fit the timesteps.
+      UserError: text of any other form, or a count that does not fit the timesteps.
     """
     total = len(schedule)
     if not timestep_respacing:

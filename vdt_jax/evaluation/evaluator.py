@@ -59,7 +59,7 @@ def evaluate(
     Args:
       pipeline: the model.
       checkpoint, vae: names of the model and of its autoencoder, for the protocol and the commands on the page.
-      progress: called with the clips done and the clips in all, those of all tasks together.
+      progress: called with the number of completed clips and the total, over all tasks together.
       options: of `EvaluateOptions`; `output` is required.
 
     Returns:
@@ -67,7 +67,7 @@ def evaluate(
 
     Raises:
       UserError: options that are not allowed, missing weights of a metric, or an output folder with an evaluation of
-        another protocol.
+        a different protocol.
     """
     given = build(EvaluateOptions, options)
     evaluation = _start(pipeline, given, checkpoint, vae)
@@ -156,7 +156,7 @@ class Evaluation:
         batches = []
         for first in self._firsts():
             count = len(self._wanted(first))
-            name = f"{task}_{first}_{count}"  # another batch size has other files
+            name = f"{task}_{first}_{count}"  # a different batch size has different files
             batches.append(self._kept(name, functools.partial(self._measure, task, first)))
             update(count)
         arrays = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}

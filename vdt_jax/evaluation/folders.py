@@ -43,9 +43,9 @@ def evaluate_folders(
     """Measures the videos of a folder against those of the same names in another, and writes report.json.
 
     Args:
-      samples, truth: folders of videos, GIFs or folders of frames. Names are compared without suffix; a GIF beside a
+      samples, truth: folders of videos, GIFs or folders of frames. Names are compared without extension; a GIF beside a
         video of its name, as sample.py writes it, is skipped.
-      progress: called with the videos done and the videos in all.
+      progress: called with the number of completed videos and the total.
       options: `output` (required), `batch_size`, `metrics`, `lpips`, `metric_weights`, `psnr_of` and `ssim_border` of
         `EvaluateOptions`.
 
@@ -113,7 +113,7 @@ class VideoPairs:
         """Samples and truth (B, F, H, W, 3) uint8 of up to `size` pairs at once.
 
         Raises:
-          UserError: a video that cannot be read, or of another shape than the first one.
+          UserError: a video that cannot be read, or of a different shape than the first one.
         """
         first = self.paths[0][1]
         for start in range(0, len(self), size):
@@ -177,13 +177,13 @@ def match(samples: str | os.PathLike, truth: str | os.PathLike) -> list[tuple[Pa
             names = ", ".join(sorted(missing)[:3]) + (", ..." if len(missing) > 3 else "")
             raise UserError(
                 f"{folder} has no video named {names} ({len(missing)} missing): samples and truth must have the same "
-                "names, apart from suffixes"
+                "names, apart from extensions"
             )
     return [(path, theirs[name]) for name, path in ours.items()]
 
 
 def _by_name(folder: str | os.PathLike) -> dict[str, Path]:
-    """The videos of a folder by their path below it, without suffix."""
+    """The videos of a folder by their path below it, without extension."""
     root, found = find_videos(folder)
     files: dict[str, list[Path]] = {}
     for video in found:
@@ -202,7 +202,7 @@ def _by_name(folder: str | os.PathLike) -> dict[str, Path]:
 
 
 def _read(path: Path, shape: tuple[int, ...] | None = None, like: Path | None = None) -> np.ndarray:
-    """All frames of a video (F, H, W, 3) uint8, which must have the shape of another."""
+    """All frames of a video (F, H, W, 3) uint8, which must have the shape of a given one."""
     frames = list(read_frames(path))
     if not frames:
         raise UserError(f"{path} has no frames: remove it, or write it again")

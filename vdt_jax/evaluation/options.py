@@ -42,7 +42,7 @@ class EvaluateOptions:
     stride: int | None = option(None, "Frames of the file from one to the next; default: as trained.", minimum=1)
     fps: float | None = option(None, "Frame rate at which frames are taken; default: as trained.", minimum=0.01)
     split: str | None = option(None, "Which clips; default: held_out.", choices=SPLITS)
-    num_clips: int | None = option(None, "Clips a task; default: 16.", minimum=1)
+    num_clips: int | None = option(None, "Clips per task; default: 16.", minimum=1)
     first_clip: int = option(0, "Number of the first clip.", minimum=0)
     every: int | None = option(None, "Use every N-th clip; default: 1, with a preset spread evenly.", minimum=1)
     samples_per_clip: int | None = option(None, "Samples of each clip: their mean and best; default: 1.", minimum=1)
@@ -57,7 +57,7 @@ class EvaluateOptions:
     psnr_of: str = option("clip", "What a PSNR is of: a whole clip, or each frame, averaged.", choices=PSNR_OF)
     ssim_border: int | None = option(None, "Pixels that SSIM leaves out at the border; default: 0.", minimum=0)
     fvd_frames: str | None = option(None, "Frames that FVD compares; default: all.", choices=FVD_FRAMES)
-    shown: int = option(2, "Worst clips and best clips a task on the page; 0: no pictures.", minimum=0)
+    shown: int = option(2, "Worst clips and best clips per task on the page; 0: no clips.", minimum=0)
 
     def __post_init__(self) -> None:
         validate(self)

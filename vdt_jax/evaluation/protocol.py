@@ -34,7 +34,7 @@ def protocol_text(protocol: Protocol) -> str:
 
 
 def keep_protocol(protocol: Protocol, path: Path) -> None:
-    """Writes the protocol; raises UserError where an earlier start wrote another."""
+    """Writes the protocol; raises UserError where an earlier start wrote a different one."""
     if path.is_file() and (changed := differing(json.loads(path.read_text()), protocol)):
         raise UserError(f"{path.parent} has an evaluation with {changed}: choose another output, or delete that folder")
     atomic_write(path, json.dumps(protocol, indent=2) + "\n")
@@ -111,7 +111,7 @@ def chosen_clips(total: int, count: int, first: int = 0, every: int | None = 1) 
     numbers = range(first, first + min(count * step, room), step)
     if len(numbers) < count:
         logger.warning(
-            "%d clips are measured, not num_clips=%d: there are %d in all (first_clip=%d, every=%d)",
+            "%d clips are measured, not num_clips=%d: there are %d in total (first_clip=%d, every=%d)",
             *(len(numbers), count, total, first, step),
         )
     return numbers

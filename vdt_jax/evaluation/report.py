@@ -33,7 +33,7 @@ TITLES = {
     "spatial_temporal": "Fill in a region",
 }
 _TITLE = "One transformer, seven video tasks"
-_INTRODUCTION = "Held-out clips, one typical clip a task. Violet marks what the model generates."
+_INTRODUCTION = "Held-out clips, one typical clip per task. Violet marks what the model generates."
 _CHART = "PSNR over the generated pixels; higher is better. Dots: the model. Rings: copying and blending given frames."
 
 Row = dict[str, float]
@@ -83,7 +83,7 @@ class Report:
 def write_report(
     report: Report, options: EvaluateOptions, pictures: Mapping[str, Sequence[page.Card]], finished: bool = True
 ) -> None:
-    """Writes index.html with the pictures of `write_pictures` by task, and report.json when the report is finished."""
+    """Writes index.html with the comparisons of `write_pictures` by task, and report.json once it is finished."""
     folder = Path(options.output)
     if finished:
         atomic_write(folder / "report.json", json.dumps(report.to_json(), indent=2) + "\n")
@@ -108,7 +108,7 @@ def write_pictures(
     task: str,
     ranking: np.ndarray,
 ) -> list[page.Card]:
-    """Samples some clips of a task again, and writes their pictures: a typical clip, the worst and the best clips.
+    """Samples some clips of a task again, and writes comparisons: a typical clip, the worst and the best clips.
 
     `sample` is `Evaluation.sample`, `options` are as they were given, and `ranking` (clips,) is the PSNR of each.
     """

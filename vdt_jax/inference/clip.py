@@ -24,7 +24,7 @@ class Clip:
     Attributes:
       video: (F, H, W, C) uint8. Of a long video that was written to `output` these are the first frames only.
       mask: (F, H, W, 1) uint8, 1 = generated, 0 = given.
-      fps: frames a second.
+      fps: frames per second.
       input: (F, H, W, C) uint8; equal to the truth at generated positions if `truth_known`.
       truth_known: whether the input has all the frames of the clip.
       name: of what it was made.
@@ -45,7 +45,7 @@ class Clip:
         """Writes the video as .mp4, .gif, .png (a grid of frames) or .npz (an array `video`).
 
         Raises:
-          UserError: another suffix.
+          UserError: any other extension.
         """
         write_video(path, self.video, self.fps)
 
@@ -55,7 +55,7 @@ class Clip:
         Generated positions are violet in the first column.
 
         Raises:
-          UserError: another suffix.
+          UserError: any other extension.
         """
         write_views(path, comparison_views(self.input, self.mask, [self.video], self.truth_known), self.fps)
 
@@ -67,7 +67,7 @@ def write_gallery(output: str | Path, clips: Sequence[Clip], command: str) -> Pa
         path = numbered(Path(output), number, len(clips))
         for suffix in (".gif", ".png"):
             clip.save_comparison(path.with_suffix(suffix))
-        text = f"{describe_given(clip.mask)}; {clip.fps:g} frames a second; {clip.name}"
+        text = f"{describe_given(clip.mask)}; {clip.fps:g} frames per second; {clip.name}"
         logger.info("%s: %s", path, text)
         columns = ("given", "sample", "truth") if clip.truth_known else ("given", "sample")
         pictures.append(Card(path.stem, text, f"{path.stem}.gif", columns))

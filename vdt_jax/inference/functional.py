@@ -92,8 +92,8 @@ def generate(
       The samples (B, F, h, w, C), equal to `clean` where mask = 0.
 
     Raises:
-      UserError: arrays of another shape or type, an unknown sampler, `repaint` or `mask_guidance` for a diffusion of
-        residuals, an option of another sampler or out of range, or unknown labels. Values that are traced are not
+      UserError: arrays of a wrong shape or type, an unknown sampler, `repaint` or `mask_guidance` for a diffusion of
+        residuals, an option of a different sampler or out of range, or unknown labels. Values that are traced are not
         checked.
     """
     arguments = (model, params, diffusion, clean, mask, keys, sampler, labels, guidance_interval)
@@ -108,7 +108,7 @@ def generate_on_devices(
     Hosts that share the parameters must all call this, with the same values, and each receives all samples.
 
     Args:
-      on_steps: called with the number of steps done since the last call, some 20 times in all. It changes no bits.
+      on_steps: called with the number of steps done since the last call, some 20 times in total. It changes no bits.
     """
     whole = _request(*arguments, **options)
     request = _spread(whole)

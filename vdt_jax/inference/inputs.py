@@ -48,7 +48,7 @@ class Video:
 
     @functools.cached_property
     def info(self) -> VideoInfo:
-        """Length, size and frame times; those of an array have no meaning."""
+        """Length, size and timestamps; the timestamps of an array have no meaning."""
         if isinstance(self.source, Path):
             return probe(self.source)
         return VideoInfo(len(self.source), 1.0, *self.source.shape[1:3])
@@ -60,7 +60,7 @@ class Video:
 
     @property
     def rate(self) -> float | None:
-        """Frames a second; None for an array or a picture."""
+        """Frames per second; None for an array or an image."""
         return self.info.fps if isinstance(self.source, Path) and self.info.num_frames > 1 else None
 
     def sound(self, start: int) -> tuple[Path, float] | tuple[()]:
@@ -97,7 +97,7 @@ class Video:
         pts = None if self.info.pts is None else [self.info.pts[number] for number in wanted]
         frames = dict(zip(wanted, read_numbers(self.source, wanted, pts), strict=False))
         if len(frames) < len(wanted):
-            raise UserError(f"{self.name} ends before its frame {wanted[len(frames)]}: it is damaged or still growing")
+            raise UserError(f"{self.name} ends before its frame {wanted[len(frames)]}: it is corrupt or still growing")
         return np.stack([_fit(frames[number], shape) for number in numbers])
 
     def stream(self, start: int, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
@@ -124,7 +124,7 @@ def open_videos(value: Any) -> list[Video]:
     suffix = path.suffix.lower()
     if suffix in (*_NUMPY_SUFFIXES, *_TORCH_SUFFIXES):
         if not path.is_file():
-            raise UserError(f"no file {path}: give a video that exists")
+            raise UserError(f"file not found: {path}")
         if suffix in _NUMPY_SUFFIXES:
             return _of_array(_numpy_file(path, "video"), str(path), _LAYOUT)
         array = load_torch(path)
@@ -205,7 +205,7 @@ def _numpy_file(path: str | os.PathLike, name: str) -> np.ndarray:
             return arrays[name]
     except UserError:
         raise
-    except Exception as error:  # zipfile, zlib and NumPy raise whatever they like on a damaged file
+    except Exception as error:  # zipfile, zlib and NumPy raise whatever they like on a corrupt file
         raise UserError(f"{path} cannot be read ({error}): is it an {Path(path).suffix.lower()}?") from None
 
 
@@ -236,10 +236,10 @@ class Mask:
         Args:
           shape: (F, H, W).
           video: the clip's, None for a held-out clip.
-          numbers: the clip's frames of the video, which a mask of another length than F has too.
+          numbers: the clip's frames of the video, which a mask of a different length than F has too.
 
         Raises:
-          UserError: another size or number of frames, or nothing white.
+          UserError: a wrong size or number of frames, or nothing white.
         """
         num_frames, height, width = shape
         source_size = (video.info.height, video.info.width) if video else None
@@ -263,7 +263,7 @@ class Mask:
 
 
 def open_mask(value: Any) -> Mask:
-    """A mask: a picture, a video, an .npy, an .npz with an array `mask`, or an array (H, W) or (F, H, W).
+    """A mask: an image, a video, an .npy, an .npz with an array `mask`, or an array (H, W) or (F, H, W).
 
     128 or more is white; in an array of bool, or with nothing above 1, 1 is white. Arrays may have a last axis of 1.
     """
@@ -272,7 +272,7 @@ def open_mask(value: Any) -> Mask:
     if not isinstance(mask, np.ndarray):
         path = Path(mask)
         if not path.exists():
-            raise UserError(f"no mask {name}: give a picture, a video or an .npz")
+            raise UserError(f"mask not found: {name} (give an image, a video, an .npy or an .npz)")
         if path.suffix.lower() not in _NUMPY_SUFFIXES:
             frames = [np.asarray(Image.fromarray(frame).convert("L")) for frame in read_frames(path)]
             if len({frame.shape for frame in frames}) > 1:

@@ -25,7 +25,7 @@ class SampleOptions:
     stride: int | None = option(None, "Frames of the input from one to the next; default: as trained.", minimum=1)
     num_given: int | None = option(None, "Frames given to predict and backward; default: half, or one.", minimum=1)
     given_frames: tuple[int, ...] | None = option(None, "Numbers of given frames, in place of a task.", minimum=0)
-    mask: Any = option(None, "Picture, video or .npz with `mask`, in place of a task: white is generated.")
+    mask: Any = option(None, "Image, video or .npz with `mask`, in place of a task; the white region is generated.")
     extend: int | None = option(None, "New frames after (task predict) or before (backward) the given ones.", minimum=1)
     fps_factor: int | None = option(None, "Factor by which the frame rate of the whole input is raised.", minimum=2)
     overlap: int | None = option(None, "Given frames that windows of fps_factor share; default: 2 or 1.", minimum=1)
@@ -35,7 +35,7 @@ class SampleOptions:
         minimum=0.1,
         maximum=1000,
     )
-    sound: bool = option(True, "With fps_factor, keep the sound of the input; it has none at another fps.")
+    sound: bool = option(True, "With fps_factor, keep the sound of the input; not with a different fps.")
     num_samples: int | None = option(None, "Samples; default: one for each video or label.", minimum=1)
     batch_size: int = option(8, "Samples, or windows of fps_factor, at once.", minimum=1)
     seed: int = option(0, "Seed of noise and masks.", minimum=0, maximum=MAX_SEED)

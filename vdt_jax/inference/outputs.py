@@ -38,7 +38,7 @@ def write_views(path: str | os.PathLike, views: Sequence[np.ndarray], fps: float
     """Writes the columns of a comparison as a looping .gif, or as rows of frames in a .png."""
     suffix = Path(path).suffix
     if suffix not in (".gif", ".png"):
-        raise UserError(f"cannot write a comparison to {path}: the suffix must be .gif or .png")
+        raise UserError(f"cannot write a comparison to {path}: the extension must be .gif or .png")
     video.write_video(path, video.side_by_side(*views) if suffix == ".gif" else video.frame_grid(*views)[None], fps)
 
 
@@ -51,7 +51,7 @@ def write_videos(
 ) -> np.ndarray:
     """Writes B videos, or none if there are no paths, as their frames are made: blocks (B, f, H, W, C) uint8.
 
-    `rates` are their frames a second, `sound` is `sound_of` and `sound_start` of `VideoWriter`.
+    `rates` are their frames per second, `sound` is `sound_of` and `sound_start` of `VideoWriter`.
 
     Returns:
       The first `keep` frames or a few more, (B, f, H, W, C) uint8.
@@ -74,7 +74,7 @@ def check_output(output: str | os.PathLike, page: bool = True) -> None:
     """Checks before any work that samples, and their page, can be written.
 
     Raises:
-      UserError: a suffix that cannot be written, a folder that cannot be written to, or a page in that folder that
+      UserError: an extension that cannot be written, a folder that cannot be written to, or a page in that folder that
         `write_page` did not write.
     """
     if Path(output).suffix not in video.OUTPUT_SUFFIXES:

@@ -1,6 +1,6 @@
-"""The page that shows samples: one HTML file beside its pictures, without scripts and external files.
+"""The page that shows samples: one HTML file beside its images, without scripts and external files.
 
-A page is made of parts: `cards` of pictures, a `dot_chart`, a `table`, and `folded` text.
+A page is made of parts: `cards` of images, a `dot_chart`, a `table`, and `folded` text.
 """
 
 import html
@@ -57,7 +57,7 @@ th:first-child, td:first-child { text-align: left; }
 
 
 class Card(NamedTuple):
-    """A picture: its heading, a line of text, the file, which is beside the page, and what its columns show."""
+    """An image: its heading, a line of text, the file, which is beside the page, and what its columns show."""
 
     title: str
     text: str
@@ -66,7 +66,7 @@ class Card(NamedTuple):
 
 
 def cards(items: Sequence[Card]) -> str:
-    """A grid of pictures; those of many columns are twice as wide."""
+    """A grid of images; those of many columns are twice as wide."""
     parts = []
     for card in items:
         kind = "card wide" if len(card.columns) > 3 else "card"

@@ -66,8 +66,8 @@ class Pipeline:
           trust_data: see `Pipeline`; if it is False, held-out clips of your own dataset class cannot be sampled.
 
         Raises:
-          UserError: no checkpoint there, a latent-space model without its autoencoder, or another autoencoder than the
-            one that the model was trained with.
+          UserError: no checkpoint there, a latent-space model without its autoencoder, or a different autoencoder
+            from the one that the model was trained with.
         """
         config = load_config(path)
         model, params = load_model(path)
@@ -122,7 +122,7 @@ class Pipeline:
     def source(
         self, split: str = "held_out", data: Mapping[str, Any] | None = None, num_frames: int | None = None
     ) -> Source:
-        """Clips in pixels of a `data` section, by default of the model's own data; `split` is `train` or `held_out`."""
+        """The clips of a `data` section, by default of the model's own, as pixels; `split` is `train` or `held_out`."""
         return pixel_source(data or self.data, self.model, self.space, split, num_frames)
 
     def task_masks(self, task: str, numbers: range, seed: int = 0, num_given: int | None = None) -> jax.Array:
@@ -157,7 +157,7 @@ class Pipeline:
           The samples (B, F, H, W, C) in [-1, 1], and the mask over their pixels (B, F, H, W, 1).
 
         Raises:
-          UserError: clips of another shape or type, or what `generate` raises.
+          UserError: clips of a wrong shape or type, or what `generate` raises.
         """
         if clips.shape[1:] != self.shape or not np.issubdtype(clips.dtype, np.floating):
             got = f"{clips.dtype} of shape {clips.shape}"
@@ -215,7 +215,7 @@ class Pipeline:
         return self.sample(input, "backward", **options)
 
     def interpolate(self, input: Any = None, **options: Any) -> Any:
-        """Generates all frames of a clip but every fourth, which is given; for others `sample(given_frames=...)`."""
+        """Generates all frames except 0, 4, 8, ..., which are given; to give others, use `sample(given_frames=...)`."""
         return self.sample(input, "interpolation", **options)
 
     def generate(self, **options: Any) -> Any:
@@ -230,7 +230,7 @@ class Pipeline:
             of the model's clips; white (128 or more; 1 in an array without larger values) is generated.
         """
         if mask is None:
-            raise UserError("inpaint needs a mask, a picture, video, .npz or array, got None")
+            raise UserError("inpaint needs a mask (an image, video, .npz or array), got None")
         return self.sample(input, mask=mask, **options)
 
     def extend(self, input: Any, num_new: int, **options: Any) -> Any:

@@ -69,7 +69,7 @@ class Studio:
             # A list or a folder would name other files of this machine.
             if not isinstance(file, str) or not Path(file).is_file() or Path(file).suffix.lower() in LIST_SUFFIXES:
                 raise UserError(
-                    "the page accepts one video, GIF, picture or array: upload a single file, not a list of files"
+                    "the page accepts one video, GIF, image or array: upload a single file, not a list of files"
                 )
             return file, None
         batch = take(self.pipe.source(), [seed])

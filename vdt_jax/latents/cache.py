@@ -40,7 +40,7 @@ class CachedVideo(NamedTuple):
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
-    """metadata.json of a cache; UserError if there is none, or one of another version."""
+    """metadata.json of a cache; UserError if there is none, or one of a different version."""
     try:
         metadata = json.loads((Path(path) / "metadata.json").read_text())
     except (OSError, ValueError):
@@ -113,7 +113,7 @@ class Latents:
       scaling_factor: of the autoencoder: latents are scaling_factor * (mean + exp(logvar / 2) eps).
 
     Raises:
-      UserError: no cache, one that is not finished or of another size, no video long enough.
+      UserError: no cache, one that is not finished or of a different size, no video long enough.
     """
 
     generated = False
@@ -139,7 +139,7 @@ class Latents:
         if tuple(metadata["latent_size"]) != shape[1:]:
             raise UserError(
                 f"{path} holds latents of {metadata['latent_size']} (h, w, c), not {shape[1:]}: set model.input_size "
-                "and model.in_channels to these, or prepare another size"
+                "and model.in_channels to these, or prepare a different size"
             )
         missing = [n for n in range(metadata["num_shards"]) if not _shard(self._path, n, ".json").is_file()]
         if missing:
@@ -187,7 +187,7 @@ class Latents:
         """See `Source`; `rng` is not used.
 
         Raises:
-          UserError: a damaged cache.
+          UserError: a corrupt cache.
         """
         number, which = self._clips[number]
         video, info, shard, first = self._videos[number]
@@ -211,4 +211,4 @@ def _shard(path: Path, number: int, suffix: str) -> Path:
 
 
 def _damaged(path: Path, shard: int, suffix: str) -> UserError:
-    return UserError(f"{_shard(path, shard, suffix)} is damaged: run prepare.py again, which mends it")
+    return UserError(f"{_shard(path, shard, suffix)} is corrupt: re-run prepare.py to repair it")

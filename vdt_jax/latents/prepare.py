@@ -133,7 +133,7 @@ def _clips_of(options: PrepareOptions, shape: tuple[int, int, int, int], split: 
 
 
 def cache_latents(options: PrepareOptions, space: VaeSpace) -> None:
-    """Writes the missing and damaged shards of this host."""
+    """Writes the missing and corrupt shards of this host."""
     output, decoders = Path(str(options.output)), Decoders(_TIME_LIMIT)
     root, found = find_videos(str(options.input))
     host = "" if options.num_processes == 1 else f"_{options.process_id}"

@@ -64,7 +64,7 @@ class VaeSpace:
         """(F, H, W, C) of the clips whose latents this VDT denoises.
 
         Raises:
-          UserError: the VDT has another number of channels than the latents.
+          UserError: the VDT has a different number of channels than the latents.
         """
         num_frames, height, width, channels = model.video_shape
         if channels != self.model.latent_channels:
@@ -172,7 +172,7 @@ def pixel_source(
 
 
 def viewable(space: Space, source: Source) -> Source:
-    """The source itself, or that of a latent cache decoded; UserError if another autoencoder made the cache."""
+    """The source itself, or that of a latent cache decoded; UserError if a different autoencoder made the cache."""
     return CachedClips(source, space) if isinstance(source, Latents) else source
 
 

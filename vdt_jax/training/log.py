@@ -31,7 +31,7 @@ _DAMAGED = (ValueError, LookupError, TypeError, AttributeError, OverflowError, R
 
 
 class Tracker(Protocol):
-    """What shows the metrics and pictures of a run."""
+    """What shows the metrics and previews of a run."""
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Logs the metrics of a step."""
@@ -55,7 +55,7 @@ class RunLog:
       workdir: a local folder. TensorBoard's events are written there, too.
       first_step: step that the run resumes at; metrics.jsonl and TensorBoard lose what was logged after it.
       total_steps: of the whole run.
-      utilisation: the share of the devices' peak at a number of steps a second, None where the peak is not known.
+      utilisation: the share of the devices' peak at a number of steps per second, None where the peak is not known.
       tracker: one of TRACKERS, or None for TensorBoard alone.
       config: settings that the tracker shows.
 
@@ -98,7 +98,7 @@ class RunLog:
                 tracker.close(failed=error is not None)
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
-        """Logs the metrics of a step, with steps a second and `mfu`; the terminal shows those without a slash.
+        """Logs the metrics of a step, with steps per second and `mfu`; the terminal shows those without a slash.
 
         The rate is measured since the last call; the first call, which compilation precedes, has none.
         """
@@ -199,7 +199,7 @@ class HostedTracker:
         self._log("pictures", step, lambda: {name: self._module.Video(str(path)) for name, path in paths.items()})
 
     def _log(self, kind: str, step: int, values: Callable[[], dict[str, Any]]) -> None:
-        """Logs the metrics or the pictures of a step, unless those of this step or a later one were logged before."""
+        """Logs the metrics or the previews of a step, unless those of this step or a later one were logged before."""
         key = f"{self._name}/{kind}"
         if step > self._steps.get(key, 0) and self._call(lambda run: run.log(values(), step=step)):
             self._steps[key] = step
@@ -230,7 +230,7 @@ def _check_login(wandb: Any) -> None:
 
 
 def _step(line: str) -> int:
-    """The step of a line of metrics; 0 for a truncated or damaged line."""
+    """The step of a line of metrics; 0 for a truncated or corrupt line."""
     try:
         return int(json.loads(line)["step"])
     except _DAMAGED:
@@ -238,7 +238,7 @@ def _step(line: str) -> int:
 
 
 def _last_steps(path: Path) -> dict[str, int]:
-    """The last step that was logged, by `TRACKER/metrics` and `TRACKER/pictures`; empty for a damaged file or none."""
+    """The last step that was logged, by `TRACKER/metrics` and `TRACKER/pictures`; empty for a corrupt file or none."""
     try:
         return {key: int(step) for key, step in json.loads(path.read_bytes()).items()}
     except (FileNotFoundError, *_DAMAGED):

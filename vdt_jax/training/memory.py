@@ -28,6 +28,6 @@ def keep_freed_memory() -> None:
 
 
 def finds_only_cpus() -> bool:
-    """Whether jax was told to use CPUs, or has neither a plugin nor a library of another device."""
+    """Whether jax was told to use CPUs, or has neither a plugin nor a library of a different device."""
     found = metadata.entry_points(group="jax_plugins") or importlib.util.find_spec("libtpu")
     return jax.config.jax_platforms == "cpu" or not found  # pyright: ignore[reportAttributeAccessIssue]

@@ -27,7 +27,7 @@ from vdt_jax.training.step import Batch, Metrics, TrainState, init_state, make_t
 
 logger = logging.getLogger(__name__)
 MAX_SKIPPED = 5  # steps in a row; then the run stops
-# A run can be resumed with other values of these keys; another value of any other key makes it another run.
+# A run can be resumed with other values of these keys; a different value of any other key makes it a different run.
 FREE_KEYS = (
     *("total_steps", "log_every", "checkpoint_every", "keep_checkpoints", "keep_every"),
     *("preview", "validation", "tracker"),
@@ -182,7 +182,7 @@ class Run:
         clips = clip_numbers(len(self.source), self.config.seed, range((step - 1) * size, step * size))
         logger.warning(
             f"step {step} is skipped: loss {metrics['loss']:.4g}, gradient norm {metrics['grad_norm']:.4g}; "
-            f"{int(metrics['skipped'])} skipped in all, {in_a_row} in a row; clips {', '.join(map(str, clips))}"
+            f"{int(metrics['skipped'])} skipped in total, {in_a_row} in a row; clips {', '.join(map(str, clips))}"
         )
         if in_a_row >= MAX_SKIPPED:
             raise RunStopped(
@@ -192,9 +192,9 @@ class Run:
 
 
 def check_same_run(workdir: epath.Path, config: Mapping[str, Any]) -> None:
-    """Raises UserError where the working directory belongs to a run with another config.
+    """Raises UserError where the working directory belongs to a run with a different config.
 
-    A run without a checkpoint may be started again with another config. `autoencoder` and `clips` are compared only
+    A run without a checkpoint may be started again with a different config. `autoencoder` and `clips` are compared only
     if both configs have them: old runs did not store them, and the new one has them only when its data is open.
     """
     saved = [*(workdir / "checkpoints").glob("*"), *workdir.glob("params")]

@@ -32,12 +32,12 @@ class TrainState:
     params: Any
     ema_params: Any
     opt_state: Any
-    skipped: jax.Array  # (2,) int32: updates skipped because something was not finite, in all and in a row
+    skipped: jax.Array  # (2,) int32: updates skipped because something was not finite, in total and in a row
 
 
 def init_state(model: VDT, optimizer: optax.GradientTransformation, key: jax.Array) -> TrainState:
     """A fresh state; jit it with out_shardings to initialise the parameters with their final sharding."""
-    # Unrolled, it would take three times as long to compile, for the same numbers.
+    # unroll=1: an unrolled model would take three times as long to compile, for the same parameters.
     params = model.clone(unroll=1).init(key, jnp.zeros((1, *model.video_shape)), jnp.zeros(1))["params"]
     # The EMA is a copy: the step donates its state, and a buffer cannot be given away twice.
     ema_params = jax.tree.map(jnp.copy, params)
@@ -62,7 +62,7 @@ def draw_examples(
       batch: `video` (B, F, H, W, C) in [-1, 1], and `labels` (B,) int32, which a model of one class ignores.
       mask_mixture: `varied` or `official`, see masks.
       label_dropout: share of samples whose label is replaced by "no label", for guidance.
-      noise_shift, times: of the noise levels, see NoiseSchedule.draw_steps.
+      noise_shift, times: how noise levels are drawn, see NoiseSchedule.draw_steps.
       given_noise: the standard deviation of the noise on given positions is drawn uniformly from 0 to this value.
 
     Returns:

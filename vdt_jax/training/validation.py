@@ -1,4 +1,4 @@
-"""Validation during training: losses, metrics and pictures of held-out clips.
+"""Validation during training: losses, metrics and previews of held-out clips.
 
 The training loss averages over tasks and noise levels that differ by orders of magnitude, with new draws at each step.
 Here clips, masks, noise and timesteps are the same each time, so that only the model changes.
@@ -37,8 +37,8 @@ class Validation:
 
     Args:
       run: its config says when, and on how many clips with how many sampling steps.
-      folder: pictures are written to `step_NNNNNNN` in it.
-      log: logs the pictures, those of the tasks before an interruption too; None in all processes but the first.
+      folder: previews are written to `step_NNNNNNN` in it.
+      log: logs the previews, those of the tasks before an interruption too; None in all processes but the first.
       stop: asked before each task is sampled; True skips this task and the rest.
     """
 
@@ -54,11 +54,11 @@ class Validation:
         return self._measured.every > 0 and step % self._measured.every == 0
 
     def pictures_due(self, step: int, last_step: int) -> bool:
-        """Whether the pictures of a step are wanted; those of the last step are."""
+        """Whether the previews of a step are wanted; those of the last step are."""
         return self._shown.every > 0 and (step % self._shown.every == 0 or step == last_step)
 
     def __call__(self, params: Any, step: int, *, metrics: bool = True, pictures: bool = False) -> dict[str, float]:
-        """Samples every task once, for metrics, pictures (a GIF and a PNG a task and clip), or both.
+        """Samples every task once, for metrics, previews (a GIF and a PNG per task and clip), or both.
 
         Every process must call it. With metrics, the sampling steps are those of `validation`.
 

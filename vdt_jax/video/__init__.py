@@ -1,7 +1,7 @@
-"""Read and write video: what FFmpeg decodes, GIF, animated WebP, pictures, folders of frames; mp4, GIF, PNG grids, npz.
+"""Read and write video: what FFmpeg decodes, GIF, animated WebP, images, folders of frames; mp4, GIF, PNG grids, npz.
 
 Files and the functions here have frames as uint8 `(F, H, W, 3)`; elsewhere video is float32 `(F, H, W, C)` in [-1, 1].
-mp4 is lossy: given frames in a file differ slightly from the input. GIF keeps 256 colours a frame.
+mp4 is lossy: given frames in a file differ slightly from the input. GIF keeps 256 colours per frame.
 """
 
 from vdt_jax.video.frames import (

@@ -40,7 +40,7 @@ def fit_frame(frame: np.ndarray, size: tuple[int, int], channels: int = 3, crop:
         crop_height, crop_width = size[0] * scale, size[1] * scale
         top, left = (image.height - crop_height) * crop.y, (image.width - crop_width) * crop.x
         box = (left, top, left + crop_width, top + crop_height)
-        # The gap shrinks large frames by whole steps first: a third of the time, and hardly another picture.
+        # The gap shrinks large frames by whole steps first: a third of the time, and nearly the same image.
         image = image.resize((size[1], size[0]), Image.Resampling.BICUBIC, box, reducing_gap=3.0)
     return np.asarray(image.convert("L"))[..., None] if channels == 1 else np.asarray(image)
 
@@ -84,7 +84,7 @@ def side_by_side(*videos: np.ndarray, gap: int = 4) -> np.ndarray:
 
 
 def frame_grid(*videos: np.ndarray, gap: int = 2) -> np.ndarray:
-    """One picture: a row for each video (F, H, W, 3), a column for each frame."""
+    """One image: a row for each video (F, H, W, 3), a column for each frame."""
     margins = ((0, 0), (gap, gap), (gap, gap), (0, 0))
     rows = [np.concatenate(list(np.pad(video, margins, constant_values=255)), axis=1) for video in videos]
     return np.concatenate(rows, axis=0)

@@ -1,4 +1,4 @@
-"""Video in pictures: GIF and animated WebP, folders of frames, a single picture; through Pillow."""
+"""Video in image files: GIF and animated WebP, folders of frames, a single image; through Pillow."""
 
 import functools
 import os
@@ -18,7 +18,7 @@ _DEFAULT_MS = 100  # what viewers take where a frame says 0
 
 
 def is_image(path: str | os.PathLike) -> bool:
-    """Whether a file begins as a picture does, whatever its name says; but .mjpeg is many pictures, for FFmpeg."""
+    """Whether a file begins like an image, whatever its name; but .mjpeg is many images, for FFmpeg."""
     if Path(path).suffix.lower() == ".mjpeg":
         return False
     with Path(path).open("rb") as file:
@@ -32,13 +32,13 @@ def natural_key(name: str) -> list[tuple[int, str]]:
 
 
 def frame_files(folder: str | os.PathLike) -> list[str]:
-    """The pictures of a folder in natural order, by name; names that begin with a dot are left out."""
+    """The images of a folder in natural order, by name; names that begin with a dot are left out."""
     files = (file for file in Path(folder).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
     return sorted((file.name for file in files if not file.name.startswith(".")), key=natural_key)
 
 
 def probe_image(path: str | os.PathLike) -> VideoInfo:
-    """Counts the frames of a picture and reads how long each is shown; the first is decoded."""
+    """Counts the frames of an image and reads how long each is shown; the first is decoded."""
     with Image.open(path) as image:
         height, width = _as_frame(image).shape[:2]
         stamps = [0]

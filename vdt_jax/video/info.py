@@ -13,7 +13,7 @@ class VideoInfo:
 
     Attributes:
       num_frames: frames, counted.
-      fps: frames a second, on average.
+      fps: frames per second, on average.
       height, width: of the first frame, as it is shown.
       pts: when each frame is shown, rising, in units of `time_base`: a range where frames are evenly spaced. None where
         the file does not say, or says it of few frames, and frames are found by counting from its beginning.

@@ -1,6 +1,6 @@
 """Read video: every file that FFmpeg or Pillow decodes, and folders of frames.
 
-The first bytes of a file decide how it is decoded, not its name (except .mjpeg, which begins like a picture).
+The first bytes of a file decide how it is decoded, not its name (except .mjpeg, which begins like an image).
 """
 
 import contextlib
@@ -44,7 +44,7 @@ _GUESSED_TIMES = ("mpeg",)
 # AVI stores only the decoding order; for these codecs FFmpeg does not find the display order from it.
 _UNORDERED_IN_AVI = ("h264", "hevc")
 _RATE_TOLERANCE = 0.05  # a declared rate that differs by more from the rate of the frames' times is not used
-_LONGEST_PIXEL = 10  # a larger aspect of a pixel is damage
+_LONGEST_PIXEL = 10  # a larger aspect of a pixel is an error of the file
 _TRANSPOSE = ("transpose", "cclock_flip")
 _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders of these leave transparency out
 # A title that is not UTF-8 must not make a video unreadable; PyAV 19 has no such option and does not raise.
@@ -104,7 +104,7 @@ def _named_failures(path: str | os.PathLike) -> Iterator[None]:
     """Whatever the decoders raise, as one line with the file's name; a pipe or a device is not even opened."""
     shown = printable(path)
     if not Path(path).exists():
-        raise UserError(f"no file {shown}: give a video that exists")
+        raise UserError(f"file not found: {shown}")
     if not (Path(path).is_file() or Path(path).is_dir()):
         raise UserError(f"{shown} is neither a file nor a folder")
     try:
@@ -112,7 +112,7 @@ def _named_failures(path: str | os.PathLike) -> Iterator[None]:
     except UserError:
         raise
     except UnidentifiedImageError:
-        raise UserError(f"{shown} cannot be decoded: its first bytes are those of a picture, the rest is not") from None
+        raise UserError(f"{shown} cannot be decoded: it begins like an image, but the rest is not one") from None
     except _FAILURES as error:
         reason = str(error).replace(os.fspath(path), "").strip() or type(error).__name__
         raise UserError(f"{shown} cannot be decoded ({reason}): is it a video?") from None
@@ -149,7 +149,7 @@ class _Video:
     def pixels(self, frame: Any) -> np.ndarray:
         """(H, W, 3) uint8 as players show it: square pixels, transparency on white, turned and mirrored."""
         if frame.is_corrupt:
-            raise ValueError("a frame is damaged")
+            raise ValueError("a frame is corrupt")
         filters, size = _turns(frame), (frame.width, frame.height)
         width, height = size[::-1] if _TRANSPOSE in filters else size
         aspect = self.stream.sample_aspect_ratio or Fraction(1)
@@ -210,7 +210,7 @@ def open_video(path: str | os.PathLike) -> Iterator[_Video]:
             opened = stack.enter_context(Path(path).open("rb"))
         container = stack.enter_context(av.open(opened, options={"protocol_whitelist": "file"}, **_METADATA_ERRORS))
         stream = container.streams.best("video")
-        if stream is None or stream.disposition & Disposition.attached_pic:  # none, or a cover picture
+        if stream is None or stream.disposition & Disposition.attached_pic:  # none, or cover art
             others = (video for video in container.streams.video if not video.disposition & Disposition.attached_pic)
             stream = next(others, None)
         if stream is None:
@@ -274,7 +274,7 @@ def _chosen(
     key = next(wanted)
     for found, video, frame in frames:
         if found > key:
-            raise UserError(f"{path} has no frame at {key}: it is damaged, or was changed meanwhile")
+            raise UserError(f"{path} has no frame at {key}: it is corrupt, or was changed meanwhile")
         if found == key:
             yield video.pixels(frame)
             key = next(wanted, None)

@@ -3,7 +3,7 @@
 It reads requests from the socket FD and answers each: `probe` with the VideoInfo of a video, `clip` with its frames.
 Messages are JSON and raw bytes, so that a decoder that a hostile file has taken over cannot make its parent run
 anything. The operating system limits its memory to MEGABYTES, and ends it where a request takes more than CPU_SECONDS
-of processor time (SIGPROF) or SECONDS on the clock (SIGALRM).
+of CPU time (SIGPROF) or SECONDS on the clock (SIGALRM).
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Write video in the format of a file's suffix."""
+"""Write video in the format that a file's extension says."""
 
 import contextlib
 import math
@@ -18,9 +18,9 @@ from vdt_jax.video import sound
 from vdt_jax.video.frames import as_rgb, frame_grid
 
 OUTPUT_SUFFIXES = (".mp4", ".gif", ".png", ".npz")
-_RATES = (0.1, 1000)  # frames a second that players show
+_RATES = (0.1, 1000)  # frames per second that players show
 _NO_SOUND: tuple[float, Any] = (math.inf, None)
-_SHORTEST = 2  # hundredths of a second: browsers show a GIF with a shorter delay at 10 frames a second
+_SHORTEST = 2  # hundredths of a second: browsers show a GIF with a shorter delay at 10 frames per second
 
 
 def write_video(
@@ -30,16 +30,16 @@ def write_video(
     sound_of: str | os.PathLike | None = None,
     sound_start: float = 0.0,
 ) -> None:
-    """Writes uint8 frames (F, H, W, 1 or 3) atomically: .mp4, .gif, .png (a grid) or .npz (`video`), by the suffix.
+    """Writes uint8 frames (F, H, W, 1 or 3) atomically: .mp4, .gif, .png (a grid) or .npz (`video`), by the extension.
 
-    A GIF shows at most 50 frames a second, so of faster videos it leaves frames out.
+    A GIF shows at most 50 frames per second, so of faster videos it leaves frames out.
 
     Args:
       fps: from 0.1 to 1000; .png and .npz have none.
       sound_of, sound_start: as for `VideoWriter`.
 
     Raises:
-      UserError: another suffix or rate, or it cannot be written.
+      UserError: an unsupported extension or rate, or it cannot be written.
     """
     check_rate(path, fps)
     path = Path(path)
@@ -68,7 +68,7 @@ def check_rate(path: str | os.PathLike, fps: float) -> None:
 
 
 def _gif_frames(frames: np.ndarray, fps: float) -> tuple[list[Image.Image], list[int]]:
-    """Pictures and how many milliseconds each is shown: whole hundredths of a second, at least two, without drift."""
+    """Images and how many milliseconds each is shown: whole hundredths of a second, at least two, without drift."""
     times = np.rint(100 * np.arange(len(frames) + 1) / fps).astype(int).tolist()
     kept = [0]
     for number in range(1, len(frames)):
@@ -81,7 +81,7 @@ def _gif_frames(frames: np.ndarray, fps: float) -> tuple[list[Image.Image], list
 
 
 class VideoWriter:
-    """Writes a video frame by frame, in the format of its suffix; a context manager.
+    """Writes a video frame by frame, in the format of its extension; a context manager.
 
     An mp4 is encoded frame by frame and written atomically; frames of other formats are kept in memory until the end.
 
@@ -92,7 +92,7 @@ class VideoWriter:
       sound_start: seconds from the first frame of that video to the first frame written.
 
     Raises:
-      UserError: another rate.
+      UserError: an unsupported rate.
     """
 
     def __init__(

@@ -56,7 +56,7 @@ def read_config(config: dict[str, Any]) -> dict[str, Any]:
     """Keyword arguments of `AutoencoderKL` from a diffusers config.json.
 
     Raises:
-      UserError: another class, or blocks that are not the plain ones.
+      UserError: a different class, or blocks that are not the plain ones.
     """
     for name, allowed in _FIXED.items():
         if config.get(name, allowed[0]) not in allowed:
@@ -184,12 +184,12 @@ def _fetch(name: str) -> Path:
         import huggingface_hub  # an optional extra  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError(
-            f"no folder {name}, and the hub cannot be asked: pip install huggingface_hub, or fetch the folder by hand"
+            f"folder not found: {name}; to fetch it from the hub: pip install huggingface_hub, or fetch it by hand"
         ) from None
     try:
         return Path(huggingface_hub.snapshot_download(name, allow_patterns=["config.json", *FILE_NAMES[:1]]))
     except Exception as error:  # offline, no such repository, not allowed in: it has a class for each
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"no folder {name}, and the hub did not give that repository ({reason}): fetch the folder by hand"
+            f"folder not found: {name}, and it cannot be fetched from the hub ({reason}): fetch it by hand"
         ) from None

@@ -86,7 +86,7 @@ def with_temporal_layers(
     """DiT's names and arrays, and those that a VDT of `num_frames` has besides.
 
     With `zero_time_embed` the sinusoids are zeros: every frame's output is then exactly the image model's. The matrices
-    of temporal attention are Xavier-uniform. Blocks of another width than the label table's are a UserError.
+    of temporal attention are Xavier-uniform. Blocks of a different width than the label table's are a UserError.
     """
     rng = np.random.default_rng(0)
     width = state_dict[_TABLE].shape[-1]

@@ -25,7 +25,7 @@ def load_pickled_arrays(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
       UserError: no such file.
-      UnsafeFileError: the file is damaged, or asks for anything else than arrays.
+      UnsafeFileError: the file is corrupt, or asks for anything else than arrays.
     """
     with mapped(path, "a pickle of NumPy arrays") as data:
         nest = load_pickle(data.tobytes(), _NAMES, _array, ("BINBYTES", "SHORT_BINBYTES"))

@@ -40,7 +40,7 @@ _EFFECTS = {
     for code in pickletools.opcodes
     for before in (code.stack_before,)
 }
-# What the functions below raise of a damaged pickle.
+# What the functions below raise of a corrupt pickle.
 _DAMAGE = (pickle.UnpicklingError, AttributeError, EOFError, LookupError, OverflowError, TypeError, ValueError)
 
 
@@ -167,6 +167,6 @@ def _check_opcodes(data: bytes, allowed: Collection[str], names: Names) -> None:
 
 def _refusal(error: Exception, path: list[Any]) -> UnsafeFileError:
     """The error with the innermost key of the path."""
-    message = str(error) if isinstance(error, UnsafeFileError) else f"its pickle is damaged ({shown(error)})"
+    message = str(error) if isinstance(error, UnsafeFileError) else f"its pickle is corrupt ({shown(error)})"
     names = [key for key in path if type(key) is str]
     return UnsafeFileError(f"{message}, at '{shown(names[-1])}'" if names else message)

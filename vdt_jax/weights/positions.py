@@ -1,4 +1,4 @@
-"""Position tables for frames and clips of another size than the weights were trained with."""
+"""Position tables for frames and clips of a different size than the weights were trained with."""
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def resize_pos_embed(pos_embed: np.ndarray, grid: tuple[int, int]) -> np.ndarray
     A table of `grid` is kept: one of its sinusoids, or of as many positions where that is no square.
 
     Raises:
-      UserError: a table of another grid that is not square, or no table.
+      UserError: a table of a different grid that is not square, or no table.
     """
     rows, columns = grid
     if pos_embed.ndim != 3 or pos_embed.shape[0] != 1 or pos_embed.shape[2] % 4 or 0 in pos_embed.shape:
@@ -58,6 +58,6 @@ def resize_time_embed(time_embed: np.ndarray, num_frames: int) -> np.ndarray:
     if old == num_frames:
         return time_embed
     if not np.allclose(time_embed[0], sincos_embedding(np.arange(old), width), atol=1e-3):
-        raise UserError("time_embed is not the sinusoidal table, so it cannot be resized to another num_frames")
+        raise UserError("time_embed is not the sinusoidal table, so it cannot be resized to a different num_frames")
     positions = np.linspace(0, old - 1, num_frames)
     return sincos_embedding(positions, width)[None].astype(np.float32)

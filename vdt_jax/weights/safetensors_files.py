@@ -26,9 +26,9 @@ def load_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
     Raises:
       UserError: no such file.
-      UnsafeFileError: the file is damaged or is no safetensors file.
+      UnsafeFileError: the file is corrupt or is no safetensors file.
     """
-    with mapped(path, "a .safetensors file that exists") as data:
+    with mapped(path, "a .safetensors file") as data:
         length = int.from_bytes(data[:8].tobytes(), "little")
         if length > min(data.size - 8, _MAX_HEADER_BYTES):
             raise UnsafeFileError(f"a header of {length} bytes, in a file of {data.size}: at most {_MAX_HEADER_BYTES}")

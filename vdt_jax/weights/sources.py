@@ -66,7 +66,7 @@ def read_source(path: str | os.PathLike, weights: str | None = None) -> Source:
       weights: "ema" or "model", where a file has both; None is the EMA.
 
     Raises:
-      UserError: a file of another shape, or without the weights asked for.
+      UserError: a file of a wrong shape, or without the weights asked for.
     """
     if weights not in (None, *WEIGHTS):
         raise UserError(f"weights must be one of {', '.join(WEIGHTS)}, got {weights!r}")

@@ -53,7 +53,7 @@ def load_torch(path: str | os.PathLike) -> Any:
 
     Raises:
       UserError: no such file.
-      UnsafeFileError: the file is damaged, is no torch checkpoint, or asks for anything else than arrays.
+      UnsafeFileError: the file is corrupt, is no torch checkpoint, or asks for anything else than arrays.
     """
     with mapped(path, "a checkpoint that torch.save wrote") as data:
         archive = _Archive(Path(path), data)
@@ -91,7 +91,9 @@ class _Archive:
         """The entries, after the directory was found to be where the end record says, with as many entries."""
         end = self._data[-_END.size :].tobytes()
         if len(end) != _END.size or end[:4] != b"PK\5\6":
-            raise UnsafeFileError("not a zip archive with an end record at its end; torch >= 1.6 writes one")
+            raise UnsafeFileError(
+                "not a zip archive, the format of torch >= 1.6: no end-of-central-directory record at its end"
+            )
         _, disk, first_disk, here, entries, _, offset, comment = _END.unpack(end)
         try:
             with _Limited(path) as file, zipfile.ZipFile(file) as archive:
@@ -101,7 +103,7 @@ class _Archive:
                 raise
             raise UnsafeFileError(f"not a zip archive that can be read ({shown(error)})") from None
         if comment or disk or first_disk or here != entries or entries != min(len(infos), 0xFFFF):
-            raise UnsafeFileError("an archive with a comment or in parts, or a directory of another number of entries")
+            raise UnsafeFileError("an archive with a comment, in parts, or with a directory of wrong length")
         if offset not in (self._stop, _WIDE) or (infos and min(info.header_offset for info in infos)):
             raise UnsafeFileError("the directory or the first entry of the archive is not where the file says")
         if len({info.filename for info in infos}) != len(infos):
@@ -126,7 +128,7 @@ class _Archive:
         if flags & _SIZES_FOLLOW:
             known.add((0, 0, 0))
         if (own_name, own_flags, method) != (info.filename, flags, 0) or (crc, packed, own_size) not in known:
-            raise UnsafeFileError(f"{name} has another name, size or checksum in its own header")
+            raise UnsafeFileError(f"{name} has a different name, size or checksum in its own header")
         if start + extra + size > self._stop:
             raise UnsafeFileError(f"{name} reaches past the end of the entries")
         return start + extra
@@ -135,7 +137,7 @@ class _Archive:
         info, start = self._entries[self._root + name]
         data = self._data[start : start + info.file_size]
         if info.CRC and zlib.crc32(data.data) != info.CRC:  # torch writes 0 for none, to save time
-            raise UnsafeFileError(f"{label} is damaged, its checksum is another: fetch the file again")
+            raise UnsafeFileError(f"{label} is corrupt, its checksum differs: fetch the file again")
         return data
 
     def pickle(self) -> bytes:
@@ -183,7 +185,7 @@ def _strided(flat: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarra
     if not (is_shape((offset,)) and is_shape(size) and is_shape(stride)):
         raise UnsafeFileError("a tensor's offset, size or stride is not what torch writes")
     if len(size) != len(stride):
-        raise UnsafeFileError("a tensor's size has strides of another number")
+        raise UnsafeFileError(f"a tensor of {len(size)} dimensions has strides of {len(stride)}")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if math.prod(size) > 0 and last >= flat.size:
         raise UnsafeFileError(f"a tensor of size {size} reaches past its storage of {flat.size} numbers")

@@ -34,7 +34,7 @@ def mapped(path: str | os.PathLike, kind: str) -> Iterator[np.ndarray]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"no file {path}: give {kind}")
+        raise UserError(f"file not found: {path} (give {kind})")
     try:
         if path.stat().st_size == 0:
             raise UnsafeFileError("the file is empty")
@@ -42,7 +42,7 @@ def mapped(path: str | os.PathLike, kind: str) -> Iterator[np.ndarray]:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         yield np.frombuffer(data, np.uint8)
     except UnsafeFileError as error:
-        raise UnsafeFileError(f"{path} was not loaded: {error}") from None
+        raise UnsafeFileError(f"{path} cannot be loaded: {error}") from None
 
 
 def is_shape(value: object) -> bool:

@@ -73,7 +73,7 @@ def read_sizes(
       grid: (rows, columns) of tokens; default: as many of both.
 
     Raises:
-      UserError: weights of another model, or unknown heads.
+      UserError: weights of a different model, or unknown heads.
     """
     missing = [name for name in _MEASURED if name not in state_dict]
     if missing:

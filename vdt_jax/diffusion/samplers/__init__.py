@@ -1,4 +1,4 @@
-"""Samplers, one algorithm a file, with one network call a step.
+"""Samplers, one algorithm per file, with one network call per step.
 
 * ddpm, ddim, repaint: use the newest network output only;
 * dpm_solver_pp, unipc: solvers of the probability-flow ODE that also use earlier outputs and need fewer steps.

@@ -1,4 +1,4 @@
-"""LPIPS: the distance of two pictures in the features of a classifier (Zhang et al. 2018, arXiv 1801.03924, eq. 1).
+"""LPIPS: the distance of two images in the features of a classifier (Zhang et al. 2018, arXiv 1801.03924, eq. 1).
 
     d(x, y) = sum over layers l of  mean over positions of  w_l . (f_l(x) - f_l(y))^2
 
@@ -13,7 +13,7 @@ from flax import linen as nn
 
 NETWORKS = ("vgg16", "alexnet")
 
-# ImageNet's mean and standard deviation, for pictures in [-1, 1].
+# ImageNet's mean and standard deviation, for images in [-1, 1].
 _SHIFT = np.array([-0.030, -0.088, -0.188], np.float32).reshape(1, 1, 1, 3)
 _SCALE = np.array([0.458, 0.448, 0.450], np.float32).reshape(1, 1, 1, 3)
 _VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))  # pooled between the groups
@@ -52,7 +52,7 @@ class AlexNet(nn.Module):
 
 
 class LPIPS(nn.Module):
-    """The distances (B,) of two batches of pictures (B, H, W, 3) in [-1, 1]."""
+    """The distances (B,) of two batches of images (B, H, W, 3) in [-1, 1]."""
 
     network: str = "vgg16"
 

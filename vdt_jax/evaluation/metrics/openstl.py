@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 _WINDOW = 7  # pixels
-_RANGE = 2.0  # not 1: scikit-image 0.19, which OpenSTL requires, takes float32 pictures to be in [-1, 1]
+_RANGE = 2.0  # not 1: scikit-image 0.19, which OpenSTL requires, takes float32 images to be in [-1, 1]
 
 
 @jax.jit
