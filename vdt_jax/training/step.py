@@ -1,7 +1,7 @@
 """State, loss and step of training; the step is pure: `train_step(state, batch, key) -> (state, metrics)`.
 
-Every random draw of step s comes from `fold_in(key, s)`, split by purpose. So a resumed run equals an uninterrupted
-one, on any number of devices.
+Every random draw of step s comes from `fold_in(key, s)`, split by purpose, and does not depend on the devices. So a
+resumed run has the bits of an uninterrupted one; on a different number of devices sums are rounded differently.
 """
 
 import functools
