@@ -263,7 +263,7 @@ def test_training_on_a_cache(cache, tmp_path):
     succeed("train.py", *run, f"--config.vae={VAE}")
     assert len(list((tmp_path / "run" / "samples").rglob("*.gif"))) == 7
     held_out = [f"--checkpoint={tmp_path}/run", "--steps=2"]
-    assert "add --vae" in fail("sample.py", *held_out, f"--output={tmp_path}/out.npz")
+    assert "name its autoencoder (--vae)" in fail("sample.py", *held_out, f"--output={tmp_path}/out.npz")
     held_out.append(f"--vae={VAE}")
     succeed("sample.py", *held_out, f"--output={tmp_path}/out.npz", "--extend=3", "--num_given=1")
     assert np.load(tmp_path / "out.npz")["video"].shape == (4, 16, 24, 3)

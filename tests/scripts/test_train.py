@@ -160,7 +160,7 @@ def test_a_model_with_classes(tmp_path):
     succeed("train.py", DIGITS, *run, "--config.model.num_classes=10", "--config.preview.every=0")
     sample = [f"--checkpoint={tmp_path}/run", "--task=unconditional", "--steps=2"]
     succeed("sample.py", *sample, "--labels=3", f"--output={tmp_path}/three.npz")
-    assert "labels [11]" in fail("sample.py", *sample, "--labels=11")
+    assert "labels must be 0 to 10 (the last is 'no label'), got [11]" in fail("sample.py", *sample, "--labels=11")
 
 
 def test_convert_and_load(tmp_path):
