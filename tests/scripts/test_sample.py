@@ -198,7 +198,7 @@ def test_dry_run_measures_and_writes_nothing(run, inputs, arguments, capsys):
     arguments = [argument.replace("frames", f"{inputs}/frames") for argument in arguments]
     assert not list(run("--dry_run", *arguments).iterdir())
     printed = capsys.readouterr().out
-    assert "(6, 16, 24, 1)" in printed and "MiB" in printed and "s a step" in printed
+    assert "(6, 16, 24, 1)" in printed and "MiB" in printed and "s per step" in printed
 
 
 def test_a_page_of_somebody_else_is_not_overwritten(run, tmp_path):
@@ -227,7 +227,7 @@ def test_a_page_of_somebody_else_is_not_overwritten(run, tmp_path):
         (["--num_samples=0"], "num_samples must be >= 1, got 0"),
         (["--batch_size=0"], "batch_size must be >= 1, got 0"),
         (["--start=-1"], "start must be >= 0, got -1"),
-        (["--given_frames=0,6"], "given_frames must be < 6, the frames of a clip, got 6"),
+        (["--given_frames=0,6"], r"given_frames must be < 6 \(clips have 6 frames\), got 6"),
         (["--given_frames=first"], "given_frames must be a list of integers, got 'first'"),
         (["--given_frames=0,1,2,3,4,5"], "nothing is left to generate: list fewer given frames"),
         (
@@ -253,6 +253,7 @@ def test_a_page_of_somebody_else_is_not_overwritten(run, tmp_path):
         (["--input=DIR/short.mp4"], r"from frame 0 at stride 1 has only 2 frame\(s\), but frame 2"),
         (["--input=DIR/short.mp4", "--start=2"], "has no frame 2"),
         (["--input=DIR/short.mp4", "--extend=3"], "has only 2 such frames: choose a smaller num_given"),
+        (["--mask=DIR/empty"], "mask .* has no frames: give an image"),
         (["--mask=DIR/none.png"], "mask not found"),
         (["--mask=DIR/a.mp4", "--input=DIR/a.mp4"], "nothing white"),
         (["--mask=DIR/hole.png"], "32x48 .* 16x24 is needed"),
@@ -268,6 +269,7 @@ def test_a_page_of_somebody_else_is_not_overwritten(run, tmp_path):
 )
 def test_mistakes(run, inputs, arguments, message, tmp_path):
     Image.fromarray(np.full((8, 9), 255, np.uint8)).save(inputs / "wide.png")
+    (inputs / "empty").mkdir(exist_ok=True)
     np.savez(inputs / "flat.npz", mask=np.ones(16), video=np.zeros((5, 5, 5), np.uint8))
     np.savez(inputs / "two.npz", mask=np.ones((2, H, W)))
     np.savez(inputs / "wide.npz", video=video())

@@ -275,8 +275,9 @@ def open_mask(value: Any) -> Mask:
             raise UserError(f"mask not found: {name} (give an image, a video, an .npy or an .npz)")
         if path.suffix.lower() not in _NUMPY_SUFFIXES:
             frames = [np.asarray(Image.fromarray(frame).convert("L")) for frame in read_frames(path)]
-            if len({frame.shape for frame in frames}) > 1:
-                raise UserError(f"mask {name} has frames of several sizes: all must have one")
+            if len({frame.shape for frame in frames}) != 1:
+                found = "frames of several sizes" if frames else "no frames"
+                raise UserError(f"mask {name} has {found}: give an image, or frames of one size")
             return Mask(name, np.stack(frames) >= 128)
         mask = _numpy_file(path, "mask")
     if mask.ndim in (3, 4) and mask.shape[-1] == 1:

@@ -181,13 +181,13 @@ class Pipeline:
         """Generates clips for any task or mask, of any length.
 
         Args:
-          input: a video, GIF, picture, folder of frames, folder or list of videos, .npz, .npy or .pt file, or an array
+          input: a video, GIF, image, folder of frames, folder or list of videos, .npz, .npy or .pt file, or an array
             (F, H, W, C) of uint8 or of floats in [-1, 1] or [0, 1]; several of them as a list. Frames of videos are
             chosen at the stride or rate that the model was trained with. None takes held-out clips of its data.
           task: one of `diffusion.masks.TASKS`; default: predict.
           output: a file in one of the formats of `Clip.save`, written while the sample is generated; of several
             samples each has its own, `out_3.mp4`.
-          progress: called about 20 times a batch with the sampling steps done and their total.
+          progress: called about 20 times per batch with the sampling steps done and their total.
           options: the flags of sample.py (`python sample.py --help`), such as steps, sampler, given_frames, seed.
 
         Returns:
@@ -226,7 +226,7 @@ class Pipeline:
         """Generates the white region of a mask.
 
         Args:
-          mask: a picture for all frames, a video, an .npz, or an array (H, W) or (F, H, W), of the size of the input or
+          mask: an image for all frames, a video, an .npz, or an array (H, W) or (F, H, W), of the size of the input or
             of the model's clips; white (128 or more; 1 in an array without larger values) is generated.
         """
         if mask is None:

@@ -52,8 +52,8 @@ class Cost(NamedTuple):
             f"window: {self.window} (F, H, W, C) in pixels\n"
             f"batch: {self.batch_size} window(s) on {jax.device_count()} {jax.devices()[0].device_kind} device(s)\n"
             f"memory: {self.memory / 2**20:.0f} MiB on each device, parameters included\n"
-            f"time: {self.seconds_per_step:.3g} s a step, {batch:.3g} s a batch, {batch * self.num_batches:.3g} s in "
-            "all, without compilation and the autoencoder"
+            f"time: {self.seconds_per_step:.3g} s per step, {batch:.3g} s per batch, {batch * self.num_batches:.3g} s "
+            "in total, excluding compilation and the autoencoder"
         )
 
 
@@ -320,12 +320,12 @@ def _masks(request: Request) -> Callable[[range], np.ndarray]:
     pipe, options = request.pipe, request.options
     shape, latent_shape = pipe.shape[:3], pipe.model.video_shape[:3]
     if (last := max(options.given_frames or (), default=0)) >= shape[0]:
-        raise UserError(f"given_frames must be < {shape[0]}, the frames of a clip, got {last}")
+        raise UserError(f"given_frames must be < {shape[0]} (clips have {shape[0]} frames), got {last}")
     opened = None if options.mask is None else inputs.open_mask(options.mask)
 
     def of_task(number: int, num_known: int) -> np.ndarray:
         task, num_given = options.task or "predict", options.num_given
-        if task == "predict" and num_known == 1:  # a picture
+        if task == "predict" and num_known == 1:  # an image
             num_given = num_given or 1
         return np.asarray(pipe.task_masks(task, range(number, number + 1), options.seed, num_given))[0]
 
@@ -346,7 +346,7 @@ def _masks(request: Request) -> Callable[[range], np.ndarray]:
         last_given = int(np.flatnonzero((mask < 0.5).any(axis=(1, 2, 3))).max(initial=-1))
         if last_given >= len(chosen):
             window = request.window(number, 1)
-            pace = f"{window.fps:g} frames a second" if window.fps else f"stride {window.stride}"
+            pace = f"{window.fps:g} frames per second" if window.fps else f"stride {window.stride}"
             raise UserError(
                 f"{request.name(number)} from frame {options.start} at {pace} has only {len(chosen)} frame(s), "
                 f"but frame {last_given} (counted from 0) must be given: take a longer video, or give fewer frames"

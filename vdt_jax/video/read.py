@@ -114,7 +114,9 @@ def _named_failures(path: str | os.PathLike) -> Iterator[None]:
     except UnidentifiedImageError:
         raise UserError(f"{shown} cannot be decoded: it begins like an image, but the rest is not one") from None
     except _FAILURES as error:
-        reason = str(error).replace(os.fspath(path), "").strip() or type(error).__name__
+        # What FFmpeg and the system say has a number and the path as well.
+        reason = getattr(error, "strerror", None) or str(error).replace(os.fspath(path), "").strip()
+        reason = reason or type(error).__name__
         raise UserError(f"{shown} cannot be decoded ({reason}): is it a video?") from None
 
 
