@@ -148,7 +148,7 @@ def _not_loaded(path: str, error: object) -> str:
     if of_system := re.search(r"\[Errno \d+\] ([^:]+)", text):
         reason = of_system[1]
     if isinstance(error, SyntaxError) and error.lineno:
-        reason = f"{error.msg}, line {error.lineno}"
+        reason = f"{error.msg.partition(' (detected')[0]}, line {error.lineno}"
     if "get_config'" in f"{text}'":
         reason = "it has no function get_config()"
     return f"--config={path} cannot be loaded ({reason}): name a recipe, such as configs/moving_digits.py"
