@@ -25,9 +25,10 @@ class Clip:
       video: (F, H, W, C) uint8. Of a long video that was written to `output` these are the first frames only.
       mask: (F, H, W, 1) uint8, 1 = generated, 0 = given.
       fps: frames per second.
-      input: (F, H, W, C) uint8; equal to the truth at generated positions if `truth_known`.
+      input: (F, H, W, C) uint8, the clip before sampling; at generated positions it has the true pixels only if
+        `truth_known`.
       truth_known: whether the input has all the frames of the clip.
-      name: of what it was made.
+      name: the name of the input.
     """
 
     video: np.ndarray

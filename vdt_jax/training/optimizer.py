@@ -43,8 +43,8 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """AdamW or Muon, after clipping by the global norm, if `clip_norm` is not 0.
 
-    The sinusoidal tables and the parameters whose path matches the regex `frozen` (`blocks/attn|blocks/mlp`) are not
-    updated, have no optimizer state, and do not count in the norm.
+    The sinusoidal tables and the parameters whose path matches the regex `frozen` (such as `blocks/attn|blocks/mlp`)
+    are not updated, have no optimizer state, and do not count in the norm.
 
     Args:
       name: `adamw` (Loshchilov and Hutter 2019, arXiv 1711.05101), or `muon` (Jordan et al. 2024) for the parameters
