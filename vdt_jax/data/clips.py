@@ -1,4 +1,4 @@
-"""Clips and sources: the protocol between them; unreadable clips are replaced, and listed up to a limit."""
+"""Clips, and the protocol of their sources. Unreadable clips are replaced; too many unreadable files are an error."""
 
 import contextlib
 import hashlib
@@ -72,7 +72,7 @@ class Computed:
 
 
 def identity_of(entries: Sequence[Any]) -> str:
-    """A text that identifies data: the number of its entries, e.g. names and sizes of files, and their hash."""
+    """A text that identifies data: how many entries it has, and their hash. A file's name and size are one."""
     return f"{len(entries)} entries, SHA-256 {hashlib.sha256(json.dumps(entries).encode()).hexdigest()[:16]}"
 
 
@@ -108,7 +108,7 @@ def take(source: Source, numbers: Iterable[int]) -> dict[str, np.ndarray]:
       numbers: from 0; past the end of the source they start again.
 
     Returns:
-      "video": (B, F, H, W, C) float32 in [-1, 1]; "labels": (B,) int32.
+      "video": (B, F, H, W, C) float32, in [-1, 1] unless the source has latents; "labels": (B,) int32.
 
     Raises:
       UserError: none can be read.

@@ -1,9 +1,9 @@
 """FLOPs of a VDT, computed from its sizes: XLA's own count takes the body of a scan once.
 
 A multiplication with its addition counts as two. With N tokens per frame, F frames, width D and MLP ratio r, a block
-does for each token 2 D^2 (4 + 1 + 4 + 2r) in its linear maps (temporal qkv and proj, temporal_fc, spatial qkv and proj, MLP)
-and 4 D (F + N) in the two attentions; an image model has no temporal ones. Work per sample (adaLN, the timestep's MLP)
-is included; norms, softmax and sums are not.
+does for each token 2 D^2 (4 + 1 + 4 + 2r) in its linear maps (temporal qkv and proj, temporal_fc, spatial qkv and proj,
+MLP) and 4 D (F + N) in the two attentions; an image model has no temporal ones. Work per sample (adaLN, the timestep's
+MLP) is included; norms, softmax and sums are not.
 """
 
 from vdt_jax.models.vdt import VDT

@@ -121,7 +121,7 @@ def make_train_step(
       ema_decay, ema_warmup: see `update_ema`.
       grad_accum: number of parts of the batch whose gradients are taken one after the other. All random draws are made
         for the whole batch, so the update does not depend on it.
-      frozen: the regex that `make_optimizer` got; these gradients are left out of the norm.
+      frozen: the regex that `make_optimizer` got; gradients of the parameters that it matches are left out of the norm.
       loss, draw_options: see `loss_fn` and `draw_examples`.
     """
     loss_of = functools.partial(loss_fn, model, diffusion, loss=loss)
