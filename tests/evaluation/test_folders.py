@@ -146,5 +146,5 @@ def test_frames_of_several_sizes_are_refused(tmp_path):
         Image.new("RGB", (width, 16)).save(tmp_path / "videos" / "a" / f"{number}.png")
     with pytest.raises(UserError, match="a has frames of 16x24 and of 16x32: all frames must have one size"):
         evaluate_folders(tmp_path / "videos", tmp_path / "videos", output=tmp_path / "out", **OPTIONS)
-    with pytest.raises(UserError, match="a has frames of several sizes: all must have one"):
+    with pytest.raises(UserError, match="a has frames of several sizes: give an image, or frames of one size"):
         open_mask(tmp_path / "videos" / "a")
