@@ -233,6 +233,7 @@ def test_too_many_failed_saves_end_the_run(run, monkeypatch):
         pytest.raises(RunStopped, match=r"5 saves in a row failed.* checkpoint is .*/2$") as stop,
     ):
         Checkpoints(run).save_and_wait(small_state(3))
+    assert ["retried" in line for line in said] == [True] * 4 + [False]
     assert stop.value.code == 3 and len(said) == 5 and names(run) == ["1", "2"]
 
 

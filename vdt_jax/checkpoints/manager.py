@@ -63,7 +63,7 @@ class Checkpoints:
         sys.unraisablehook = self._unraisable
 
     def _on_unraisable(self, error: Any) -> None:
-        """Without what TensorStore says when a write ends after the save has failed, which `wait` logs in one line."""
+        """Hides TensorStore's error about a write that ends after its save has failed; that failure has been logged."""
         late = isinstance(error.exc_value, RuntimeError) and str(error.exc_value) == "Event loop is closed"
         if not (late and error.object is None):
             self._unraisable(error)
@@ -161,13 +161,15 @@ class Checkpoints:
             raise error
         self._failed = True
         reason = " ".join(str(error).split())[:300] or type(error).__name__
+        failures = self._failures + 1
+        then = "the save is retried" if failures < MAX_FAILED_SAVES else "the run stops"
         logger.warning(
-            f"saving step {step} failed ({self._failures + 1} of {MAX_FAILED_SAVES} in a row): {reason}. "
-            f"The last good checkpoint is {self.newest()}; the save is retried."
+            f"saving step {step} failed ({failures} of {MAX_FAILED_SAVES} in a row): {reason}. "
+            f"The last good checkpoint is {self.newest()}; {then}."
         )
         self._orbax = _checkpointer()
         if jax.process_index() == 0:
-            with contextlib.suppress(OSError):  # of a folder that cannot be written, or is none
+            with contextlib.suppress(OSError):  # the folder cannot be written, or is a file
                 (self.folder / str(step)).rmtree(missing_ok=True)  # room for the next try
                 self._remove_leftovers()
 

@@ -1,16 +1,16 @@
 """Gaussian diffusion: the forward process, how a network's output is read, and the losses.
 
-With alpha and sigma of a `NoiseSchedule`, Ho et al. 2020 (arXiv 2006.11239), where alpha^2 is alpha-bar and sigma^2 is
-1 - alpha-bar:
+The equations of Ho et al. 2020 (arXiv 2006.11239), written with alpha and sigma of a `NoiseSchedule`: alpha^2 is the
+alpha-bar of the paper, sigma^2 is 1 - alpha-bar.
 
     x_t = alpha_t x_0 + sigma_t eps                                                                     (1)  eq. 4
     q(x_{t-1} | x_t, x_0) = N(coef1_t x_0 + coef2_t x_t, beta-tilde_t)                                  (2)  eq. 6, 7
-    L_t = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)),  L_0 = -log p(x_0 | x_1)                       (3)  eq. 5
+    L_{t-1} = KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)),  L_0 = -log p(x_0 | x_1)                   (3)  eq. 5
 
 and the learned variance of Nichol and Dhariwal 2021 (arXiv 2102.09672):
 
     log Sigma = v log beta_t + (1 - v) log beta-tilde_t,  v = (fraction + 1) / 2                        (4)  eq. 15
-    L = L_simple + L_vlb, the mean detached in L_vlb                                                    (5)  eq. 16
+    L = L_simple + L_vlb, both of the step that is drawn, the mean detached in L_vlb                    (5)  eq. 16
 
 The network's `model_output` is `(B, F, h, w, 2C)`: the prediction, then the fraction of (4), which is not clamped; or
 `(B, F, h, w, C)` if the variance is not learned. Diffusion and samplers call a network as
@@ -62,13 +62,14 @@ class GaussianDiffusion:
         beta-tilde.
       loss_on: the quantity whose squared error is the first loss term; None is `prediction` itself. A network that
         predicts x_start with its loss on v needs no capacity for noise (Li and He 2025, arXiv 2511.13720).
-      min_snr_gamma: upper limit of the weight on x_start that `loss_on` implies: SNR for eps (Hang et al. 2023, arXiv
-        2303.09556), 1 / sigma^2 for v (SNR + 1 where alpha^2 + sigma^2 = 1), 1 for x_start.
+      min_snr_gamma: upper limit of the loss weight (Hang et al. 2023, arXiv 2303.09556). The squared error of `loss_on`
+        is that of x_start times a weight: SNR for eps, 1 / sigma^2 for v (SNR + 1 where alpha^2 + sigma^2 = 1), and 1
+        for x_start. This weight is limited.
       clip_denoised: whether samplers clip their estimates of x_0 (with `residual`, of the difference) to [-1, 1]: right
         for pixels, not for latents.
-      residual: whether generated positions hold x_0 minus the linear blend of the given frames (`linear_blend`) in the
-        place of x_0: what is noised, and what the network estimates. The given positions hold x_0 itself, so the
-        network can tell them apart at every noise level.
+      residual: whether, at generated positions, x_0 is replaced by x_0 minus the linear blend of the given frames
+        (`linear_blend`); this difference is noised, and the network estimates it. Given positions hold x_0 itself,
+        which looks different from a difference even without noise, so the network can always tell the two apart.
     """
 
     schedule: NoiseSchedule

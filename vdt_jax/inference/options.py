@@ -22,8 +22,10 @@ class SampleOptions:
 
     task: str | None = option(None, "What is generated; default: predict.", choices=TASKS)
     start: int = option(0, "First frame of the input to use.", minimum=0)
-    stride: int | None = option(None, "Frames of the input from one to the next; default: as trained.", minimum=1)
-    num_given: int | None = option(None, "Frames given to predict and backward; default: half, or one.", minimum=1)
+    stride: int | None = option(None, "Take every stride-th frame of the input; default: as trained.", minimum=1)
+    num_given: int | None = option(
+        None, "Frames given to predict and backward; default: half, or one if the input is an image.", minimum=1
+    )
     given_frames: tuple[int, ...] | None = option(None, "Numbers of given frames, in place of a task.", minimum=0)
     mask: Any = option(None, "Image, video or .npz with `mask`, in place of a task; the white region is generated.")
     extend: int | None = option(None, "New frames after (task predict) or before (backward) the given ones.", minimum=1)
